@@ -1,0 +1,32 @@
+# Two commands: `make train` trains the small model and prints a sample, `make test` runs the tests.
+# Both set up .venv from requirements.txt first; PYTHON chooses another interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= configs/lm.py:tiny
+WORKDIR ?= runs/tiny
+
+.PHONY: train test test-slow lint clean
+
+train: $(VENV)/installed
+	$(BIN)/python -m experiments.train --config=$(CONFIG) --workdir=$(WORKDIR)
+	$(BIN)/python -m experiments.generate --workdir=$(WORKDIR) --prompt="The American people" --max_tokens=600
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Experiment configs: data with no code path of their own."""

@@ -1,0 +1,118 @@
+"""From the config's data section to batches: the corpus, the endless training set, one pass over validation."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from mixkabrn_jax.data import packing, sources, tokenizers
+from mixkabrn_jax.data.corpora import sotu
+
+SOURCES = ("auto", "sotu", "text")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """`config.data`, checked: a field that is out of range is a ValueError that names it."""
+
+    source: str  # "sotu", the corpus that ships with the package; "text", files; "auto", text where path is set
+    path: str  # a text file or a folder of them; "" = none
+    tokenizer: str  # "bytes" or "characters"
+    sequence_length: int
+    batch_size: int
+    validation_fraction: float
+    num_threads: int  # threads that prepare batches, 0 = the caller's own; batches do not depend on it
+
+    def __post_init__(self):
+        if self.source not in SOURCES:
+            raise ValueError(f"config.data.source={self.source!r} must be one of {SOURCES}")
+        if self.source == "sotu" and self.path:
+            raise ValueError(
+                f"config.data.source='sotu' reads no files, but config.data.path={self.path!r}: "
+                "set config.data.source to 'text', or config.data.path to ''"
+            )
+        if self.source == "text" and not self.path:
+            raise ValueError("config.data.path='' names no file, but config.data.source='text' reads one: set the path")
+        if self.tokenizer not in tokenizers.NAMES:
+            raise ValueError(f"config.data.tokenizer={self.tokenizer!r} must be one of {tokenizers.NAMES}")
+        for field, least in (("sequence_length", 1), ("batch_size", 1), ("num_threads", 0)):
+            if getattr(self, field) < least:
+                raise ValueError(f"config.data.{field}={getattr(self, field)} must be at least {least}")
+        sources.check_fraction(self.validation_fraction)
+
+
+class Corpus(NamedTuple):
+    """A tokenizer and the windows of the two parts of a source."""
+
+    tokenizer: tokenizers.Tokenizer
+    train: packing.Windows
+    validation: packing.Windows
+
+
+def load(config: DataConfig, tokenizer: tokenizers.Tokenizer | None = None) -> Corpus:
+    """Reads, splits, encodes and packs the source.
+
+    A run that goes on brings the tokenizer it was saved with; without one it is made here, from all documents, as
+    nanoGPT does. A tokenizer of another kind than the config's is a ValueError; so is what `sources` and `tokenizers`
+    find wrong with the data.
+    """
+    documents = sources.text(config.path) if config.path else sotu.documents()
+    if tokenizer is None:
+        tokenizer = (
+            tokenizers.Bytes() if config.tokenizer == "bytes" else tokenizers.Characters.from_documents(documents)
+        )
+    elif tokenizer.name != config.tokenizer:
+        raise ValueError(f"config.data.tokenizer={config.tokenizer!r}, but the given one is of {tokenizer.name!r}")
+    train, validation = sources.hold_out(documents, config.validation_fraction)
+    return Corpus(
+        tokenizer,
+        packing.Windows(train, tokenizer, config.sequence_length),
+        packing.Windows(validation, tokenizer, config.sequence_length),
+    )
+
+
+def train_dataset(windows: packing.Windows, config: DataConfig, seed: int) -> grain.IterDataset:
+    """Returns endless batches of shuffled windows, arrays `[B, T]` under the keys of a window.
+
+    Each epoch is a permutation of its own, computed from the seed and the position, so batch i is a function of the
+    seed and i: the iterator's state is the one integer i, whatever the number of threads. Batches run over the ends of
+    epochs, so a corpus of fewer windows than a batch works. A seed outside 0 .. 2^32 - 1 is a ValueError.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"config.seed={seed} must lie in 0 .. 2**32 - 1")
+    batches = (
+        grain.MapDataset.source(windows)
+        # Through `seed`, which hashes it: given to `shuffle` itself, a run's second epoch would be in the order of the
+        # first epoch of the run with the next seed.
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        # Of sys.maxsize windows nothing is dropped in practice; without this the length is rounded up beyond maxsize.
+        .batch(config.batch_size, drop_remainder=True)
+    )
+    threads = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=2 * config.num_threads)
+    return batches.to_iter_dataset(threads)
+
+
+def validation_batches(
+    windows: packing.Windows, batch_size: int, max_windows: int | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """Returns an iterator over batches `[B, T]` of the windows in order, the last one filled up with padding.
+
+    Of more than max_windows windows, that many are taken at even distances, so that a quick estimate sees the whole
+    range of documents. A batch_size or max_windows below 1 is a ValueError.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    if max_windows is not None and max_windows < 1:
+        raise ValueError(f"max_windows={max_windows} must be at least 1, or None for all windows")
+    num_windows = min(len(windows), max_windows or len(windows))
+    indices = [position * len(windows) // num_windows for position in range(num_windows)]
+    return (_batch(windows, indices[i : i + batch_size], batch_size) for i in range(0, num_windows, batch_size))
+
+
+def _batch(windows: packing.Windows, indices: list[int], batch_size: int) -> dict[str, np.ndarray]:
+    rows = [windows[index] for index in indices] + [windows.padding()] * (batch_size - len(indices))
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}

@@ -1,0 +1,61 @@
+"""Multi-head softmax attention with rotary positions: what retention is compared with."""
+
+from flax import nnx
+
+from mixkabrn_jax.layers.linear import Linear
+from mixkabrn_jax.layers.norm import rms_norm
+from mixkabrn_jax.ops import attention, rotary
+
+
+class Attention(nnx.Module):
+    """Owns the projections; the softmax itself is `ops.attention`."""
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        num_heads: int,
+        key_width: int,
+        value_width: int,
+        rotary_kind: str,
+        rotary_base: float,
+        sub_norm: bool,
+        epsilon: float,
+        out_scale: float,
+        rngs: nnx.Rngs,
+        **linear,
+    ):
+        """Arguments as for `Retention`."""
+        self.query = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
+        self.key = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
+        self.value = Linear(d_model, num_heads * value_width, rngs=rngs, **linear)
+        self.out = Linear(num_heads * value_width, d_model, rngs=rngs, init_scale=out_scale, **linear)
+        self.num_heads, self.key_width, self.value_width = num_heads, key_width, value_width
+        self.rotary_kind, self.rotary_base = rotary_kind, rotary_base
+        self.sub_norm, self.epsilon = sub_norm, epsilon
+
+    def __call__(self, x_BTD, cache, position_BT, segment_ids_BT=None):
+        """
+        Args:
+            x_BTD: `[B, T, D]`.
+            cache: (keys, values) as `attention.cached` takes them, or None to see these T positions only.
+            position_BT: int, counted from the start of each document.
+            segment_ids_BT: int or None; documents do not see each other. Not together with a cache.
+        Returns: (`[B, T, D]`, the cache after these positions, or None).
+        Raises: ValueError for a cache together with segment ids.
+        """
+        if cache is not None and segment_ids_BT is not None:
+            raise ValueError("segment ids together with a cache: packed documents are seen without one")
+        heads = (*x_BTD.shape[:2], self.num_heads, -1)
+        frequency_P = rotary.frequencies(self.key_width, self.rotary_base, self.rotary_kind)
+        q_BTHK = rotary.rotate(self.query(x_BTD).reshape(heads), position_BT, frequency_P)
+        k_BTHK = rotary.rotate(self.key(x_BTD).reshape(heads), position_BT, frequency_P)
+        v_BTHV = self.value(x_BTD).reshape(heads)
+        if cache is None:
+            y_BTHV = attention.causal(q_BTHK, k_BTHK, v_BTHV, segment_ids_BT)
+        else:
+            y_BTHV, cache = attention.cached(q_BTHK, k_BTHK, v_BTHV, cache, position_BT[:, 0])
+        y_BTF = y_BTHV.reshape(*x_BTD.shape[:2], -1)
+        if self.sub_norm:
+            y_BTF = rms_norm(y_BTF, self.epsilon)
+        return self.out(y_BTF), cache

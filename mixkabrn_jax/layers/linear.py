@@ -1,0 +1,72 @@
+"""Linear layers without bias: dense, ternary (BitNet b1.58) or binary (BitNet), for one matrix or one per expert."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mixkabrn_jax.ops import ternary
+from mixkabrn_jax.ops.grouped_matmul import grouped_matmul
+
+KINDS = ("dense", "ternary", "binary")
+
+
+def multiply(x: jax.Array, weight: jax.Array, group_sizes: jax.Array | None) -> jax.Array:
+    """x `[..., D]` @ weight `[D, F]`, or rows x `[R, D]` sorted by expert with weight `[E, D, F]`."""
+    if group_sizes is None:
+        return x @ weight
+    return grouped_matmul(x, weight, group_sizes)
+
+
+def effective_weight(weight: jax.Array, kind: str) -> jax.Array:
+    """The matrix a layer of this kind multiplies by; leading dimensions are experts, each with its own scale."""
+    if kind == "dense":
+        return weight
+    quantize = {"ternary": ternary.fake_quant_weight, "binary": ternary.fake_binary_weight}[kind]
+    for _ in range(weight.ndim - 2):
+        quantize = jax.vmap(quantize)
+    return quantize(weight)
+
+
+def effective_activation(x: jax.Array, kind: str, bits: int) -> jax.Array:
+    """The activation a layer of this kind multiplies: quantised per token unless dense."""
+    return x if kind == "dense" else ternary.fake_quant_activation(x, bits)
+
+
+def normal_init(rngs: nnx.Rngs, shape: tuple[int, ...], scale: float) -> nnx.Param:
+    """Normal weights of variance scale^2 / fan-in; the fan-in is the second to last dimension."""
+    return nnx.Param(scale * shape[-2] ** -0.5 * jax.random.normal(rngs.params(), shape, jnp.float32))
+
+
+class Linear(nnx.Module):
+    """y = x W. Master weights are float32; quantisation happens in the forward pass, straight through backward."""
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        kind: str,
+        activation_bits: int,
+        rngs: nnx.Rngs,
+        num_experts: int = 0,
+        init_scale: float = 1.0,
+    ):
+        """
+        Args:
+            kind: one of `KINDS`.
+            activation_bits: of the quantised input; unused when dense.
+            num_experts: 0 for one matrix, else one matrix for each expert.
+            init_scale: factor on the initial standard deviation 1 / sqrt(d_in).
+        Raises: ValueError for an unknown kind.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"config.model.linear={kind!r}: one of {KINDS} is needed")
+        experts = (num_experts,) if num_experts else ()
+        self.kernel = normal_init(rngs, (*experts, d_in, d_out), init_scale)
+        self.kind = kind
+        self.activation_bits = activation_bits
+
+    def __call__(self, x, group_sizes_E=None):
+        """`[..., D]` -> `[..., F]`; with experts, rows `[R, D]` sorted by expert and `group_sizes_E`."""
+        weight = effective_weight(self.kernel[...], self.kind).astype(x.dtype)
+        return multiply(effective_activation(x, self.kind, self.activation_bits), weight, group_sizes_E)

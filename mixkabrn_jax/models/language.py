@@ -1,0 +1,158 @@
+"""The language model: embedding, stacks of blocks run by `lax.scan`, final norm, head."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mixkabrn_jax.layers.moe import Balance
+from mixkabrn_jax.layers.norm import RMSNorm
+from mixkabrn_jax.models.block import Block
+from mixkabrn_jax.models.config import ModelConfig
+from mixkabrn_jax.ops import routing
+
+
+class State(NamedTuple):
+    """What generation carries from token to token."""
+
+    position_B: jax.Array
+    """int32, tokens seen since the start of the current document."""
+    mixers: tuple[Any, ...]
+    """For each stack, the mixers' states with a leading layer dimension."""
+
+
+class Output(NamedTuple):
+    """What a forward pass produces."""
+
+    logits_BTW: jax.Array
+    """float32."""
+    state: State
+    balance: Balance | None
+    """Routing of every mixture layer, with a leading layer dimension; None without experts."""
+
+
+class LanguageModel(nnx.Module):
+    """Tokens in, logits and the state after them out. Pure: nothing is stored between calls."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        shape = (config.vocab_size, config.d_model)
+        # Unit variance after the input's factor sqrt(d_model), and unit logits from a tied head.
+        self.embedding_WD = nnx.Param(config.d_model**-0.5 * jax.random.normal(rngs.params(), shape))
+        num_dense = config.first_dense_layers if config.num_experts else config.num_layers
+        self.dense_blocks = _stack(config, num_dense, routed=False, rngs=rngs)
+        self.routed_blocks = _stack(config, config.num_layers - num_dense, routed=True, rngs=rngs)
+        self.final_norm = RMSNorm(config.d_model, epsilon=config.norm_epsilon)
+        if config.tied_embeddings:
+            self.head_WD = None
+        else:
+            self.head_WD = nnx.Param(config.d_model**-0.5 * jax.random.normal(rngs.params(), shape))
+        self.config = config
+
+    def __call__(self, tokens_BT, state: State | None = None, segment_ids_BT=None) -> Output:
+        """
+        Args:
+            tokens_BT: int `[B, T]`.
+            state: from `init_state` or an earlier call; None starts fresh, and lets attention keep no cache.
+            segment_ids_BT: `[B, T]` int or None; documents packed into one row, each a contiguous run of one id,
+                do not see each other. 0 marks padding.
+        """
+        config = self.config
+        if state is None:
+            state = self.init_state(tokens_BT.shape[0], None)
+        position_BT = _positions(state.position_B, tokens_BT, segment_ids_BT)
+        x_BTD = jnp.take(self.embedding_WD[...], tokens_BT, axis=0) * config.d_model**0.5
+        x_BTD = x_BTD.astype(config.compute_dtype)
+
+        def run(x_BTD, layer):
+            block, mixer_state = layer
+            x_BTD, mixer_state, balance = block(x_BTD, mixer_state, position_BT, segment_ids_BT)
+            return x_BTD, (mixer_state, balance)
+
+        if config.remat:
+            run = jax.checkpoint(run)
+        balance = None
+        mixers = []
+        for blocks, mixer_states in zip(self._stacks(), state.mixers, strict=True):
+            x_BTD, (mixer_states, balance) = jax.lax.scan(run, x_BTD, (blocks, mixer_states))
+            mixers.append(mixer_states)
+        h_BTD = self.final_norm(x_BTD)
+        head_WD = (self.embedding_WD if self.head_WD is None else self.head_WD)[...].astype(h_BTD.dtype)
+        logits_BTW = jnp.einsum("btd,wd->btw", h_BTD, head_WD, preferred_element_type=jnp.float32)
+        return Output(logits_BTW, State(position_BT[:, -1] + 1, tuple(mixers)), balance)
+
+    def step(self, tokens_B, state: State):
+        """One token a row. Returns: (logits `[B, W]`, state)."""
+        output = self(tokens_B[:, None], state)
+        return output.logits_BTW[:, 0], output.state
+
+    def init_state(self, batch_size: int, max_length: int | None) -> State:
+        """An empty state.
+
+        Args:
+            max_length: positions an attention cache has room for; None for no cache. Retention needs no room.
+        """
+        config = self.config
+        heads = (batch_size, config.num_heads)
+
+        def one_stack(num_layers):
+            if config.mixer == "retention":
+                return jnp.zeros((num_layers, *heads, config.key_width, config.value_width), jnp.float32)
+            if max_length is None:
+                return None
+            room = (num_layers, batch_size, max_length, config.num_heads)
+            dtype = config.compute_dtype
+            return jnp.zeros((*room, config.key_width), dtype), jnp.zeros((*room, config.value_width), dtype)
+
+        depths = [jax.tree.leaves(blocks)[0].shape[0] for blocks in self._stacks()]
+        return State(jnp.zeros(batch_size, jnp.int32), tuple(one_stack(depth) for depth in depths))
+
+    def _stacks(self):
+        return [blocks for blocks in (self.dense_blocks, self.routed_blocks) if blocks is not None]
+
+
+def update_router_bias(model: LanguageModel, load_LE: jax.Array, rate: float) -> LanguageModel:
+    """The model with every router's bias moved towards an even load (DeepSeek-V3, sec. 2.1.2).
+
+    Args:
+        load_LE: choices that fell on each expert of each mixture layer in the whole global batch.
+        rate: size of the step; the published value is 0.001.
+    """
+    graph, state = nnx.split(model)
+    bias = state["routed_blocks"]["ffn"]["bias_E"]
+    state["routed_blocks"]["ffn"]["bias_E"] = bias.replace(routing.update_bias(bias[...], load_LE, rate))
+    return nnx.merge(graph, state)
+
+
+def count_parameters(model: LanguageModel) -> dict[str, int]:
+    """Trained parameters: total, active for one token, and those of the embedding and head.
+
+    Works on an abstract model from `jax.eval_shape` too.
+    """
+    config = model.config
+    total = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    idle = 0
+    if model.routed_blocks is not None:
+        experts = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model.routed_blocks.ffn.experts, nnx.Param)))
+        idle = experts // config.num_experts * (config.num_experts - config.experts_per_token)
+    embedding = config.vocab_size * config.d_model * (1 if config.tied_embeddings else 2)
+    return {"total": total, "active": total - idle, "embedding": embedding}
+
+
+def _stack(config, num_layers, *, routed, rngs):
+    """`num_layers` blocks as one module whose leaves have a leading layer dimension; None for no layers."""
+    if not num_layers:
+        return None
+    keys = jax.random.split(rngs.params(), num_layers)
+    return jax.vmap(lambda key: Block(config, routed=routed, rngs=nnx.Rngs(key)))(keys)
+
+
+def _positions(start_B, tokens_BT, segment_ids_BT):
+    """Positions counted from the start of each document; the first document of a row goes on from `start_B`."""
+    step_1T = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None]
+    if segment_ids_BT is None:
+        return start_B[:, None] + step_1T
+    begins_BT = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
+    first_BT = jnp.pad(jnp.where(begins_BT, step_1T[:, 1:], 0), ((0, 0), (1, 0)))
+    first_BT = jax.lax.cummax(first_BT, axis=1)
+    return jnp.where(first_BT == 0, start_B[:, None] + step_1T, step_1T - first_BT)

@@ -1,0 +1,1 @@
+"""Mathematics: pure functions of arrays. Modules here import jax only, and not each other."""

@@ -1,0 +1,178 @@
+"""Which experts a token goes to: scores, top-k gates, groups, balance, and the sort into expert order and back.
+
+Sources: Dai et al., DeepSeekMoE (2024), eq. 3-5 and 12-17; DeepSeek-V2 (2024), sec. 2.2; DeepSeek-V3 (2024),
+eq. 12-20. Letters: E expert, N choice (top-k slot), R row of the sorted order (R = tokens * N).
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+SCORES = ("softmax", "sigmoid")
+
+
+def scores(logits: jax.Array, score: str) -> jax.Array:
+    """Affinities in (0, 1) in float32 or better: softmax over all experts (V1, V2) or a sigmoid for each (V3).
+
+    Raises: ValueError for an unknown kind.
+    """
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    if score == "softmax":
+        return jax.nn.softmax(logits, axis=-1)
+    if score == "sigmoid":
+        return jax.nn.sigmoid(logits)
+    raise ValueError(f"score={score!r}: one of {SCORES} is needed")
+
+
+def top_k_gates(
+    logits: jax.Array,
+    k: int,
+    *,
+    score: str,
+    bias: jax.Array | None = None,
+    num_groups: int = 1,
+    groups_per_token: int = 1,
+    normalize: bool = False,
+    scale: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
+    """The k experts of each token and their weights.
+
+    Args:
+        logits: `[..., E]`.
+        k: experts per token, N.
+        score: "softmax" or "sigmoid".
+        bias: `[E]` or None, added for the selection only; weights come from the bare scores (V3 eq. 16).
+        num_groups: experts form this many equal groups, of which each token may use `groups_per_token`. A group's
+            score is its best expert (softmax, V2) or the sum of its best two (sigmoid, V3).
+        normalize: divide the weights by their sum.
+        scale: factor on the weights.
+    Returns: (weights `[..., N]`, indices `[..., N]` int32, best first).
+    Raises: ValueError when k, the groups and E do not fit together.
+    """
+    num_experts = logits.shape[-1]
+    check_routing(num_experts, k, num_groups, groups_per_token)
+    score_E = scores(logits, score)
+    choice_E = jax.lax.stop_gradient(score_E)
+    if bias is not None:
+        choice_E = choice_E + bias.reshape((1,) * (choice_E.ndim - 1) + (-1,))
+    if num_groups > 1:
+        choice_E = _keep_best_groups(choice_E, num_groups, groups_per_token, best=1 if score == "softmax" else 2)
+    indices_N = jax.lax.top_k(choice_E, k)[1]
+    weights_N = jnp.take_along_axis(score_E, indices_N, axis=-1)
+    if normalize:
+        weights_N = weights_N / (jnp.sum(weights_N, axis=-1, keepdims=True) + 1e-20)
+    return weights_N * scale, indices_N
+
+
+def check_routing(num_experts: int, k: int, num_groups: int, groups_per_token: int) -> None:
+    """Raises ValueError when k experts cannot be chosen from these groups."""
+    if num_groups < 1 or num_experts % num_groups:
+        raise ValueError(f"num_groups={num_groups} does not divide num_experts={num_experts}")
+    if not 1 <= groups_per_token <= num_groups:
+        raise ValueError(f"groups_per_token={groups_per_token}: 1 to num_groups={num_groups} is needed")
+    reachable = num_experts // num_groups * groups_per_token
+    if not 1 <= k <= reachable:
+        raise ValueError(f"experts_per_token={k}: 1 to {reachable} is needed (num_experts={num_experts} in reach)")
+
+
+def load(indices: jax.Array, num_experts: int, weights: jax.Array | None = None) -> jax.Array:
+    """How many choices fell on each expert, over all leading dimensions.
+
+    Args:
+        indices: `[..., N]` int.
+        weights: `[...]` or None; 0 leaves a token (padding) out.
+    Returns: `[E]` float32.
+    """
+    chosen_E = (indices[..., None] == jnp.arange(num_experts).reshape((1,) * indices.ndim + (-1,))).astype(jnp.float32)
+    if weights is not None:
+        chosen_E = chosen_E * weights[..., None, None]
+    return jnp.sum(chosen_E, axis=tuple(range(indices.ndim)))
+
+
+def balance_loss(scores: jax.Array, indices: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Expert-level balance sum_i f_i P_i (DeepSeekMoE eq. 12-14, without its factor alpha): 1 when balanced.
+
+    f_i = E / (N T) * number of choices of expert i (no gradient), P_i = mean score of expert i; with sigmoid scores
+    each token's scores are first divided by their sum (V3 eq. 19), which leaves softmax scores as they are.
+
+    Args:
+        scores: `[..., E]`; indices: `[..., N]`; mask: `[...]` or None, 0 leaves a token out.
+    Returns: `[]` float32; 0 when no token counts.
+    """
+    num_experts, num_choices = scores.shape[-1], indices.shape[-1]
+    weights = jnp.ones(scores.shape[:-1]) if mask is None else mask.astype(jnp.float32)
+    num_tokens = jnp.maximum(jnp.sum(weights), 1)
+    frequency_E = load(indices, num_experts, weights) * num_experts / (num_choices * num_tokens)
+    share = scores / jnp.sum(scores, axis=-1, keepdims=True)
+    mean_share_E = jnp.sum(share * weights[..., None], axis=tuple(range(scores.ndim - 1))) / num_tokens
+    return jnp.sum(frequency_E * mean_share_E)
+
+
+def update_bias(bias: jax.Array, load: jax.Array, rate: float) -> jax.Array:
+    """Balancing without a loss: b_i += rate * sign(mean load - load_i) (V3 sec. 2.1.2).
+
+    Args:
+        bias, load: `[..., E]`, the load counted over the whole global batch.
+    """
+    return bias + rate * jnp.sign(jnp.mean(load, axis=-1, keepdims=True) - load)
+
+
+class Plan(NamedTuple):
+    """The sort of all choices by expert: row r of the sorted order is choice `order_R[r]` of token order_R[r] // N."""
+
+    order_R: jax.Array
+    inverse_R: jax.Array
+    group_sizes_E: jax.Array
+
+
+def plan(indices: jax.Array, num_experts: int) -> Plan:
+    """Sorts choices `[T, N]` by expert, stably."""
+    flat_R = indices.reshape(-1)
+    order_R = jnp.argsort(flat_R, stable=True)
+    rows_R = jnp.arange(flat_R.shape[0], dtype=order_R.dtype)
+    inverse_R = jnp.zeros_like(order_R).at[order_R].set(rows_R)
+    group_sizes_E = jnp.sum(flat_R[:, None] == jnp.arange(num_experts)[None], axis=0, dtype=jnp.int32)
+    return Plan(order_R, inverse_R, group_sizes_E)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def dispatch(x: jax.Array, plan: Plan, num_choices: int) -> jax.Array:
+    """Tokens `[T, D]` to rows `[R, D]` in expert order. Its gradient is a gather and a sum, not a scatter-add."""
+    return x[plan.order_R // num_choices]
+
+
+def _dispatch_forward(x, plan, num_choices):
+    return dispatch(x, plan, num_choices), plan
+
+
+def _dispatch_backward(num_choices, plan, grad_RD):
+    return jnp.sum(grad_RD[plan.inverse_R].reshape(-1, num_choices, grad_RD.shape[-1]), axis=1), None
+
+
+dispatch.defvjp(_dispatch_forward, _dispatch_backward)
+
+
+def combine(y: jax.Array, weights: jax.Array, plan: Plan) -> jax.Array:
+    """Rows `[R, D]` in expert order back to tokens `[T, D]`, summed over choices with the weights `[T, N]`."""
+    y_TND = _unsort(y, plan).reshape(*weights.shape, y.shape[-1])
+    return jnp.einsum("tnd,tn->td", y_TND, weights.astype(y.dtype))
+
+
+@jax.custom_vjp
+def _unsort(y_RD, plan):
+    return y_RD[plan.inverse_R]
+
+
+_unsort.defvjp(lambda y, plan: (_unsort(y, plan), plan), lambda plan, grad: (grad[plan.order_R], None))
+
+
+def _keep_best_groups(choice_E, num_groups, groups_per_token, best):
+    """Experts outside the best groups can no longer be chosen."""
+    group_size = choice_E.shape[-1] // num_groups
+    by_group = choice_E.reshape(*choice_E.shape[:-1], num_groups, group_size)
+    group_score = jnp.sum(jax.lax.top_k(by_group, min(best, group_size))[0], axis=-1)
+    kept = jax.lax.top_k(group_score, groups_per_token)[1]
+    is_kept = jnp.any(kept[..., None] == jnp.arange(num_groups).reshape((1,) * kept.ndim + (-1,)), axis=-2)
+    return jnp.where(is_kept[..., None], by_group, -jnp.inf).reshape(choice_E.shape)

@@ -1,0 +1,1 @@
+"""From batches to a trained model: loss, optimiser, step, loop, checkpoints, metrics."""

@@ -1,0 +1,74 @@
+"""What a run reports: `metrics.jsonl` for programs, one status line for people."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from mixkabrn_jax.training.workdir import write_atomically
+
+
+class MetricsFile:
+    """One JSON object a line. Lines after the step a run resumes from are dropped, so curves have no overlaps."""
+
+    def __init__(self, path: Path, resume_step: int):
+        if path.exists():
+            kept = [record for record in read(path) if record["step"] <= resume_step]
+            write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._file = path.open("a")
+
+    def write(self, step: int, split: str, values: dict[str, float]) -> None:
+        """Appends a line and hands it to the operating system."""
+        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read(path: Path) -> list[dict]:
+    """All records; a last line cut short by a killed process is left out.
+
+    Raises: ValueError naming file and line when any other line is not a JSON object.
+    """
+    lines = path.read_text().splitlines()
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number}: not a JSON object ({error})") from error
+    return records
+
+
+class Progress:
+    """A status line that redraws itself on a terminal and is printed line by line elsewhere."""
+
+    def __init__(self, num_steps: int, start_step: int, stream=None):
+        self._num_steps, self._start_step = num_steps, start_step
+        self._stream = sys.stdout if stream is None else stream
+        self._is_terminal = self._stream.isatty()
+        self._start = time.monotonic()
+
+    def show(self, step: int, values: dict[str, float]) -> None:
+        """Shows the newest figures and the time left at the average pace so far."""
+        pace = (time.monotonic() - self._start) / max(step - self._start_step, 1)
+        left = round(pace * (self._num_steps - step))
+        text = (
+            f"step {step}/{self._num_steps}  loss {values['loss']:.4f}  bits/byte {values['bits_per_byte']:.4f}  "
+            f"{values['tokens_per_second']:,.0f} tokens/s  ETA {left // 3600:d}:{left // 60 % 60:02d}:{left % 60:02d}"
+        )
+        if self._is_terminal:
+            filled = 20 * step // self._num_steps
+            self._stream.write(f"\r\x1b[K[{'#' * filled}{'.' * (20 - filled)}] {text}")
+        else:
+            self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def note(self, text: str) -> None:
+        """Prints a line that stays."""
+        self._stream.write(f"\r\x1b[K{text}\n" if self._is_terminal else f"{text}\n")
+        self._stream.flush()

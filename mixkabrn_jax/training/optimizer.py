@@ -1,0 +1,96 @@
+"""AdamW by optax, with the schedules of its rate and weight decay."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+
+SCHEDULES = ("two_stage", "cosine", "wsd")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule; fields are those of `config.optimizer`."""
+
+    schedule: str
+    """two_stage: BitNet's (Training Tips, Code and FAQ). A line from `peak_rate` towards `final_fraction` of it; at
+    half of the steps the rate drops onto the line of `second_peak_rate` with the same end, and weight decay to 0.
+    cosine: half a cosine down to the end. wsd: constant, then a line down over the last `decay_fraction` of steps."""
+    peak_rate: float
+    second_peak_rate: float
+    final_fraction: float
+    decay_fraction: float
+    warmup_steps: int
+    b1: float
+    b2: float
+    epsilon: float
+    weight_decay: float
+    clip_norm: float
+
+    def __post_init__(self):
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"config.optimizer.schedule={self.schedule!r}: one of {SCHEDULES} is needed")
+        for field in ("peak_rate", "second_peak_rate", "epsilon", "clip_norm"):
+            if not getattr(self, field) > 0:
+                raise ValueError(f"config.optimizer.{field}={getattr(self, field)}: more than 0 is needed")
+        for field in ("final_fraction", "decay_fraction", "b1", "b2"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"config.optimizer.{field}={getattr(self, field)}: 0 to 1 is needed")
+        if self.warmup_steps < 0 or self.weight_decay < 0:
+            raise ValueError(
+                f"config.optimizer.warmup_steps={self.warmup_steps}, weight_decay={self.weight_decay}: "
+                "0 or more is needed"
+            )
+
+
+def learning_rate(config: OptimizerConfig, num_steps: int) -> Callable[[jax.Array], jax.Array]:
+    """The rate as a function of the number of updates already done."""
+    end = config.peak_rate * config.final_fraction
+
+    def rate(step):
+        warm = jnp.minimum((step + 1) / max(config.warmup_steps, 1), 1)
+        progress = jnp.clip((step - config.warmup_steps) / max(num_steps - config.warmup_steps, 1), 0, 1)
+        if config.schedule == "two_stage":
+            peak = jnp.where(step < num_steps / 2, config.peak_rate, config.second_peak_rate)
+            value = peak + (end - peak) * progress
+        elif config.schedule == "cosine":
+            value = end + (config.peak_rate - end) * (1 + jnp.cos(jnp.pi * progress)) / 2
+        else:
+            left = jnp.clip((num_steps - step) / max(config.decay_fraction * num_steps, 1), 0, 1)
+            value = end + (config.peak_rate - end) * left
+        return warm * value
+
+    return rate
+
+
+def weight_decay(config: OptimizerConfig, num_steps: int) -> Callable[[jax.Array], jax.Array]:
+    """The decoupled weight decay: constant, and exactly 0 in the second half of the two-stage schedule."""
+
+    def decay(step):
+        if config.schedule == "two_stage":
+            return jnp.where(step < num_steps / 2, config.weight_decay, 0.0)
+        return jnp.full((), config.weight_decay)
+
+    return decay
+
+
+def decays(params):
+    """Which parameters weight decay applies to: not the scales of norms and not biases. Knots are Buffers."""
+
+    def is_matrix(path, _):
+        name = [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)][-1]
+        return not name.startswith(("scale", "bias"))
+
+    return jax.tree_util.tree_map_with_path(is_matrix, params)
+
+
+def make(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+    """Clipping by the global norm, then AdamW."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.scale_by_adam(config.b1, config.b2, config.epsilon),
+        optax.add_decayed_weights(weight_decay(config, num_steps), mask=decays),
+        optax.scale_by_learning_rate(learning_rate(config, num_steps)),
+    )

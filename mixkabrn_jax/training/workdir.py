@@ -1,0 +1,76 @@
+"""A run's directory: which config and tokenizer it belongs to. Nothing in it is overwritten by another experiment."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from mixkabrn_jax.data import tokenizers
+
+NOT_PART_OF_THE_EXPERIMENT = frozenset({"data.num_threads"})
+
+
+def claim(workdir: Path, config: Mapping) -> None:
+    """Makes the directory this config's, or checks that it is.
+
+    Raises: ValueError naming the fields in which the directory's own config differs, or a `config.json` that cannot
+        be read; FileExistsError for a path that is not a directory.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(config, indent=2) + "\n")
+        return
+    mine, theirs = flatten(config), flatten(load_config(workdir))
+    differing = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
+    differing = [key for key in differing if key not in NOT_PART_OF_THE_EXPERIMENT]
+    if differing:
+        changes = ", ".join(f"config.{key}={mine.get(key)!r} (there: {theirs.get(key)!r})" for key in differing)
+        raise ValueError(f"--workdir={workdir} holds a run of another config: {changes}; choose another --workdir")
+
+
+def load_config(workdir: Path) -> dict:
+    """The config of the run in this directory.
+
+    Raises: FileNotFoundError when there is none, ValueError when it is not JSON.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"--workdir={workdir} holds no config.json: a directory that training wrote is needed")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); remove the directory or restore the file") from error
+
+
+def save_tokenizer(workdir: Path, tokenizer: tokenizers.Tokenizer) -> None:
+    """Writes `tokenizer.json`."""
+    write_atomically(workdir / "tokenizer.json", json.dumps(tokenizer.to_json()) + "\n")
+
+
+def load_tokenizer(workdir: Path) -> tokenizers.Tokenizer | None:
+    """The tokenizer of the run in this directory; None before the run wrote one."""
+    path = workdir / "tokenizer.json"
+    if not path.exists():
+        return None
+    try:
+        return tokenizers.from_json(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); remove the directory or restore the file") from error
+
+
+def flatten(config: Mapping, prefix: str = "") -> dict:
+    """Nested sections as one dict with dotted keys."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes the whole file or leaves the old one: a killed process cannot leave half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text)
+    partial.replace(path)

@@ -1,0 +1,30 @@
+"""What every test runs under; pytest reads this before any test touches jax."""
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # The tolerances are those of the float32 products of a CPU, and a mesh test needs eight devices wherever it runs:
+    # an accelerator is left to `-m gpu`.
+    wanted = config.getoption("markexpr")
+    if "gpu" not in wanted or "not gpu" in wanted:
+        jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
+    # A missing axis is a wrong formula far more often than a shorthand.
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+# Derandomised: the same commit gives the same verdict. Few examples: each new shape is a compilation.
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.load_profile("suite")
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test."""
+    with jax.enable_x64(True):
+        assert jnp.zeros(()).dtype == jnp.float64
+        yield

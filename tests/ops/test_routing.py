@@ -1,0 +1,246 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixkabrn_jax.ops import routing
+from tests import reference
+
+EPS = float(np.finfo(np.float32).eps)
+
+
+def in_expert_order(weights, indices):
+    order = np.argsort(indices, axis=-1)
+    return np.take_along_axis(np.asarray(weights), order, -1), np.take_along_axis(np.asarray(indices), order, -1)
+
+
+def assert_same_choice(got, want, atol=16 * EPS):
+    """The same experts, whatever their order, each with its weight. A softmax over few experts rounds a few times."""
+    (got_weights, got_indices), (want_weights, want_indices) = in_expert_order(*got), in_expert_order(*want)
+    np.testing.assert_array_equal(got_indices, want_indices)
+    reference.assert_close(got_weights, want_weights, atol=atol * max(1.0, np.abs(want_weights).max()))
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize(("num_groups", "groups_per_token"), [(1, 1), (4, 2), (2, 1), (4, 4)])
+def test_gates_are_the_definition(score, normalize, num_groups, groups_per_token):
+    logits = 2 * reference.normal(0, 5, 7, 12)
+    bias = 0.3 * reference.normal(1, 12)
+    options = {
+        "score": score,
+        "bias": bias,
+        "num_groups": num_groups,
+        "groups_per_token": groups_per_token,
+        "normalize": normalize,
+        "scale": 2.5,
+    }
+    want = reference.top_k_gates(logits, 3, **options)
+    got = routing.top_k_gates(jnp.array(logits), 3, **options)
+    assert got[0].shape == got[1].shape == (5, 7, 3)
+    assert jnp.issubdtype(got[1].dtype, jnp.integer)
+    assert_same_choice(got, want)
+
+
+@given(
+    E=st.sampled_from([2, 4, 8]),
+    k=st.integers(1, 4),
+    lead=st.sampled_from([(), (3,), (2, 2)]),
+    score=st.sampled_from(["softmax", "sigmoid"]),
+)
+@settings(max_examples=10)
+def test_gates_are_the_definition_on_any_shape(E, k, lead, score):
+    k = min(k, E)
+    logits = reference.normal(E, *lead, E)
+    got = jax.jit(functools.partial(routing.top_k_gates, k=k, score=score))(logits)
+    assert_same_choice(got, reference.top_k_gates(logits, k, score=score))
+
+
+def test_a_group_is_worth_its_best_expert_or_the_sum_of_its_best_two():
+    # Group 0 has the best expert, group 1 the best pair, group 2 the most in all.
+    logits = jnp.log(jnp.array([[0.5, 0.01, 0.01, 0.4, 0.4, 0.01, 0.29, 0.29, 0.29]]))
+    _, by_best = routing.top_k_gates(logits, 1, score="softmax", num_groups=3, groups_per_token=1)
+    np.testing.assert_array_equal(by_best, [[0]])
+    p = np.array([[0.5, 0.01, 0.01, 0.4, 0.4, 0.01, 0.29, 0.29, 0.29]])
+    _, by_pair = routing.top_k_gates(
+        jnp.log(jnp.array(p / (1 - p))), 2, score="sigmoid", num_groups=3, groups_per_token=1
+    )
+    np.testing.assert_array_equal(np.sort(by_pair), [[3, 4]])
+
+
+def test_a_bias_decides_who_is_chosen_and_not_what_they_weigh():
+    logits = jnp.array(reference.normal(2, 20, 6))
+    bias = jnp.array([5.0, 0.0, 0.0, 0.0, 0.0, -5.0])
+    for score, scores in (("softmax", reference.softmax), ("sigmoid", reference.sigmoid)):
+        weights, indices = routing.top_k_gates(logits, 2, score=score, bias=bias)
+        assert (indices == 0).any(axis=-1).all()
+        assert (indices != 5).all()
+        want = np.take_along_axis(scores(np.asarray(logits, np.float64)), np.asarray(indices), -1)
+        reference.assert_close(weights, want, atol=16 * EPS)
+        bias_bar = jax.grad(lambda b, score=score: routing.top_k_gates(logits, 2, score=score, bias=b)[0].sum())(bias)
+        np.testing.assert_array_equal(bias_bar, np.zeros(6))
+
+
+def test_a_group_that_was_kept_is_searched_however_low_its_bias():
+    # All ranks are negative here; experts of dropped groups must not be preferred to them as if they had rank 0.
+    logits = reference.normal(3, 30, 8)
+    bias = np.linspace(-8.0, -2.0, 8).astype(np.float32)
+    for score in ("softmax", "sigmoid"):
+        options = {"score": score, "bias": bias, "num_groups": 4, "groups_per_token": 2}
+        got = routing.top_k_gates(jnp.array(logits), 4, **options)
+        assert_same_choice(got, reference.top_k_gates(logits, 4, **options))
+
+
+def test_choices_differ_even_when_all_experts_are_equal():
+    for score in ("softmax", "sigmoid"):
+        weights, indices = routing.top_k_gates(
+            jnp.zeros((4, 8)), 3, score=score, num_groups=4, groups_per_token=2, normalize=True
+        )
+        assert all(len(set(row)) == 3 for row in np.asarray(indices))
+        reference.assert_close(weights, np.full((4, 3), 1 / 3), atol=4 * EPS)
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_normalised_weights_sum_to_the_scale(score):
+    weights, _ = routing.top_k_gates(jnp.array(reference.normal(4, 9, 8)), 3, score=score, normalize=True, scale=2.5)
+    reference.assert_close(weights.sum(axis=-1), np.full(9, 2.5), terms=3)
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_extreme_logits_give_finite_weights_and_gradients(score, normalize):
+    logits = jnp.array([[-200.0] * 6, [200.0] * 6, [300.0, -300.0, 0.0, 10.0, -10.0, 5.0]])
+
+    def total(logits):
+        return (routing.top_k_gates(logits, 2, score=score, normalize=normalize)[0] ** 2).sum()
+
+    value, bar = jax.value_and_grad(total)(logits)
+    assert np.isfinite(value)
+    assert np.isfinite(bar).all()
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_weights_are_differentiated_through_scores_and_sum(score, normalize):
+    logits, bar = reference.normal(5, 6, 5), reference.normal(6, 6, 2)
+    options = {"score": score, "normalize": normalize, "scale": 1.5}
+    _, indices = routing.top_k_gates(jnp.array(logits), 2, **options)
+
+    def loss(logits):
+        return (routing.top_k_gates(logits, 2, **options)[0] * bar).sum()
+
+    got = jax.grad(loss)(jnp.array(logits))
+    # Of w = scale s / sum of the chosen s, or scale s: by hand, from the scores' own derivatives.
+    logits = logits.astype(np.float64)
+    s = reference.softmax(logits) if score == "softmax" else reference.sigmoid(logits)
+    chosen = np.eye(5)[np.asarray(indices)]  # [rows, N, E]
+    picked, s_bar = np.einsum("rne,re->rn", chosen, s), bar.astype(np.float64)
+    if normalize:
+        total = picked.sum(axis=-1, keepdims=True)
+        s_bar = (s_bar - (s_bar * picked).sum(axis=-1, keepdims=True) / total) / total
+    s_bar = 1.5 * np.einsum("rn,rne->re", s_bar, chosen)
+    through_softmax = s * (s_bar - (s * s_bar).sum(axis=-1, keepdims=True))
+    want = through_softmax if score == "softmax" else s_bar * s * (1 - s)
+    reference.assert_close(got, want, terms=10)
+
+
+def test_scores_are_single_precision_whatever_the_logits():
+    logits = jnp.array(reference.normal(7, 9, 8), jnp.bfloat16)
+    got = routing.top_k_gates(logits, 3, score="softmax")
+    want = reference.top_k_gates(np.asarray(logits, np.float64), 3, score="softmax")
+    reference.assert_close(np.sort(got[0], axis=-1), np.sort(want[0], axis=-1), atol=16 * EPS)
+
+
+# --- Load and balance --------------------------------------------------------------------------------------------
+
+
+def test_load_counts_choices_over_all_leading_dimensions():
+    indices = np.random.default_rng(0).integers(0, 6, (3, 5, 2))
+    want = [(indices == e).sum() for e in range(7)]
+    got = routing.load(jnp.array(indices), 7)
+    np.testing.assert_array_equal(got, want)
+    weights = reference.normal(8, 3, 5)
+    want = [((indices == e).sum(axis=-1) * weights.astype(np.float64)).sum() for e in range(7)]
+    reference.assert_close(routing.load(jnp.array(indices), 7, weights=jnp.array(weights)), want, terms=30)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_balance_loss_is_the_definition(masked):
+    scores = reference.softmax(reference.normal(9, 3, 7, 6)).astype(np.float32)
+    indices = np.argsort(-scores, axis=-1)[..., :2]
+    mask = np.random.default_rng(1).random((3, 7)) < 0.6 if masked else None
+    got = routing.balance_loss(jnp.array(scores), jnp.array(indices), None if mask is None else jnp.array(mask))
+    assert got.shape == ()
+    reference.assert_close(got, reference.balance_loss(scores, indices, mask), terms=21)
+
+
+def test_balance_loss_is_one_when_balanced_and_larger_when_not():
+    scores = jnp.full((12, 6), 1 / 6)
+    indices = jnp.arange(24).reshape(12, 2) % 6
+    reference.assert_close(routing.balance_loss(scores, indices), 1.0, terms=12)
+    one_sided = jnp.zeros((12, 6)).at[:, 0].set(1.0)
+    reference.assert_close(routing.balance_loss(one_sided, jnp.zeros((12, 1), jnp.int32)), 6.0, terms=12)
+
+
+def test_masked_tokens_have_no_part_in_the_balance_loss():
+    scores = jnp.array(reference.softmax(reference.normal(10, 9, 6)).astype(np.float32))
+    indices = jnp.array(np.random.default_rng(2).integers(0, 6, (9, 2)))
+    mask = jnp.arange(9) < 5
+    want = routing.balance_loss(scores[:5], indices[:5])
+    other = routing.balance_loss(scores.at[5:].set(3.0), indices.at[5:].set(0), mask)
+    reference.assert_close(other, want, terms=9)
+    bar = jax.grad(lambda s: routing.balance_loss(s, indices, mask))(scores)
+    np.testing.assert_array_equal(bar[5:], np.zeros((4, 6)))
+    assert (np.abs(bar[:5]).max(axis=0) > 0).any()
+    assert np.isfinite(routing.balance_loss(scores, indices, jnp.zeros(9, bool)))
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_the_balance_loss_of_either_score_is_one_when_balanced(score):
+    logits = jnp.array([[np.roll([2.0, 1.0, 0.0, -1.0], i)] for i in range(4)])
+    scores = jax.nn.softmax(logits) if score == "softmax" else jax.nn.sigmoid(logits)
+    _, indices = routing.top_k_gates(logits, 2, score=score)
+    reference.assert_close(routing.balance_loss(scores, indices), 1.0, terms=4)
+
+
+def test_the_gradient_of_the_balance_loss_lowers_the_scores_of_loaded_experts():
+    logits = reference.normal(11, 8, 5)
+    indices = np.random.default_rng(3).integers(0, 5, (8, 2))
+    f = 5 / (2 * 8) * np.array([(indices == e).sum() for e in range(5)])
+    s = reference.softmax(logits.astype(np.float64))
+    # f is a count and has no gradient; the mean over 8 tokens and the softmax have.
+    want = s * (f - (s * f).sum(axis=-1, keepdims=True)) / 8
+    got = jax.grad(lambda x: routing.balance_loss(jax.nn.softmax(x), jnp.array(indices)))(jnp.array(logits))
+    reference.assert_close(got, want, terms=8 * 5)
+
+
+def test_bias_moves_by_the_rate_towards_the_mean_load():
+    bias = np.array([0.5, 0.0, -0.25, 1.0], np.float32)
+    load = np.array([10, 2, 6, 6], np.float32)
+    got = routing.update_bias(jnp.array(bias), jnp.array(load), 0.125)
+    np.testing.assert_array_equal(got, [0.375, 0.125, -0.25, 1.0])
+    counts = routing.load(jnp.array([[0, 1], [0, 2]]), 4)
+    np.testing.assert_array_equal(routing.update_bias(jnp.zeros(4), counts, 0.5), [-0.5, 0.0, 0.0, 0.5])
+
+
+# --- DeepSeek's routers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_gates_are_deepseeks(score):
+    z = reference.golden(f"moe_{score}")
+    got = routing.top_k_gates(
+        jnp.array(z["router_logits"]),
+        int(z["top_k"]),
+        score=score,
+        bias=jnp.array(z["param/gate.e_score_correction_bias"], jnp.float32) if score == "sigmoid" else None,
+        num_groups=int(z["n_group"]),
+        groups_per_token=int(z["topk_group"]),
+        normalize=bool(z["norm_topk_prob"]),
+        scale=float(z["routed_scaling_factor"]),
+    )
+    assert_same_choice(got, (z["topk_weights"], z["topk_indices"]), atol=1e-6)
