@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="config file, with a size after a colon")
@@ -15,6 +15,7 @@ def main(argv):
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     from mixkabrn_jax.training.loop import Run  # after the flags are read: wrong ones are answered at once
 
+    logging.set_verbosity(logging.WARNING)  # orbax reports every file it writes
     try:
         run = Run(_CONFIG.value.to_dict(), Path(_WORKDIR.value))
     except (TypeError, ValueError, OSError) as error:

@@ -19,6 +19,7 @@ class Attention(nnx.Module):
         value_width: int,
         rotary_kind: str,
         rotary_base: float,
+        rotary_layout: str,
         sub_norm: bool,
         epsilon: float,
         out_scale: float,
@@ -31,7 +32,7 @@ class Attention(nnx.Module):
         self.value = Linear(d_model, num_heads * value_width, rngs=rngs, **linear)
         self.out = Linear(num_heads * value_width, d_model, rngs=rngs, init_scale=out_scale, **linear)
         self.num_heads, self.key_width, self.value_width = num_heads, key_width, value_width
-        self.rotary_kind, self.rotary_base = rotary_kind, rotary_base
+        self.rotary_kind, self.rotary_base, self.rotary_layout = rotary_kind, rotary_base, rotary_layout
         self.sub_norm, self.epsilon = sub_norm, epsilon
 
     def __call__(self, x_BTD, cache, position_BT, segment_ids_BT=None):
@@ -48,8 +49,8 @@ class Attention(nnx.Module):
             raise ValueError("segment ids together with a cache: packed documents are seen without one")
         heads = (*x_BTD.shape[:2], self.num_heads, -1)
         frequency_P = rotary.frequencies(self.key_width, self.rotary_base, self.rotary_kind)
-        q_BTHK = rotary.rotate(self.query(x_BTD).reshape(heads), position_BT, frequency_P)
-        k_BTHK = rotary.rotate(self.key(x_BTD).reshape(heads), position_BT, frequency_P)
+        q_BTHK = rotary.rotate(self.query(x_BTD).reshape(heads), position_BT, frequency_P, self.rotary_layout)
+        k_BTHK = rotary.rotate(self.key(x_BTD).reshape(heads), position_BT, frequency_P, self.rotary_layout)
         v_BTHV = self.value(x_BTD).reshape(heads)
         if cache is None:
             y_BTHV = attention.causal(q_BTHK, k_BTHK, v_BTHV, segment_ids_BT)

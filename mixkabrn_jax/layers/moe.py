@@ -12,6 +12,8 @@ from mixkabrn_jax.layers.linear import normal_init
 from mixkabrn_jax.layers.variables import Buffer
 from mixkabrn_jax.ops import routing
 
+DISPATCHES = ("sorted", "dense")
+
 
 @dataclass(frozen=True)
 class RouterConfig:
@@ -27,8 +29,6 @@ class RouterConfig:
 
     def __post_init__(self):
         routing.check_routing(self.num_experts, self.experts_per_token, self.num_groups, self.groups_per_token)
-        if self.score not in routing.SCORES:
-            raise ValueError(f"config.model.router_score={self.score!r}: one of {routing.SCORES} is needed")
 
 
 class Balance(NamedTuple):
@@ -50,6 +50,7 @@ class MixtureOfExperts(nnx.Module):
         router: RouterConfig,
         num_shared_experts: int,
         expert_width: int,
+        dispatch: str,
         feed_forward: Callable[..., nnx.Module],
         rngs: nnx.Rngs,
     ):
@@ -57,6 +58,9 @@ class MixtureOfExperts(nnx.Module):
         Args:
             num_shared_experts: always on; together they are one feed-forward of that many times the width.
             expert_width: hidden units of one expert.
+            dispatch: "sorted" brings each token to its experts, so that work grows with experts_per_token; "dense" runs
+                every expert on every token and drops what was not chosen: for a few narrow experts it is faster,
+                since all of them are one wide product and KAN features are computed once. The results are the same.
             feed_forward: makes the experts, called as feed_forward(width, num_experts=..., rngs=...).
         """
         self.router = normal_init(rngs, (d_model, router.num_experts), 1.0)
@@ -64,7 +68,7 @@ class MixtureOfExperts(nnx.Module):
         self.experts = feed_forward(expert_width, num_experts=router.num_experts, rngs=rngs)
         shared_width = num_shared_experts * expert_width
         self.shared = feed_forward(shared_width, num_experts=0, rngs=rngs) if shared_width else None
-        self.config = router
+        self.config, self.dispatch = router, dispatch
 
     def __call__(self, x_BTD, mask_BT=None):
         """
@@ -91,11 +95,25 @@ class MixtureOfExperts(nnx.Module):
             load_E=routing.load(indices_BTN, config.num_experts, mask_BT),
             loss=routing.balance_loss(score_BTE, indices_BTN, mask_BT),
         )
+        run = self._run_all if self.dispatch == "dense" else self._run_sorted
         num_choices = config.experts_per_token
-        plan = routing.plan(indices_BTN.reshape(-1, num_choices), config.num_experts)
-        rows_RD = routing.dispatch(x_BTD.reshape(-1, x_BTD.shape[-1]), plan, num_choices)
-        rows_RD = self.experts(rows_RD, plan.group_sizes_E)
-        y_BTD = routing.combine(rows_RD, weights_BTN.reshape(-1, num_choices), plan).reshape(x_BTD.shape)
+        y_TD = run(
+            x_BTD.reshape(-1, x_BTD.shape[-1]),
+            weights_BTN.reshape(-1, num_choices),
+            indices_BTN.reshape(-1, num_choices),
+        )
+        y_BTD = y_TD.reshape(x_BTD.shape)
         if self.shared is not None:
             y_BTD = y_BTD + self.shared(x_BTD)
         return y_BTD, balance
+
+    def _run_sorted(self, x_TD, weights_TN, indices_TN):
+        plan = routing.plan(indices_TN, self.config.num_experts)
+        rows_RD = self.experts(routing.dispatch(x_TD, plan, indices_TN.shape[-1]), plan.group_sizes_E)
+        return routing.combine(rows_RD, weights_TN, plan)
+
+    def _run_all(self, x_TD, weights_TN, indices_TN):
+        y_ETD = jax.vmap(lambda expert, x_TD: expert(x_TD), in_axes=(0, None))(self.experts, x_TD)
+        expert_E11 = jnp.arange(self.config.num_experts).reshape(-1, 1, 1)
+        gate_ET = jnp.sum(jnp.where(indices_TN[None] == expert_E11, weights_TN[None], 0), axis=-1)
+        return jnp.sum(gate_ET[..., None].astype(x_TD.dtype) * y_ETD, axis=0)

@@ -26,6 +26,7 @@ class Retention(nnx.Module):
         first_decay_exponent: float,
         rotary_kind: str,
         rotary_base: float,
+        rotary_layout: str,
         sub_norm: bool,
         epsilon: float,
         out_scale: float,
@@ -47,7 +48,7 @@ class Retention(nnx.Module):
         self.out = Linear(num_heads * value_width, d_model, rngs=rngs, init_scale=out_scale, **linear)
         self.num_heads, self.key_width, self.value_width = num_heads, key_width, value_width
         self.chunk_size, self.first_decay_exponent = chunk_size, first_decay_exponent
-        self.rotary_kind, self.rotary_base = rotary_kind, rotary_base
+        self.rotary_kind, self.rotary_base, self.rotary_layout = rotary_kind, rotary_base, rotary_layout
         self.sub_norm, self.epsilon = sub_norm, epsilon
 
     def __call__(self, x_BTD, state_BHKV, position_BT, segment_ids_BT=None):
@@ -61,8 +62,10 @@ class Retention(nnx.Module):
         """
         heads = (*x_BTD.shape[:2], self.num_heads, -1)
         frequency_P = rotary.frequencies(self.key_width, self.rotary_base, self.rotary_kind)
-        q_BTHK = rotary.rotate(self.query(x_BTD).reshape(heads), position_BT, frequency_P)
-        k_BTHK = rotary.rotate(self.key(x_BTD).reshape(heads) * self.key_width**-0.5, position_BT, frequency_P)
+        q_BTHK = rotary.rotate(self.query(x_BTD).reshape(heads), position_BT, frequency_P, self.rotary_layout)
+        k_BTHK = rotary.rotate(
+            self.key(x_BTD).reshape(heads) * self.key_width**-0.5, position_BT, frequency_P, self.rotary_layout
+        )
         v_BTHV = self.value(x_BTD).reshape(heads)
         log_decay_H = retention.log_decay(self.num_heads, self.first_decay_exponent)
         if x_BTD.shape[1] == 1:

@@ -28,6 +28,7 @@ class Block(nnx.Module):
                 router=config.router,
                 num_shared_experts=config.num_shared_experts,
                 expert_width=config.expert_width,
+                dispatch=config.expert_dispatch,
                 feed_forward=feed_forward,
                 rngs=rngs,
             )
@@ -54,6 +55,7 @@ def _mixer(config, rngs):
         "value_width": config.value_width,
         "rotary_kind": config.rotary_kind,
         "rotary_base": config.rotary_base,
+        "rotary_layout": config.rotary_layout,
         "sub_norm": config.sub_norm,
         "epsilon": config.norm_epsilon,
         "out_scale": _residual_scale(config),

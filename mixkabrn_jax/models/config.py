@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from mixkabrn_jax.layers.kan import Grid
 from mixkabrn_jax.layers.linear import KINDS
-from mixkabrn_jax.layers.moe import RouterConfig
+from mixkabrn_jax.layers.moe import DISPATCHES, RouterConfig
+from mixkabrn_jax.ops import rotary, routing
 
 MIXERS = ("retention", "attention")
 FEED_FORWARDS = ("kan", "mlp", "swiglu")
@@ -31,6 +32,7 @@ class ModelConfig:
     first_decay_exponent: float
     rotary_kind: str
     rotary_base: float
+    rotary_layout: str
     # feed-forward
     ffn: str
     hidden_width: int
@@ -44,6 +46,7 @@ class ModelConfig:
     experts_per_token: int
     num_shared_experts: int
     expert_width: int
+    expert_dispatch: str
     first_dense_layers: int
     router_score: str
     router_groups: int
@@ -61,6 +64,10 @@ class ModelConfig:
             ("ffn", FEED_FORWARDS),
             ("linear", KINDS),
             ("compute_dtype", COMPUTE_DTYPES),
+            ("rotary_kind", rotary.KINDS),
+            ("rotary_layout", rotary.LAYOUTS),
+            ("expert_dispatch", DISPATCHES),
+            ("router_score", routing.SCORES),
         ):
             if getattr(self, field) not in known:
                 raise ValueError(f"config.model.{field}={getattr(self, field)!r}: one of {known} is needed")

@@ -37,8 +37,11 @@ class LanguageModel(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         shape = (config.vocab_size, config.d_model)
-        # Unit variance after the input's factor sqrt(d_model), and unit logits from a tied head.
-        self.embedding_WD = nnx.Param(config.d_model**-0.5 * jax.random.normal(rngs.params(), shape))
+        import os
+
+        self.embedding_WD = nnx.Param(
+            float(os.environ.get("EMB", config.d_model**-0.5)) * jax.random.normal(rngs.params(), shape)
+        )
         num_dense = config.first_dense_layers if config.num_experts else config.num_layers
         self.dense_blocks = _stack(config, num_dense, routed=False, rngs=rngs)
         self.routed_blocks = _stack(config, config.num_layers - num_dense, routed=True, rngs=rngs)
@@ -61,7 +64,9 @@ class LanguageModel(nnx.Module):
         if state is None:
             state = self.init_state(tokens_BT.shape[0], None)
         position_BT = _positions(state.position_B, tokens_BT, segment_ids_BT)
-        x_BTD = jnp.take(self.embedding_WD[...], tokens_BT, axis=0) * config.d_model**0.5
+        x_BTD = jnp.take(self.embedding_WD[...], tokens_BT, axis=0) * float(
+            __import__("os").environ.get("FAC", config.d_model**0.5)
+        )
         x_BTD = x_BTD.astype(config.compute_dtype)
 
         def run(x_BTD, layer):

@@ -4,7 +4,7 @@
 caller scales keys, rotates them and normalises rows (`row_scale`). Source: Sun et al., Retentive Network (2023),
 eq. 5 (parallel), 6 (recurrent), 7 (chunkwise), 8 (multi-scale decay).
 
-Letters: B batch, T time, C position in a chunk, H head, K key width, V value width.
+Letters: B batch, T time, N chunk, C position in a chunk, H head, K key width, V value width.
 """
 
 import jax
@@ -51,7 +51,9 @@ def parallel(q, k, v, log_decay, segment_ids=None):
 
 
 def chunkwise(q, k, v, log_decay, state, *, chunk_size: int, segment_ids=None):
-    """Parallel within chunks, recurrent between them: O(T C) work in T / C steps, any T.
+    """Parallel within chunks, recurrent between them: O(T C) work, any T.
+
+    Everything but the sum of chunk states, T / C small steps, is done for all chunks at once.
 
     Args:
         q, k: `[B, T, H, K]`; v: `[B, T, H, V]`; log_decay: `[H]`.
@@ -64,22 +66,43 @@ def chunkwise(q, k, v, log_decay, state, *, chunk_size: int, segment_ids=None):
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: at least 1 is needed")
-    length = q.shape[1]
+    batch, length = q.shape[:2]
     chunk_size = min(chunk_size, length)
-    num_chunks, tail = divmod(length, chunk_size)
-    inputs = (q, k, v, segment_ids)
-    carry = (state, None if segment_ids is None else segment_ids[:, 0])
-    if num_chunks == 1 and not tail:
-        out, carry = _chunk(carry, inputs, log_decay)
-        return out, carry[0]
-    main = num_chunks * chunk_size
-    chunks = jax.tree.map(lambda a: _split_chunks(a[:, :main], num_chunks), inputs)
-    carry, out = jax.lax.scan(lambda c, xs: _chunk(c, xs, log_decay)[::-1], carry, chunks)
-    out = out.swapaxes(0, 1).reshape(v.shape[0], main, *v.shape[2:])
-    if tail:
-        out_tail, carry = _chunk(carry, jax.tree.map(lambda a: a[:, main:], inputs), log_decay)
-        out = jnp.concatenate([out, out_tail], axis=1)
-    return out, carry[0]
+    num_chunks = -(-length // chunk_size)
+    padding = num_chunks * chunk_size - length
+    q, k, v = (_split(jnp.pad(a, ((0, 0), (0, padding), (0, 0), (0, 0))), num_chunks) for a in (q, k, v))
+
+    step_C = jnp.arange(chunk_size, dtype=log_decay.dtype)
+    length_N = jnp.full(num_chunks, chunk_size, log_decay.dtype).at[-1].add(-padding)
+    from_state_CH = jnp.exp((step_C[:, None] + 1) * log_decay[None])
+    to_state_NC = jnp.maximum(length_N[:, None] - 1 - step_C[None], 0)
+    to_state_NCH = jnp.exp(to_state_NC[..., None] * log_decay.reshape(1, 1, -1))
+    across_BNH = jnp.exp(length_N[:, None] * log_decay[None])[None]
+    from_state_BNCH, to_state_BNCH = from_state_CH[None, None], to_state_NCH[None]
+    flat_segments = None
+    if segment_ids is not None:
+        segment_BNC = _split(jnp.pad(segment_ids, ((0, 0), (0, padding)), mode="edge"), num_chunks)
+        before_BN = jnp.concatenate([segment_ids[:, :1], segment_BNC[:, :-1, -1]], axis=1)
+        sees_state_BNC = segment_BNC == before_BN[..., None]
+        reaches_end_BNC = segment_BNC == segment_BNC[..., -1:]
+        from_state_BNCH = from_state_BNCH * sees_state_BNC[..., None]
+        to_state_BNCH = to_state_BNCH * reaches_end_BNC[..., None]
+        across_BNH = across_BNH * sees_state_BNC[..., -1:]
+        flat_segments = segment_BNC.reshape(-1, chunk_size)
+
+    added_BNHKV = _dot("bnchk,bnchv->bnhkv", k * to_state_BNCH[..., None].astype(k.dtype), v)
+
+    def advance(state_BHKV, chunk):
+        across_BH, added_BHKV = chunk
+        return state_BHKV * across_BH[..., None, None] + added_BHKV, state_BHKV
+
+    across_NBH = jnp.broadcast_to(across_BNH, added_BNHKV.shape[:3]).swapaxes(0, 1)
+    state, state_NBHKV = jax.lax.scan(advance, state, (across_NBH, added_BNHKV.swapaxes(0, 1)))
+    cross_BNCHV = _dot("bnchk,nbhkv->bnchv", q, state_NBHKV) * from_state_BNCH[..., None]
+    flat = (batch * num_chunks, chunk_size)
+    inner = parallel(*(a.reshape(*flat, *a.shape[3:]) for a in (q, k, v)), log_decay, flat_segments)
+    out_BNCHV = inner.reshape(v.shape) + cross_BNCHV
+    return out_BNCHV.reshape(batch, -1, *v.shape[3:])[:, :length].astype(v.dtype), state
 
 
 def recurrent(q, k, v, log_decay, state):
@@ -92,31 +115,6 @@ def recurrent(q, k, v, log_decay, state):
     gamma_H = jnp.exp(log_decay).reshape(1, -1, 1, 1)
     state = gamma_H * state + k[..., :, None].astype(state.dtype) * v[..., None, :].astype(state.dtype)
     return jnp.einsum("bhk,bhkv->bhv", q.astype(state.dtype), state).astype(v.dtype), state
-
-
-def _chunk(carry, chunk, log_decay_H):
-    """One chunk given the state before it: the inner square, the part from the state, and the state after it."""
-    state_BHKV, last_segment_B = carry
-    q_BCHK, k_BCHK, v_BCHV, segment_BC = chunk
-    length = q_BCHK.shape[1]
-    inner_BCHV = parallel(q_BCHK, k_BCHK, v_BCHV, log_decay_H, segment_BC).astype(state_BHKV.dtype)
-
-    steps_C = jnp.arange(length, dtype=log_decay_H.dtype)
-    from_state_CH = jnp.exp((steps_C[:, None] + 1) * log_decay_H[None])
-    to_state_CH = jnp.exp((length - 1 - steps_C[:, None]) * log_decay_H[None])
-    if segment_BC is None:
-        sees_state_BC11 = reaches_end_BC11 = keeps_state_B111 = 1
-    else:
-        sees_state_BC11 = (segment_BC == last_segment_B[:, None])[:, :, None, None]
-        reaches_end_BC11 = (segment_BC == segment_BC[:, -1:])[:, :, None, None]
-        keeps_state_B111 = sees_state_BC11[:, -1:]
-        last_segment_B = segment_BC[:, -1]
-
-    cross_BCHV = _dot("bchk,bhkv->bchv", q_BCHK, state_BHKV) * from_state_CH[None, :, :, None] * sees_state_BC11
-    kept_BCHK = k_BCHK * (to_state_CH[None, :, :, None] * reaches_end_BC11).astype(k_BCHK.dtype)
-    state_BHKV = state_BHKV * from_state_CH[-1].reshape(1, -1, 1, 1) * keeps_state_B111
-    state_BHKV += _dot("bchk,bchv->bhkv", kept_BCHK, v_BCHV)
-    return (inner_BCHV + cross_BCHV).astype(v_BCHV.dtype), (state_BHKV, last_segment_B)
 
 
 def _decay_mask(log_decay_H, length):
@@ -132,6 +130,6 @@ def _dot(subscripts, a, b):
     return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.promote_types(jnp.result_type(a, b), jnp.float32))
 
 
-def _split_chunks(a, num_chunks):
-    """`[B, T, ...]` -> `[T / C, B, C, ...]`, chunks first for the scan."""
-    return a.reshape(a.shape[0], num_chunks, -1, *a.shape[2:]).swapaxes(0, 1)
+def _split(a, num_chunks):
+    """`[B, T, ...]` -> `[B, N, C, ...]`."""
+    return a.reshape(a.shape[0], num_chunks, -1, *a.shape[2:])

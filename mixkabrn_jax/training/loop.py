@@ -3,68 +3,20 @@
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from mixkabrn_jax import sharding
 from mixkabrn_jax.data import pipeline
-from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.models.language import LanguageModel, count_parameters
 from mixkabrn_jax.training import curve, metrics, optimizer, step, workdir
-from mixkabrn_jax.training.checkpoint import CheckpointConfig, Checkpoints
+from mixkabrn_jax.training.checkpoint import Checkpoints
 from mixkabrn_jax.training.evaluate import evaluate
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """A config, checked: an unknown key is a TypeError, an impossible value a ValueError that names its field."""
-
-    seed: int
-    num_steps: int
-    log_every: int
-    evaluate_every: int
-    evaluate_windows: int
-    """Validation windows of an evaluation on the way; the last one takes all."""
-    model: Mapping
-    """The fields of `ModelConfig` but vocab_size, which the tokenizer decides."""
-    data: pipeline.DataConfig
-    optimizer: optimizer.OptimizerConfig
-    training: step.StepConfig
-    checkpoint: CheckpointConfig
-    mesh: sharding.MeshConfig
-
-    def __post_init__(self):
-        for field in ("num_steps", "log_every", "evaluate_every", "evaluate_windows"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"config.{field}={getattr(self, field)}: at least 1 is needed")
-        parts = self.training.accumulation_steps * self.mesh.data
-        if self.data.batch_size % parts:
-            raise ValueError(
-                f"config.data.batch_size={self.data.batch_size} is not a multiple of "
-                f"config.training.accumulation_steps * config.mesh.data = {parts}"
-            )
-        self.model_config(vocab_size=1)
-
-    @classmethod
-    def from_dict(cls, config: Mapping) -> "Experiment":
-        """From `config.json` or a ConfigDict's `to_dict()`."""
-        sections = {
-            "data": pipeline.DataConfig,
-            "optimizer": optimizer.OptimizerConfig,
-            "training": step.StepConfig,
-            "checkpoint": CheckpointConfig,
-            "mesh": sharding.MeshConfig,
-        }
-        return cls(**{key: sections[key](**value) if key in sections else value for key, value in config.items()})
-
-    def model_config(self, vocab_size: int) -> ModelConfig:
-        """The model for a tokenizer of this size."""
-        return ModelConfig(vocab_size=vocab_size, **self.model)
+from mixkabrn_jax.training.experiment import Experiment
 
 
 class Run:
@@ -76,11 +28,11 @@ class Run:
         Raises: TypeError, ValueError, OSError with a sentence that names the field or file; nothing is overwritten.
         """
         self.experiment = Experiment.from_dict(config)
-        self.directory = directory
+        workdir.check(directory, config)
         self.corpus = pipeline.load(self.experiment.data, workdir.load_tokenizer(directory))
         self.mesh = sharding.make_mesh(self.experiment.mesh)
-        workdir.claim(directory, config)
-        workdir.save_tokenizer(directory, self.corpus.tokenizer)
+        self.directory = directory
+        workdir.claim(directory, config, self.corpus.tokenizer)
 
     def train(self) -> int:
         """Trains to the last step, or to the first boundary after SIGINT or SIGTERM.
@@ -89,7 +41,7 @@ class Run:
         """
         experiment = self.experiment
         model_config = experiment.model_config(self.corpus.tokenizer.vocab_size)
-        model = LanguageModel(model_config, rngs=nnx.Rngs(experiment.seed))
+        model = jax.jit(lambda: LanguageModel(model_config, rngs=nnx.Rngs(experiment.seed)))()
         update_rule = optimizer.make(experiment.optimizer, experiment.num_steps)
         graph, _, _ = step.split(model)
         state = sharding.place(step.init(model, update_rule), "", self.mesh)
@@ -99,55 +51,94 @@ class Run:
         if start:
             state, iterator_state = checkpoints.restore(start, state)
             batches.set_state(iterator_state)
-
-        sizes = count_parameters(model)
-        progress = metrics.Progress(experiment.num_steps, start)
-        progress.note(
-            f"{sizes['total']:,} parameters, {sizes['active']:,} active for a token, {sizes['embedding']:,} embedding; "
-            + (f"going on from step {start}" if start else f"new run in {self.directory}")
-        )
-        log = metrics.MetricsFile(self.directory / "metrics.jsonl", start)
-        update = jax.jit(step.make_train_step(graph, update_rule, experiment.training), donate_argnums=0)
-        place = partial(sharding.place, letters="BT", mesh=self.mesh)
+        report = _Report(self, start)
+        report.begin(count_parameters(model))
         evaluate_step = jax.jit(step.make_evaluate_step(graph))
-        rate = optimizer.learning_rate(experiment.optimizer, experiment.num_steps)
+        if start < experiment.num_steps:
+            update = self._compile(step.make_train_step(graph, update_rule, experiment.training), state)
+            report.restart_clock()
 
-        def validate(at):
-            windows = None if at == experiment.num_steps else experiment.evaluate_windows
-            held_out = pipeline.validation_batches(self.corpus.validation, experiment.data.batch_size, windows)
-            sums = evaluate(evaluate_step, state.params, state.buffers, held_out, place)
-            values = step.means(sums, experiment.training.balance_loss)
-            log.write(at, "validation", values | {"tokens": int(sums.tokens)})
-            progress.note(f"step {at}  validation loss {values['loss']:.4f}  bits/byte {values['bits_per_byte']:.4f}")
-
-        clock = time.monotonic()
         with _Signals() as signals:
             for at in range(start + 1, experiment.num_steps + 1):
-                state = update(state, place(next(batches)))
-                if at % experiment.log_every == 0 or at == experiment.num_steps:
-                    values = step.means(state.sums, experiment.training.balance_loss)
-                    num_tokens = float(state.sums.tokens)
-                    now = time.monotonic()
-                    values["learning_rate"] = float(rate(at - 1))
-                    values["tokens_per_second"] = num_tokens / (now - clock)
-                    log.write(at, "train", values)
-                    progress.show(at, values)
-                    state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
-                    clock = time.monotonic()
+                state = update(state, self._place(next(batches)))
                 is_last = at == experiment.num_steps
+                if at % experiment.log_every == 0 or is_last:
+                    report.train(at, state.sums)
+                    state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
                 if at % experiment.evaluate_every == 0 or is_last:
-                    validate(at)
-                    clock = time.monotonic()
+                    report.validation(at, self._validate(evaluate_step, state, complete=is_last))
                 if at % experiment.checkpoint.every == 0 or is_last or signals.received:
                     checkpoints.save(state, batches.get_state())
-                    clock = time.monotonic()
+                    report.restart_clock()
                 if signals.received:
-                    progress.note(f"stopped at step {at}; the same command goes on from there")
                     break
-        log.close()
+        report.end(at if start < experiment.num_steps else start, signals.received)
         checkpoints.close()
-        curve.plot(metrics.read(self.directory / "metrics.jsonl"), self.directory / "loss.png")
+        batches.close()
         return 128 + signals.received if signals.received else 0
+
+    def _place(self, batch):
+        return sharding.place(batch, "BT", self.mesh)
+
+    def _compile(self, train_step, state):
+        """Ahead of the first step, so that its time does not count as training."""
+        example = {key: np.stack([row] * self.experiment.data.batch_size) for key, row in self.corpus.train[0].items()}
+        return jax.jit(train_step, donate_argnums=0).lower(state, self._place(example)).compile()
+
+    def _validate(self, evaluate_step, state, complete):
+        """Sums over all validation windows, or over a sample of them."""
+        windows = None if complete else self.experiment.evaluate_windows
+        batches = pipeline.validation_batches(self.corpus.validation, self.experiment.data.batch_size, windows)
+        return evaluate(evaluate_step, state.params, state.buffers, batches, self._place)
+
+
+class _Report:
+    """What a run tells: the metrics file, the status line, the curve."""
+
+    def __init__(self, run: Run, start: int):
+        self._run, self._start = run, start
+        self._file = metrics.MetricsFile(run.directory / "metrics.jsonl", start)
+        self._progress = metrics.Progress(run.experiment.num_steps, start)
+        self._rate = optimizer.learning_rate(run.experiment.optimizer, run.experiment.num_steps)
+        self._clock = time.monotonic()
+
+    def begin(self, parameters):
+        sizes = ", ".join(f"{count:,} {name}" for name, count in parameters.items())
+        windows = (
+            f"{len(self._run.corpus.train):,} training and {len(self._run.corpus.validation):,} validation windows"
+        )
+        where = f"going on from step {self._start} in" if self._start else "new run in"
+        self._progress.note(f"parameters: {sizes}; {windows}; {where} {self._run.directory}")
+
+    def restart_clock(self):
+        """Time from here on is training; what came before was something else."""
+        self._clock = time.monotonic()
+
+    def train(self, at, sums):
+        values = step.means(sums, self._run.experiment.training.balance_loss)
+        values["learning_rate"] = float(self._rate(at - 1))
+        values["tokens_per_second"] = float(sums.tokens) / (time.monotonic() - self._clock)
+        self._file.write(at, "train", values)
+        self._progress.show(at, values)
+        self.restart_clock()
+
+    def validation(self, at, sums):
+        values = step.means(sums, self._run.experiment.training.balance_loss)
+        self._file.write(at, "validation", values | {"tokens": int(sums.tokens)})
+        self._progress.note(
+            f"step {at}  validation loss {values['loss']:.4f}  bits/byte {values['bits_per_byte']:.4f} "
+            f"over {int(sums.tokens):,} tokens"
+        )
+        self.restart_clock()
+
+    def end(self, at, signal_number):
+        self._file.close()
+        directory = self._run.directory
+        curve.plot(metrics.read(directory / "metrics.jsonl"), directory / "loss.png")
+        if signal_number:
+            self._progress.note(f"stopped at step {at}; the same command goes on from there")
+        else:
+            self._progress.note(f"done at step {at}: {directory}/metrics.jsonl, loss.png, checkpoints")
 
 
 class _Signals:

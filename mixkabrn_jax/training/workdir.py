@@ -9,16 +9,15 @@ from mixkabrn_jax.data import tokenizers
 NOT_PART_OF_THE_EXPERIMENT = frozenset({"data.num_threads"})
 
 
-def claim(workdir: Path, config: Mapping) -> None:
-    """Makes the directory this config's, or checks that it is.
+def check(workdir: Path, config: Mapping) -> None:
+    """Makes sure that the directory holds nothing, or a run of this very config.
 
     Raises: ValueError naming the fields in which the directory's own config differs, or a `config.json` that cannot
-        be read; FileExistsError for a path that is not a directory.
+        be read; NotADirectoryError for a path that is a file.
     """
-    path = workdir / "config.json"
-    if not path.exists():
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(config, indent=2) + "\n")
+    if workdir.exists() and not workdir.is_dir():
+        raise NotADirectoryError(f"--workdir={workdir} is a file: a directory is needed")
+    if not (workdir / "config.json").exists():
         return
     mine, theirs = flatten(config), flatten(load_config(workdir))
     differing = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
@@ -26,6 +25,15 @@ def claim(workdir: Path, config: Mapping) -> None:
     if differing:
         changes = ", ".join(f"config.{key}={mine.get(key)!r} (there: {theirs.get(key)!r})" for key in differing)
         raise ValueError(f"--workdir={workdir} holds a run of another config: {changes}; choose another --workdir")
+
+
+def claim(workdir: Path, config: Mapping, tokenizer: tokenizers.Tokenizer) -> None:
+    """Writes `tokenizer.json` and `config.json` where they are missing; `check` comes first."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    contents = {"tokenizer.json": json.dumps(tokenizer.to_json()), "config.json": json.dumps(config, indent=2)}
+    for name, text in contents.items():
+        if not (workdir / name).exists():
+            write_atomically(workdir / name, text + "\n")
 
 
 def load_config(workdir: Path) -> dict:
@@ -40,11 +48,6 @@ def load_config(workdir: Path) -> dict:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}); remove the directory or restore the file") from error
-
-
-def save_tokenizer(workdir: Path, tokenizer: tokenizers.Tokenizer) -> None:
-    """Writes `tokenizer.json`."""
-    write_atomically(workdir / "tokenizer.json", json.dumps(tokenizer.to_json()) + "\n")
 
 
 def load_tokenizer(workdir: Path) -> tokenizers.Tokenizer | None:

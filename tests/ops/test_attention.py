@@ -45,7 +45,9 @@ def test_gradients_are_those_of_the_definition(segment_ids):
 def test_no_output_depends_on_a_later_token():
     out, vjp = jax.vjp(causal, *map(jnp.asarray, inputs(1)))
     for t in (0, 4, 9):
-        dq, dk, dv = vjp(jnp.zeros_like(out).at[:, t].set(1.0))
+        out_bar = np.zeros(out.shape, np.float32)
+        out_bar[:, t] = 1
+        dq, dk, dv = vjp(jnp.asarray(out_bar))
         for bar in (dq, dk, dv):
             np.testing.assert_array_equal(bar[:, t + 1 :], np.zeros_like(bar[:, t + 1 :]))
         assert (dv[:, : t + 1] != 0).all()
@@ -54,7 +56,9 @@ def test_no_output_depends_on_a_later_token():
 def test_nothing_crosses_from_one_document_to_the_next():
     q, k, v = inputs(1)
     out, vjp = jax.vjp(lambda *a: causal(*a, IDS[:1]), *map(jnp.asarray, (q, k, v)))
-    for bar in vjp(jnp.zeros_like(out).at[:, 4:9].set(reference.normal(8, 1, 5, 3, 6))):
+    out_bar = np.zeros(out.shape, np.float32)
+    out_bar[:, 4:9] = reference.normal(8, 1, 5, 3, 6)
+    for bar in vjp(jnp.asarray(out_bar)):
         outside = np.delete(np.asarray(bar), np.arange(4, 9), axis=1)
         np.testing.assert_array_equal(outside, np.zeros_like(outside))
     for piece in (slice(0, 4), slice(4, 9), slice(9, 10)):
@@ -135,5 +139,7 @@ def test_cached_queries_do_not_see_later_tokens_of_their_own_piece():
     cache = empty_cache(q, v, 8)
     out, vjp = jax.vjp(lambda q, k, v: cached(q, k, v, cache, jnp.array([2]))[0], q, k, v)
     for t in (0, 3):
-        for bar in vjp(jnp.zeros_like(out).at[:, t].set(1.0)):
+        out_bar = np.zeros(out.shape, np.float32)
+        out_bar[:, t] = 1
+        for bar in vjp(jnp.asarray(out_bar)):
             np.testing.assert_array_equal(bar[:, t + 1 :], np.zeros_like(bar[:, t + 1 :]))

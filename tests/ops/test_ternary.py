@@ -117,6 +117,16 @@ def test_activation_codes_round_half_to_even():
     np.testing.assert_array_equal(codes, [[127, 0, 2, 2, 0, -2]])
 
 
+def test_activations_of_half_precision_are_quantised_in_single():
+    # In bfloat16 a quotient near 100 is known to 0.5 only: codes would be off by one, and some of them -128.
+    x = jnp.asarray(reference.normal(10, 50, 256), jnp.bfloat16)
+    exact = np.asarray(x, np.float64)
+    codes, scale = ternary.quantize_activation(x)
+    _, want_scale = reference.quantize_activation(exact)
+    assert np.abs(np.asarray(codes, np.float64) - exact / want_scale).max() <= 0.5 + 4 * EPS * 127
+    np.testing.assert_allclose(np.asarray(scale, np.float64), want_scale, rtol=float(jnp.finfo(jnp.bfloat16).eps))
+
+
 def test_zero_and_tiny_tokens_are_finite():
     x = jnp.array([[0.0, 0.0, 0.0], [1e-6, -1e-6, 0.0], [1e-38, 0.0, 0.0]], jnp.float32)
     codes, scale = ternary.quantize_activation(x)

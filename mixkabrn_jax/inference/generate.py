@@ -1,0 +1,73 @@
+"""Text from a trained model: a chunkwise pass over the prompt, then one recurrent step a token."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mixkabrn_jax.inference.sampling import Sampling, sample
+from mixkabrn_jax.models.language import LanguageModel
+
+STRIDE = 32  # tokens per trip to the device: enough to hide the trip, few enough to stream
+
+
+def generate(
+    model: LanguageModel,
+    prompt: np.ndarray,
+    *,
+    max_tokens: int,
+    sampling: Sampling,
+    seed: int,
+    stop_token: int | None = None,
+) -> Iterator[np.ndarray]:
+    """Yields the continuation, token by token.
+
+    The same model, prompt, sampling and seed give the same tokens, however many are asked for.
+
+    Args:
+        prompt: int `[B, T]`, T >= 1; all rows of one length.
+        max_tokens: at most so many tokens are yielded.
+        stop_token: a row that has drawn it goes on drawing it; when all rows have, generation ends. The stop tokens
+            themselves are yielded. None never stops.
+    Yields: int32 `[B]`, the next token of each row.
+    Raises: ValueError for an empty prompt or a negative number of tokens.
+    """
+    if prompt.ndim != 2 or not prompt.size:
+        raise ValueError(f"prompt of shape {prompt.shape}: [B, T] with at least one token in each row is needed")
+    if max_tokens < 0:
+        raise ValueError(f"max_tokens={max_tokens}: 0 or more is needed")
+    # Room in whole strides: the last one may run past max_tokens.
+    room = prompt.shape[1] + -(-max_tokens // STRIDE) * STRIDE
+    carry = _prefill(model, jnp.asarray(prompt, jnp.int32), room)
+    key = jax.random.key(seed)
+    for start in range(0, max_tokens, STRIDE):
+        carry, tokens_NB = _decode(model, carry, key, start, sampling, stop_token)
+        tokens_NB = np.asarray(tokens_NB)
+        yield from tokens_NB[: max_tokens - start]
+        if stop_token is not None and (tokens_NB[-1] == stop_token).all():
+            return
+
+
+@partial(jax.jit, static_argnums=2)
+def _prefill(model, prompt_BT, room):
+    """Returns (logits of the next token `[B, W]`, state, which rows have stopped `[B]`)."""
+    output = model(prompt_BT, model.init_state(prompt_BT.shape[0], room))
+    return output.logits_BTW[:, -1], output.state, jnp.zeros(prompt_BT.shape[0], bool)
+
+
+@partial(jax.jit, static_argnums=(4, 5))
+def _decode(model, carry, key, start, sampling, stop_token):
+    """A stride of steps. Returns (carry, tokens `[STRIDE, B]`)."""
+
+    def one(carry, index):
+        logits_BW, state, stopped_B = carry
+        token_B = sample(jax.random.fold_in(key, index), logits_BW, sampling)
+        if stop_token is not None:
+            token_B = jnp.where(stopped_B, stop_token, token_B)
+            stopped_B = stopped_B | (token_B == stop_token)
+        logits_BW, state = model.step(token_B, state)
+        return (logits_BW, state, stopped_B), token_B
+
+    return jax.lax.scan(one, carry, start + jnp.arange(STRIDE))

@@ -1,0 +1,60 @@
+"""From logits to the next token."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn. Filters apply in the order of the fields, each to what the ones before left."""
+
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the most likely token."""
+    top_k: int = 0
+    """Keep the k most likely tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the fewest most likely tokens whose probabilities reach p together (Holtzman et al. 2020)."""
+    min_p: float = 0.0
+    """Keep tokens at least min_p times as likely as the most likely one (Nguyen et al. 2024)."""
+
+    def __post_init__(self):
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature={self.temperature}: 0 or more is needed")
+        if self.top_k < 0:
+            raise ValueError(f"top_k={self.top_k}: 0 (all) or more is needed")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p}: more than 0 and at most 1 is needed")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p={self.min_p}: 0 to 1 is needed")
+
+
+def sample(key: jax.Array, logits: jax.Array, sampling: Sampling) -> jax.Array:
+    """Draws a token for each row.
+
+    Args:
+        logits: `[B, W]`.
+    Returns: int32 `[B]`. The most likely token is never filtered out.
+    """
+    if sampling.temperature == 0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jax.random.categorical(key, filtered(logits, sampling), axis=-1).astype(jnp.int32)
+
+
+def filtered(logits: jax.Array, sampling: Sampling) -> jax.Array:
+    """Logits `[B, W]` over the temperature, with -inf for the tokens that the filters leave out."""
+    logits = logits.astype(jnp.float32) / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        threshold = jax.lax.top_k(logits, sampling.top_k)[0][..., -1:]
+        logits = jnp.where(logits >= threshold, logits, -jnp.inf)
+    if sampling.top_p < 1:
+        order = jnp.argsort(-logits, axis=-1)
+        probability = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
+        before = jnp.cumsum(probability, axis=-1) - probability
+        rank = jnp.argsort(order, axis=-1)
+        logits = jnp.where(jnp.take_along_axis(before, rank, axis=-1) < sampling.top_p, logits, -jnp.inf)
+    if sampling.min_p > 0:
+        floor = jnp.max(logits, axis=-1, keepdims=True) + jnp.log(sampling.min_p)
+        logits = jnp.where(logits >= floor, logits, -jnp.inf)
+    return logits

@@ -1,0 +1,87 @@
+"""A config as one checked object, and the model of a finished run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from flax import nnx
+
+from mixkabrn_jax.data.pipeline import DataConfig
+from mixkabrn_jax.data.tokenizers import Tokenizer
+from mixkabrn_jax.models.config import ModelConfig
+from mixkabrn_jax.models.language import LanguageModel
+from mixkabrn_jax.sharding import MeshConfig
+from mixkabrn_jax.training import workdir
+from mixkabrn_jax.training.checkpoint import CheckpointConfig, Checkpoints
+from mixkabrn_jax.training.optimizer import OptimizerConfig
+from mixkabrn_jax.training.step import StepConfig, split
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A config, checked: an unknown key is a TypeError, an impossible value a ValueError that names its field."""
+
+    seed: int
+    num_steps: int
+    log_every: int
+    evaluate_every: int
+    evaluate_windows: int
+    """Validation windows of an evaluation on the way; the last one takes all."""
+    model: Mapping
+    """The fields of `ModelConfig` but vocab_size, which the tokenizer decides."""
+    data: DataConfig
+    optimizer: OptimizerConfig
+    training: StepConfig
+    checkpoint: CheckpointConfig
+    mesh: MeshConfig
+
+    def __post_init__(self):
+        for field in ("num_steps", "log_every", "evaluate_every", "evaluate_windows"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"config.{field}={getattr(self, field)}: at least 1 is needed")
+        parts = self.training.accumulation_steps * self.mesh.data
+        if self.data.batch_size % parts:
+            raise ValueError(
+                f"config.data.batch_size={self.data.batch_size} is not a multiple of "
+                f"config.training.accumulation_steps * config.mesh.data = {parts}"
+            )
+        self.model_config(vocab_size=1)
+
+    @classmethod
+    def from_dict(cls, config: Mapping) -> "Experiment":
+        """From `config.json` or a ConfigDict's `to_dict()`."""
+        sections = {
+            "data": DataConfig,
+            "optimizer": OptimizerConfig,
+            "training": StepConfig,
+            "checkpoint": CheckpointConfig,
+            "mesh": MeshConfig,
+        }
+        return cls(**{key: sections[key](**value) if key in sections else value for key, value in config.items()})
+
+    def model_config(self, vocab_size: int) -> ModelConfig:
+        """The model for a tokenizer of this size."""
+        return ModelConfig(vocab_size=vocab_size, **self.model)
+
+
+def load_model(directory: Path) -> tuple[LanguageModel, Tokenizer]:
+    """The model and tokenizer of a trained run, from its newest checkpoint.
+
+    Raises: FileNotFoundError when the directory holds no run or no checkpoint.
+    """
+    experiment = Experiment.from_dict(workdir.load_config(directory))
+    checkpoints_path = directory / "checkpoints"
+    tokenizer = workdir.load_tokenizer(directory)
+    if tokenizer is None or not checkpoints_path.is_dir():
+        raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
+    model_config = experiment.model_config(tokenizer.vocab_size)
+    abstract = jax.eval_shape(lambda: LanguageModel(model_config, rngs=nnx.Rngs(0)))
+    graph, params, buffers = split(abstract)
+    checkpoints = Checkpoints(checkpoints_path, read_only=True)
+    latest = checkpoints.latest_step()
+    if latest is None:
+        raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
+    params, buffers = checkpoints.restore_model(latest, params, buffers)
+    checkpoints.close()
+    return nnx.merge(graph, params, buffers), tokenizer
