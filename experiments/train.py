@@ -1,28 +1,30 @@
-"""Trains a language model: python -m experiments.train --config=configs/lm.py:tiny --workdir=runs/tiny"""
+"""Trains a language model: python -m experiments.train --config=configs/lm.py:tiny --workdir=runs/tiny
 
-import sys
+The same command again goes on where the last one stopped. Any field of the config can be set on the command line, as in
+--config.model.ffn=mlp; the README's map says where each is declared.
+"""
+
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags
 from ml_collections import config_flags
 
+from experiments import command_line
+
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="config file, with a size after a colon")
-_WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run; an interrupted run in it goes on")
+_WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run")
+flags.mark_flags_as_required(["config", "workdir"])
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    from mixkabrn_jax.training.loop import Run  # after the flags are read: wrong ones are answered at once
+def main():
+    with command_line.user_errors():
+        config = _CONFIG.value.to_dict()
+        # Imported once the flags are read, so that a wrong one is answered at once.
+        from mixkabrn_jax.training.loop import Run
 
-    logging.set_verbosity(logging.WARNING)  # orbax reports every file it writes
-    try:
-        run = Run(_CONFIG.value.to_dict(), Path(_WORKDIR.value))
-    except (TypeError, ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    sys.exit(run.train())
+        run = Run(config, Path(_WORKDIR.value))
+    return run.train()
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    command_line.run(main)

@@ -22,22 +22,26 @@ def generate(
     seed: int,
     stop_token: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yields the continuation, token by token.
+    """Returns an iterator over the continuation, token by token.
 
     The same model, prompt, sampling and seed give the same tokens, however many are asked for.
 
     Args:
         prompt: int `[B, T]`, T >= 1; all rows of one length.
-        max_tokens: at most so many tokens are yielded.
+        max_tokens: at most so many tokens a row.
         stop_token: a row that has drawn it goes on drawing it; when all rows have, generation ends. The stop tokens
-            themselves are yielded. None never stops.
-    Yields: int32 `[B]`, the next token of each row.
-    Raises: ValueError for an empty prompt or a negative number of tokens.
+            themselves are included. None never stops.
+    Returns: int32 arrays `[B]`, the next token of each row.
+    Raises: ValueError, at the call, for an empty prompt or a negative number of tokens.
     """
     if prompt.ndim != 2 or not prompt.size:
         raise ValueError(f"prompt of shape {prompt.shape}: [B, T] with at least one token in each row is needed")
     if max_tokens < 0:
         raise ValueError(f"max_tokens={max_tokens}: 0 or more is needed")
+    return _stream(model, prompt, max_tokens, sampling, seed, stop_token)
+
+
+def _stream(model, prompt, max_tokens, sampling, seed, stop_token):
     # Room in whole strides: the last one may run past max_tokens.
     room = prompt.shape[1] + -(-max_tokens // STRIDE) * STRIDE
     carry = _prefill(model, jnp.asarray(prompt, jnp.int32), room)

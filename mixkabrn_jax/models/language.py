@@ -36,20 +36,12 @@ class LanguageModel(nnx.Module):
     """Tokens in, logits and the state after them out. Pure: nothing is stored between calls."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        shape = (config.vocab_size, config.d_model)
-        import os
-
-        self.embedding_WD = nnx.Param(
-            float(os.environ.get("EMB", config.d_model**-0.5)) * jax.random.normal(rngs.params(), shape)
-        )
+        self.embedding_WD = _embedding(config, rngs)
         num_dense = config.first_dense_layers if config.num_experts else config.num_layers
         self.dense_blocks = _stack(config, num_dense, routed=False, rngs=rngs)
         self.routed_blocks = _stack(config, config.num_layers - num_dense, routed=True, rngs=rngs)
         self.final_norm = RMSNorm(config.d_model, epsilon=config.norm_epsilon)
-        if config.tied_embeddings:
-            self.head_WD = None
-        else:
-            self.head_WD = nnx.Param(config.d_model**-0.5 * jax.random.normal(rngs.params(), shape))
+        self.head_WD = None if config.tied_embeddings else _embedding(config, rngs)
         self.config = config
 
     def __call__(self, tokens_BT, state: State | None = None, segment_ids_BT=None) -> Output:
@@ -64,10 +56,7 @@ class LanguageModel(nnx.Module):
         if state is None:
             state = self.init_state(tokens_BT.shape[0], None)
         position_BT = _positions(state.position_B, tokens_BT, segment_ids_BT)
-        x_BTD = jnp.take(self.embedding_WD[...], tokens_BT, axis=0) * float(
-            __import__("os").environ.get("FAC", config.d_model**0.5)
-        )
-        x_BTD = x_BTD.astype(config.compute_dtype)
+        x_BTD = jnp.take(self.embedding_WD[...], tokens_BT, axis=0).astype(config.compute_dtype)
 
         def run(x_BTD, layer):
             block, mixer_state = layer
@@ -142,6 +131,11 @@ def count_parameters(model: LanguageModel) -> dict[str, int]:
         idle = experts // config.num_experts * (config.num_experts - config.experts_per_token)
     embedding = config.vocab_size * config.d_model * (1 if config.tied_embeddings else 2)
     return {"total": total, "active": total - idle, "embedding": embedding}
+
+
+def _embedding(config, rngs):
+    """Small, so that a tied head starts near even odds: with unit rows the input token itself would look likely."""
+    return nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.vocab_size, config.d_model)))
 
 
 def _stack(config, num_layers, *, routed, rngs):

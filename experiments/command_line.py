@@ -1,0 +1,50 @@
+"""How every entry point starts: flags are read, and a user's mistake ends in one line instead of a traceback."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from absl import app, flags, logging
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Reads the flags and exits with what `main()` returns."""
+
+    def checked(argv):
+        if len(argv) > 1:
+            sys.exit(f"error: {argv[1]!r} is not a flag: write --name=value")
+        logging.set_verbosity(logging.ERROR)  # orbax reports every file it touches
+        sys.exit(main())
+
+    app.run(checked, flags_parser=_parse)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Around the part of a program that checks what it was given: its errors are sentences, so print just those."""
+    try:
+        yield
+    except (TypeError, ValueError, OSError) as error:
+        sys.exit(f"error: {_one_line(error)}")
+
+
+def _parse(argv):
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(f"error: {_one_line(error)}")
+    except (AttributeError, KeyError) as error:  # ml_collections found no such field, and quotes one name of its path
+        overrides = [argument for argument in argv if argument.startswith("--config.")]
+        unknown = [argument for argument in overrides if _quotes_part_of(argument, _one_line(error))]
+        if not unknown:
+            raise
+        sys.exit(f"error: {' '.join(unknown)}: the config file declares no such field ({_one_line(error)})")
+
+
+def _quotes_part_of(argument, message):
+    path = argument.removeprefix("--").partition("=")[0]
+    return any(f"'{name}'" in message or f'"{name}"' in message for name in path.split("."))
+
+
+def _one_line(error):
+    return " ".join(str(error.args[-1] if isinstance(error, KeyError) else error).replace("\\n", " ").split())

@@ -1,0 +1,134 @@
+"""Runs command lines as processes of this machine, some at a time."""
+
+import contextlib
+import fcntl
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command line, and the file that its output is appended to."""
+
+    name: str
+    command: tuple[str, ...]
+    log: Path
+
+    @property
+    def header(self) -> str:
+        """The line that begins each run in the log."""
+        return f"$ {shlex.join(self.command)}\n"
+
+
+@dataclass(frozen=True)
+class Event:
+    """What happened to a job: it waits for a process of an earlier sweep, has started, or has ended."""
+
+    job: Job
+    kind: Literal["waits", "started", "ended"]
+    exit_code: int = 0
+    """Of a job that ended; minus the signal's number when one killed it; 0 when an earlier sweep's process did it."""
+
+
+class LocalExecutor:
+    """Keeps `slots` processes running; used as a context, whose end stops those that are left.
+
+    A killed sweep leaves processes that train on, and a second one in the same directory would ruin the first one's
+    files. So each holds a lock (flock) on its log, through the open file that is its standard output: the lock lasts
+    exactly as long as the process, whoever started it and however it ends, with no file to clean up. A job whose log is
+    locked waits in its slot, since the process it waits for takes that slot's share of the machine. Letting processes
+    die with the sweep (PR_SET_PDEATHSIG) would be Linux only, throw away work, and need the lock all the same while
+    they save their state.
+    """
+
+    def __init__(self, slots: int, *, poll_seconds: float = 0.1):
+        self.received: list[int] = []
+        """Signals that asked the sweep to stop."""
+        self._slots, self._poll_seconds = slots, poll_seconds
+        self._processes: list[subprocess.Popen] = []
+        self._previous = {}
+
+    def __enter__(self):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP under nohup
+                self._previous[number] = signal.signal(number, lambda number, _frame: self.received.append(number))
+        return self
+
+    def __exit__(self, *_):
+        """Asks what still runs to save its state and end, and waits; a second signal ends it at once."""
+        self._signal_all(signal.SIGTERM)
+        is_killed = False
+        while any(process.poll() is None for process in self._processes):
+            if len(self.received) > 1 and not is_killed:
+                self._signal_all(signal.SIGKILL)
+                is_killed = True
+            time.sleep(self._poll_seconds)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def run(self, jobs: Iterable[Job], is_done: Callable[[Job], bool]) -> Iterator[Event]:
+        """Runs the jobs in order and yields what happens to them; ends early when a signal is received.
+
+        `is_done` is asked of a job that waited, once its log is free: the earlier sweep's process may have done it.
+        """
+        queue, lives = deque(jobs), []
+        while (queue or lives) and not self.received:
+            while queue and len(lives) < self._slots:
+                lives.append(self._live(queue.popleft(), is_done))
+            for life in list(lives):
+                event = next(life)
+                if event is not None:
+                    yield event
+                    if event.kind == "ended":
+                        lives.remove(life)
+            time.sleep(self._poll_seconds)
+
+    def _live(self, job: Job, is_done: Callable[[Job], bool]) -> Iterator[Event | None]:
+        """A job from its lock to its end, as its events with None for each moment between them."""
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open("ab", buffering=0) as log:
+            if not try_lock(log):
+                yield Event(job, "waits")
+                while not try_lock(log):
+                    yield None
+                if is_done(job):
+                    yield Event(job, "ended")
+                    return
+            log.write(job.header.encode())
+            process = subprocess.Popen(
+                job.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                process_group=0,  # a terminal's Ctrl-C is for the sweep alone, which passes on SIGTERM
+            )
+        self._processes.append(process)
+        yield Event(job, "started")
+        while (exit_code := process.poll()) is None:
+            yield None
+        self._processes.remove(process)
+        yield Event(job, "ended", exit_code)
+
+    def _signal_all(self, number: int) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                # It may end in this very moment; macOS then answers with the second error.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, number)
+
+
+def try_lock(file) -> bool:
+    """Takes the file's lock unless another process holds it; it lasts until all who share the open file close it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

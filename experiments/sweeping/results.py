@@ -1,0 +1,110 @@
+"""What a sweep found, from the files its trials wrote: a table for people and one for programs."""
+
+import csv
+import io
+import re
+import signal
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from experiments.sweeping.trials import Trial
+from mixkabrn_jax.training import metrics
+from mixkabrn_jax.training.workdir import write_atomically
+
+_FORMATS = {"validation_loss": ".4f", "bits_per_byte": ".4f", "tokens_per_second": ",.0f"}
+_ERROR_LINE = re.compile(r"error: |(\w+\.)*\w*(Error|Exception|Interrupt|Exit)(: |$)")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial's line in the tables; the fields are the columns, and None is an empty cell."""
+
+    trial: str
+    overrides: str
+    status: str
+    """complete, failed or pending."""
+    steps: int
+    validation_loss: float | None
+    """Nats per token over all of the validation data, after the last step; this and the next only when complete."""
+    bits_per_byte: float | None
+    tokens_per_second: float | None
+    """Median over the lines of training: compilation and pauses weigh nothing."""
+    error: str
+
+
+def read(trial: Trial, error: str = "") -> Row:
+    """The row of a trial as its directory says; `error` is that of a process that has ended and left it incomplete."""
+    records = _records(trial)
+    final = _final(trial, records)
+    speeds = [record["tokens_per_second"] for record in records if record["split"] == "train"]
+    return Row(
+        trial=trial.name,
+        overrides=" ".join(f"{field}={value}" for field, value in trial.overrides.items()),
+        status="complete" if final else "failed" if error else "pending",
+        steps=max((record["step"] for record in records), default=0),
+        validation_loss=final and final["loss"],
+        bits_per_byte=final and final["bits_per_byte"],
+        tokens_per_second=statistics.median(speeds) if speeds else None,
+        error="" if final else error,
+    )
+
+
+def is_complete(trial: Trial) -> bool:
+    """Whether the evaluation after the last step, training's last line, is there."""
+    return _final(trial, _records(trial)) is not None
+
+
+def find_error(output: str, exit_code: int) -> str:
+    """One line that says why a process failed, from what it wrote: its last error, or its last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if _ERROR_LINE.match(line)]
+    if errors and exit_code >= 0:
+        return errors[-1].removeprefix("error: ")
+    how = f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
+    return f"{how}; last line: {lines[-1]}" if lines else how
+
+
+def write(directory: Path, rows: Sequence[Row], command: str) -> None:
+    """`results.csv`, and `results.md` with the command that made it; each whole or not at all."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    table.writeheader()
+    table.writerows(asdict(row) for row in rows)
+    write_atomically(directory / "results.csv", text.getvalue())
+    write_atomically(directory / "results.md", f"    {command}\n\n{markdown(rows)}")
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table, with columns in line for those who read it as plain text."""
+    cells = [[field.name.replace("_", " ") for field in fields(Row)]]
+    cells += [[_cell(name, value) for name, value in asdict(row).items()] for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+    is_number = [field.type is not str for field in fields(Row)]
+
+    def line(texts):
+        padded = [
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(texts, widths, is_number, strict=True)
+        ]
+        return f"| {' | '.join(padded)} |\n"
+
+    rule = ["-" * (width - 1) + ":" if right else "-" * width for width, right in zip(widths, is_number, strict=True)]
+    return "".join([line(cells[0]), line(rule), *map(line, cells[1:])])
+
+
+def _cell(name: str, value: object) -> str:
+    if value is None:
+        return ""
+    return format(value, _FORMATS.get(name, "")).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def _records(trial: Trial) -> list[dict]:
+    path = trial.directory / "metrics.jsonl"
+    return metrics.read(path) if path.exists() else []
+
+
+def _final(trial: Trial, records: Sequence[dict]) -> dict | None:
+    at_the_end = [record for record in records if (record["step"], record["split"]) == (trial.num_steps, "validation")]
+    return at_the_end[-1] if at_the_end else None
