@@ -33,11 +33,10 @@ def _parse(argv):
         return flags.FLAGS(argv)
     except flags.Error as error:
         sys.exit(f"error: {_one_line(error)}")
-    except (AttributeError, KeyError) as error:  # ml_collections found no such field, and quotes one name of its path
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # ml_collections found no such field, and quotes one name of its path, or none.
         overrides = [argument for argument in argv if argument.startswith("--config.")]
-        unknown = [argument for argument in overrides if _quotes_part_of(argument, _one_line(error))]
-        if not unknown:
-            raise
+        unknown = [argument for argument in overrides if _quotes_part_of(argument, _one_line(error))] or overrides
         sys.exit(f"error: {' '.join(unknown)}: the config file declares no such field ({_one_line(error)})")
 
 

@@ -3,19 +3,17 @@
 python -m experiments.sweep --config=configs/lm.py:tiny --sweep=ablation --workdir=runs/ablation [--slots=2] [--dry_run]
 """
 
-import fcntl
-import re
 import shlex
 import sys
 import time
-import traceback
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
+from experiments import command_line
 from experiments.sweeping import results, trials
-from experiments.sweeping.executor import Job, LocalExecutor
+from experiments.sweeping.executor import Job, LocalExecutor, try_lock
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="config file, with a size after a colon")
 _SWEEP = flags.DEFINE_string("sweep", None, "generator of trials: a function of the config file")
@@ -24,30 +22,28 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the trials' command lines 
 _SLOTS = flags.DEFINE_integer(
     "slots", 1, "trials at a time; on one accelerator more than 1 needs XLA_PYTHON_CLIENT_MEM_FRACTION", lower_bound=1
 )
+flags.mark_flags_as_required(["config", "sweep", "workdir"])
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+def main():
     config_flag = flags.FLAGS["config"]
     config_file, base = config_flags.get_config_filename(config_flag), config_flags.get_override_values(config_flag)
     directory = Path(_WORKDIR.value)
-    try:
+    with command_line.user_errors():
         found, doubles = _expand(config_file, base, directory)
         for line in doubles:
             _note(line)
         if _DRY_RUN.value:
             for trial in found:
                 print(shlex.join(["python", *trial.command[1:]]))
-            return
+            return 0
         directory.mkdir(parents=True, exist_ok=True)
-        with (directory / "sweep.lock").open("a") as lock:  # the tables have one writer
-            _lock(lock, directory)
-            arguments = [f"--config={config_file}", f"--sweep={_SWEEP.value}", f"--workdir={directory}"]
-            command = shlex.join(["python", "-m", "experiments.sweep", *arguments, *trials.command_line(base)])
-            sys.exit(run(found, directory, command, _SLOTS.value))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    arguments = [f"--config={config_file}", f"--sweep={_SWEEP.value}", f"--workdir={directory}"]
+    command = shlex.join(["python", "-m", "experiments.sweep", *arguments, *trials.command_line(base)])
+    with (directory / "sweep.lock").open("a") as lock:
+        if not try_lock(lock):  # the tables have one writer
+            sys.exit(f"error: --workdir={directory}: another sweep is running in it")
+        return run(found, directory, command, _SLOTS.value)
 
 
 def run(found: list[trials.Trial], directory: Path, command: str, slots: int) -> int:
@@ -65,17 +61,17 @@ def run(found: list[trials.Trial], directory: Path, command: str, slots: int) ->
         for event in executor.run(jobs, is_done=lambda job: results.is_complete(missing[job.name])):
             name = event.job.name
             if event.kind == "waits":
+                starts[name] = time.monotonic()
                 _note(f"{name}: still trained by a process of an earlier sweep; waiting for it")
             elif event.kind == "started":
                 starts[name] = time.monotonic()
                 _note(f"{name}: started, output in {event.job.log}")
             else:
-                output = event.job.log.read_text(errors="replace").rpartition(event.job.header)[2]
-                error = results.find_error(output, event.exit_code)
-                rows[name] = row = results.read(missing[name], error)
+                rows[name] = row = _outcome(missing[name], event)
                 results.write(directory, list(rows.values()), command)
-                outcome = f"validation loss {row.validation_loss:.4f}" if row.status == "complete" else error
-                _note(f"{name}: {row.status} after {time.monotonic() - starts.get(name, 0):.0f} s, {outcome}")
+                loss = f", validation loss {row.validation_loss:.4f}" if row.status == "complete" else ""
+                error = f", {row.error}" if row.error else ""
+                _note(f"{name}: {row.status} after {time.monotonic() - starts[name]:.0f} s{loss}{error}")
         if executor.received:
             _note("stopping: each trial that runs saves its state first; once more to kill them")
     rows = {trial.name: results.read(trial, rows[trial.name].error) for trial in found}
@@ -88,15 +84,11 @@ def run(found: list[trials.Trial], directory: Path, command: str, slots: int) ->
     return 0 if num_complete == len(rows) else 1
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """As absl does, but an override of a field that the config lacks is answered with a line, not a traceback."""
-    try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError) as error:
-        if any(frame.name == "get_config" for frame in traceback.extract_tb(error.__traceback__)):
-            raise  # the config file is wrong, not the command line
-        overrides = " ".join(argument for argument in argv if re.match(r"--?(no)?config\.", argument))
-        sys.exit(f"error: {overrides}: the config has no field {str(error.args[0]).strip(chr(34))}")
+def _outcome(trial, event):
+    if event.exit_code == 0 and results.is_complete(trial):
+        return results.read(trial)
+    output = event.job.log.read_text(errors="replace").rpartition(event.job.header)[2]
+    return results.read(trial, results.find_error(output, event.exit_code))
 
 
 def _expand(config_file, base, directory):
@@ -113,18 +105,10 @@ def _expand(config_file, base, directory):
         raise ValueError(f"--sweep={_SWEEP.value}: {error}") from error
 
 
-def _lock(file, directory):
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ValueError(f"--workdir={directory}: another sweep is running in it") from error
-
-
 def _note(line):
     """For people: standard output is for command lines and tables."""
     print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "sweep", "workdir"])
-    app.run(main, flags_parser=parse_flags)
+    command_line.run(main)

@@ -13,7 +13,13 @@ from experiments.sweeping.trials import Trial
 from mixkabrn_jax.training import metrics
 from mixkabrn_jax.training.workdir import write_atomically
 
-_FORMATS = {"validation_loss": ".4f", "bits_per_byte": ".4f", "tokens_per_second": ",.0f"}
+_FORMATS = {
+    "parameters": ",",
+    "active_parameters": ",",
+    "validation_loss": ".4f",
+    "bits_per_byte": ".4f",
+    "tokens_per_second": ",.0f",
+}
 _ERROR_LINE = re.compile(r"error: |(\w+\.)*\w*(Error|Exception|Interrupt|Exit)(: |$)")
 
 
@@ -25,6 +31,9 @@ class Row:
     overrides: str
     status: str
     """complete, failed or pending."""
+    parameters: int | None
+    active_parameters: int | None
+    """For one token."""
     steps: int
     validation_loss: float | None
     """Nats per token over all of the validation data, after the last step; this and the next only when complete."""
@@ -35,7 +44,7 @@ class Row:
 
 
 def read(trial: Trial, error: str = "") -> Row:
-    """The row of a trial as its directory says; `error` is that of a process that has ended and left it incomplete."""
+    """The row of a trial as its directory says; `error` is how a process of it ended, "" when it ended well."""
     records = _records(trial)
     final = _final(trial, records)
     speeds = [record["tokens_per_second"] for record in records if record["split"] == "train"]
@@ -43,11 +52,13 @@ def read(trial: Trial, error: str = "") -> Row:
         trial=trial.name,
         overrides=" ".join(f"{field}={value}" for field, value in trial.overrides.items()),
         status="complete" if final else "failed" if error else "pending",
+        parameters=final and final["parameters"],
+        active_parameters=final and final["active_parameters"],
         steps=max((record["step"] for record in records), default=0),
         validation_loss=final and final["loss"],
         bits_per_byte=final and final["bits_per_byte"],
         tokens_per_second=statistics.median(speeds) if speeds else None,
-        error="" if final else error,
+        error=error,
     )
 
 
@@ -57,11 +68,13 @@ def is_complete(trial: Trial) -> bool:
 
 
 def find_error(output: str, exit_code: int) -> str:
-    """One line that says why a process failed, from what it wrote: its last error, or its last line."""
+    """One line that says why a process failed, from what it wrote: the error that ended it, or its last line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if _ERROR_LINE.match(line)]
+    # What ends a module's main thread has passed through runpy; what background threads then die of is of no interest.
+    _, is_main, tail = output.rpartition('File "<frozen runpy>"')
+    errors = [line for line in tail.splitlines() if _ERROR_LINE.match(line)]
     if errors and exit_code >= 0:
-        return errors[-1].removeprefix("error: ")
+        return errors[0 if is_main else -1].strip().removeprefix("error: ")
     how = f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
     return f"{how}; last line: {lines[-1]}" if lines else how
 
@@ -97,12 +110,16 @@ def markdown(rows: Sequence[Row]) -> str:
 def _cell(name: str, value: object) -> str:
     if value is None:
         return ""
-    return format(value, _FORMATS.get(name, "")).replace("\\", "\\\\").replace("|", "\\|")
+    text = " ".join(format(value, _FORMATS.get(name, "")).split())
+    return re.sub(r"([\\|<])", r"\\\1", text)  # a bar would end the cell, and `<class 'int'>` would be a tag
 
 
 def _records(trial: Trial) -> list[dict]:
     path = trial.directory / "metrics.jsonl"
-    return metrics.read(path) if path.exists() else []
+    try:
+        return metrics.read(path) if path.exists() else []
+    except ValueError:
+        return []  # the trial counts as incomplete, so training reads the file next, and fails with what is wrong in it
 
 
 def _final(trial: Trial, records: Sequence[dict]) -> dict | None:

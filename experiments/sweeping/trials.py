@@ -63,9 +63,7 @@ def expand(
         config, taken = resolve(config_file, {**base, **overrides})
         for field, value in overrides.items():
             if taken[field] != value:
-                raise ValueError(
-                    f"{dict(overrides)}: config.{field}={value!r} is of another type than {taken[field]!r}"
-                )
+                raise ValueError(f"{dict(overrides)}: config.{field}={value!r} would be taken as {taken[field]!r}")
         digest = _digest(config)
         name = next((path.name for path in sorted(parent.glob(f"*-{digest}"))), f"{_prefix(overrides)}-{digest}")
         if digest in trials:

@@ -72,18 +72,16 @@ class KanLayer(nnx.Module):
     def __call__(self, x, group_sizes_E=None):
         """`[..., D]` -> `[..., F]`; with experts, rows `[R, D]` sorted by expert and `group_sizes_E`."""
         base = effective_weight(self.base[...], self.kind).astype(x.dtype)
-        edge = effective_activation(jax.nn.silu(x), self.kind, self.activation_bits)
-        weight = jnp.concatenate([base, self.spline[...].astype(x.dtype)], axis=-2)
-        features = jnp.concatenate([edge, self.basis(x)], axis=-1)
-        return multiply(features, weight, group_sizes_E)
+        spline = self.spline[...].astype(x.dtype)
 
-    def basis(self, x):
-        """`[..., D]` -> `[..., G * D]`. Recomputed in the backward pass: it is G times as large as x, and cheap."""
-        grid = self.grid
-        evaluate = jax.checkpoint(
-            lambda x: bspline.uniform_basis(x, grid.low, grid.high, grid.num_intervals, grid.degree)
-        )
-        return evaluate(x).reshape(*x.shape[:-1], -1)
+        # The basis is G times as large as x and cheap: recomputed in the backward pass, not kept for it.
+        @jax.checkpoint
+        def product(x, base, spline):
+            edge = effective_activation(jax.nn.silu(x), self.kind, self.activation_bits)
+            basis = self.grid.basis(x).reshape(*x.shape[:-1], -1)
+            return multiply(edge, base, group_sizes_E) + multiply(basis, spline, group_sizes_E)
+
+        return product(x, base, spline)
 
 
 class Kan(nnx.Module):

@@ -83,8 +83,10 @@ class ModelConfig:
             )
         if self.key_width % 2:
             raise ValueError(f"config.model.key_width={self.key_width}: rotary pairs need an even width")
-        if not 0 <= self.first_dense_layers <= self.num_layers:
-            raise ValueError(f"config.model.first_dense_layers={self.first_dense_layers}: 0 to num_layers is needed")
+        if self.first_dense_layers < 0 or (self.num_experts and self.first_dense_layers >= self.num_layers):
+            raise ValueError(
+                f"config.model.first_dense_layers={self.first_dense_layers}: 0 to num_layers - 1 is needed"
+            )
         if not 2 <= self.activation_bits <= 8:
             raise ValueError(f"config.model.activation_bits={self.activation_bits}: 2 to 8 is needed")
         if not 0 <= self.spline_share <= 1:

@@ -63,11 +63,13 @@ def uniform_basis(x: jax.Array, low: float, high: float, num_intervals: int, deg
     Raises: ValueError for an empty range, no interval or a negative degree.
     """
     _check_grid(low, high, num_intervals, degree)
-    # Every bump is 0 one step beyond the outermost support; clamping there keeps powers of |x| = 1e4 finite in bf16.
+    dtype = x.dtype
+    x = x.astype(jnp.promote_types(dtype, jnp.float32))  # a bf16 position would move the knots by a hundredth of a step
+    # Every bump is 0 one step beyond the outermost support; clamping there keeps powers of |x| = 1e30 finite.
     position = jnp.clip((x - low) * (num_intervals / (high - low)), -degree - 1, num_intervals + degree + 1)
     if degree == 0:  # a box has no slope to meet its neighbour with: its edges are half open, the last one closed
         cell = jnp.where(x == high, num_intervals - 1, jnp.floor(position))
-        return jnp.stack([(cell == g).astype(x.dtype) for g in range(num_intervals)], axis=-2)
+        return jnp.stack([(cell == g).astype(dtype) for g in range(num_intervals)], axis=-2)
     slabs = []
     for g in range(num_intervals + degree):
         distance = jnp.abs(position - (g - (degree - 1) / 2))
@@ -75,7 +77,7 @@ def uniform_basis(x: jax.Array, low: float, high: float, num_intervals: int, deg
             (-1) ** j * comb(degree + 1, j) * jnp.maximum((degree + 1) / 2 - j - distance, 0) ** degree
             for j in range(degree // 2 + 1)
         ]
-        slabs.append(sum(terms) / factorial(degree))
+        slabs.append((sum(terms) / factorial(degree)).astype(dtype))
     return jnp.stack(slabs, axis=-2)
 
 

@@ -33,8 +33,9 @@ def grouped_matmul(x: jax.Array, w: jax.Array, group_sizes: jax.Array, *, method
     if method == "dense":
         row_R = jnp.arange(x.shape[0])[:, None]
         end_E = jnp.cumsum(group_sizes)[None]
-        mine_RE = ((row_R >= end_E - group_sizes[None]) & (row_R < end_E)).astype(x.dtype)
-        return jnp.einsum("rd,edf,re->rf", x, w, mine_RE)
+        mine_RE = (row_R >= end_E - group_sizes[None]) & (row_R < end_E)
+        x = jnp.where(row_R < end_E[:, -1:], x, 0)
+        return jnp.einsum("rd,edf,re->rf", x, w, mine_RE.astype(x.dtype))
     raise ValueError(f"method={method!r}: one of {METHODS} is needed")
 
 
@@ -83,7 +84,8 @@ def _block_backward(residual, grad_RF):
     x_RD, w_EDF, tiles = residual
     grad_ICF = _to_slots(grad_RF, tiles)
     grad_ICD = jnp.einsum("icf,idf->icd", grad_ICF, w_EDF[tiles.expert_of_tile_I])
-    grad_IDF = jnp.einsum("icd,icf->idf", _to_slots(x_RD, tiles), grad_ICF)
+    wide = jnp.promote_types(w_EDF.dtype, jnp.float32)  # many tiles are summed
+    grad_IDF = jnp.einsum("icd,icf->idf", _to_slots(x_RD, tiles), grad_ICF, preferred_element_type=wide)
     grad_EDF = jax.ops.segment_sum(grad_IDF, tiles.expert_of_tile_I, w_EDF.shape[0], indices_are_sorted=True)
     return _to_rows(grad_ICD, tiles), grad_EDF.astype(w_EDF.dtype), None
 

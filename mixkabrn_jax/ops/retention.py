@@ -96,8 +96,9 @@ def chunkwise(q, k, v, log_decay, state, *, chunk_size: int, segment_ids=None):
         across_BH, added_BHKV = chunk
         return state_BHKV * across_BH[..., None, None] + added_BHKV, state_BHKV
 
-    across_NBH = jnp.broadcast_to(across_BNH, added_BNHKV.shape[:3]).swapaxes(0, 1)
-    state, state_NBHKV = jax.lax.scan(advance, state, (across_NBH, added_BNHKV.swapaxes(0, 1)))
+    across_BNH = jnp.broadcast_to(across_BNH, added_BNHKV.shape[:3])
+    chunks = jax.tree.map(lambda a: a.swapaxes(0, 1).astype(state.dtype), (across_BNH, added_BNHKV))
+    state, state_NBHKV = jax.lax.scan(advance, state, chunks)
     cross_BNCHV = _dot("bnchk,nbhkv->bnchv", q, state_NBHKV) * from_state_BNCH[..., None]
     flat = (batch * num_chunks, chunk_size)
     inner = parallel(*(a.reshape(*flat, *a.shape[3:]) for a in (q, k, v)), log_decay, flat_segments)

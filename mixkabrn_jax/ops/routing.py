@@ -52,6 +52,7 @@ def top_k_gates(
     Raises: ValueError when k, the groups and E do not fit together.
     """
     num_experts = logits.shape[-1]
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     check_routing(num_experts, k, num_groups, groups_per_token)
     score_E = scores(logits, score)
     choice_E = jax.lax.stop_gradient(score_E)
@@ -60,9 +61,12 @@ def top_k_gates(
     if num_groups > 1:
         choice_E = _keep_best_groups(choice_E, num_groups, groups_per_token, best=1 if score == "softmax" else 2)
     indices_N = jax.lax.top_k(choice_E, k)[1]
-    weights_N = jnp.take_along_axis(score_E, indices_N, axis=-1)
     if normalize:
-        weights_N = weights_N / (jnp.sum(weights_N, axis=-1, keepdims=True) + 1e-20)
+        # Scores over their sum, by logarithms: sigmoids of -50 would be 0/0 in the gradient.
+        log_score_E = jax.nn.log_sigmoid(logits) if score == "sigmoid" else logits
+        weights_N = jax.nn.softmax(jnp.take_along_axis(log_score_E, indices_N, axis=-1), axis=-1)
+    else:
+        weights_N = jnp.take_along_axis(score_E, indices_N, axis=-1)
     return weights_N * scale, indices_N
 
 
@@ -105,7 +109,8 @@ def balance_loss(scores: jax.Array, indices: jax.Array, mask: jax.Array | None =
     weights = jnp.ones(scores.shape[:-1]) if mask is None else mask.astype(jnp.float32)
     num_tokens = jnp.maximum(jnp.sum(weights), 1)
     frequency_E = load(indices, num_experts, weights) * num_experts / (num_choices * num_tokens)
-    share = scores / jnp.sum(scores, axis=-1, keepdims=True)
+    total = jnp.sum(scores, axis=-1, keepdims=True)
+    share = scores / jnp.where(total > 0, total, 1)
     mean_share_E = jnp.sum(share * weights[..., None], axis=tuple(range(scores.ndim - 1))) / num_tokens
     return jnp.sum(frequency_E * mean_share_E)
 

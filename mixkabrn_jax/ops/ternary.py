@@ -43,6 +43,7 @@ def quantize_activation(x: jax.Array, bits: int = 8) -> tuple[jax.Array, jax.Arr
     if not 2 <= bits <= 8:
         raise ValueError(f"bits={bits}: activations are quantised to 2 to 8 bits")
     largest = 2 ** (bits - 1) - 1
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # bf16 quotients would round one code in ten to its neighbour
     scale = jnp.maximum(jnp.max(jnp.abs(x), axis=-1, keepdims=True), _SMALLEST_SCALE) / largest
     return jnp.clip(jnp.round(x / scale), -largest - 1, largest).astype(jnp.int8), scale
 

@@ -51,9 +51,10 @@ class Run:
         if start:
             state, iterator_state = checkpoints.restore(start, state)
             batches.set_state(iterator_state)
-        report = _Report(self, start)
-        report.begin(count_parameters(model))
+        report = _Report(self, start, count_parameters(model))
         evaluate_step = jax.jit(step.make_evaluate_step(graph))
+        if start and self._validates_at(start) and not report.has_validation(start):
+            report.validation(start, self._validate(evaluate_step, state, start))  # the run was killed just before it
         if start < experiment.num_steps:
             update = self._compile(step.make_train_step(graph, update_rule, experiment.training), state)
             report.restart_clock()
@@ -65,11 +66,11 @@ class Run:
                 if at % experiment.log_every == 0 or is_last:
                     report.train(at, state.sums)
                     state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
-                if at % experiment.evaluate_every == 0 or is_last:
-                    report.validation(at, self._validate(evaluate_step, state, complete=is_last))
                 if at % experiment.checkpoint.every == 0 or is_last or signals.received:
                     checkpoints.save(state, batches.get_state())
                     report.restart_clock()
+                if self._validates_at(at):
+                    report.validation(at, self._validate(evaluate_step, state, at))
                 if signals.received:
                     break
         report.end(at if start < experiment.num_steps else start, signals.received)
@@ -85,9 +86,12 @@ class Run:
         example = {key: np.stack([row] * self.experiment.data.batch_size) for key, row in self.corpus.train[0].items()}
         return jax.jit(train_step, donate_argnums=0).lower(state, self._place(example)).compile()
 
-    def _validate(self, evaluate_step, state, complete):
-        """Sums over all validation windows, or over a sample of them."""
-        windows = None if complete else self.experiment.evaluate_windows
+    def _validates_at(self, at):
+        return at % self.experiment.evaluate_every == 0 or at == self.experiment.num_steps
+
+    def _validate(self, evaluate_step, state, at):
+        """Sums over a sample of the validation windows; after the last step, over all of them."""
+        windows = None if at == self.experiment.num_steps else self.experiment.evaluate_windows
         batches = pipeline.validation_batches(self.corpus.validation, self.experiment.data.batch_size, windows)
         return evaluate(evaluate_step, state.params, state.buffers, batches, self._place)
 
@@ -95,20 +99,19 @@ class Run:
 class _Report:
     """What a run tells: the metrics file, the status line, the curve."""
 
-    def __init__(self, run: Run, start: int):
-        self._run, self._start = run, start
+    def __init__(self, run: Run, start: int, parameters: dict[str, int]):
+        self._run, self._parameters = run, parameters
         self._file = metrics.MetricsFile(run.directory / "metrics.jsonl", start)
         self._progress = metrics.Progress(run.experiment.num_steps, start)
         self._rate = optimizer.learning_rate(run.experiment.optimizer, run.experiment.num_steps)
         self._clock = time.monotonic()
-
-    def begin(self, parameters):
         sizes = ", ".join(f"{count:,} {name}" for name, count in parameters.items())
-        windows = (
-            f"{len(self._run.corpus.train):,} training and {len(self._run.corpus.validation):,} validation windows"
-        )
-        where = f"going on from step {self._start} in" if self._start else "new run in"
-        self._progress.note(f"parameters: {sizes}; {windows}; {where} {self._run.directory}")
+        windows = f"{len(run.corpus.train):,} training and {len(run.corpus.validation):,} validation windows"
+        where = f"going on from step {start} in" if start else "new run in"
+        self._progress.note(f"parameters: {sizes}; {windows}; {where} {run.directory}")
+
+    def has_validation(self, at):
+        return any((record["step"], record["split"]) == (at, "validation") for record in self._file.kept)
 
     def restart_clock(self):
         """Time from here on is training; what came before was something else."""
@@ -124,7 +127,8 @@ class _Report:
 
     def validation(self, at, sums):
         values = step.means(sums, self._run.experiment.training.balance_loss)
-        self._file.write(at, "validation", values | {"tokens": int(sums.tokens)})
+        sizes = {"parameters": self._parameters["total"], "active_parameters": self._parameters["active"]}
+        self._file.write(at, "validation", values | {"tokens": int(sums.tokens)} | sizes)
         self._progress.note(
             f"step {at}  validation loss {values['loss']:.4f}  bits/byte {values['bits_per_byte']:.4f} "
             f"over {int(sums.tokens):,} tokens"

@@ -12,9 +12,9 @@ class MetricsFile:
     """One JSON object a line. Lines after the step a run resumes from are dropped, so curves have no overlaps."""
 
     def __init__(self, path: Path, resume_step: int):
-        if path.exists():
-            kept = [record for record in read(path) if record["step"] <= resume_step]
-            write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
+        self.kept = [record for record in read(path) if record["step"] <= resume_step] if path.exists() else []
+        """The lines of the run so far."""
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in self.kept))
         self._file = path.open("a")
 
     def write(self, step: int, split: str, values: dict[str, float]) -> None:

@@ -42,8 +42,8 @@ class Sums(NamedTuple):
     balance: jax.Array
     """Balance loss summed over layers, one term an update."""
     grad_norm: jax.Array
-    load_LE: jax.Array
-    """Choices that fell on each expert; `[0, 0]` without experts."""
+    load_LE: jax.Array | None
+    """Choices that fell on each expert; None without experts."""
 
 
 class TrainState(NamedTuple):
@@ -71,8 +71,9 @@ def split(model: language.LanguageModel):
 def zero_sums(model: language.LanguageModel) -> Sums:
     """Totals over nothing."""
     config = model.config
-    shape = (config.num_layers - config.first_dense_layers, config.num_experts) if config.num_experts else (0, 0)
-    return Sums(*(jnp.zeros(()) for _ in Sums._fields[:-1]), load_LE=jnp.zeros(shape))
+    shape = (config.num_layers - config.first_dense_layers, config.num_experts)
+    load_LE = jnp.zeros(shape) if config.num_experts else None
+    return Sums(*(jnp.zeros(()) for _ in Sums._fields[:-1]), load_LE=load_LE)
 
 
 def make_train_step(graph, optimizer: optax.GradientTransformation, config: StepConfig):
@@ -105,7 +106,7 @@ def make_train_step(graph, optimizer: optax.GradientTransformation, config: Step
         params = optax.apply_updates(state.params, updates)
         sums = sums._replace(updates=jnp.ones(()), grad_norm=optax.global_norm(grads))
         buffers = state.buffers
-        if config.router_bias_rate and sums.load_LE.size:
+        if config.router_bias_rate and sums.load_LE is not None:
             model = nnx.merge(graph, params, buffers)
             _, _, buffers = split(language.update_router_bias(model, sums.load_LE, config.router_bias_rate))
         total = jax.tree.map(jnp.add, state.sums, sums)
@@ -136,7 +137,7 @@ def means(sums: Sums, balance_loss: float) -> dict[str, float]:
     }
     if sums.updates:
         values["grad_norm"] = float(sums.grad_norm / sums.updates)
-    if sums.updates and sums.load_LE.size:
+    if sums.updates and sums.load_LE is not None:
         values["balance_loss"] = float(sums.balance / sums.updates)
         values["total_loss"] = values["loss"] + balance_loss * values["balance_loss"]
         values["max_load"] = float((sums.load_LE.max(axis=-1) / sums.load_LE.mean(axis=-1)).max())

@@ -80,11 +80,14 @@ def test_softmax_is_single_precision_whatever_the_inputs():
     out = causal(zeros, zeros, jnp.ones((1, T, 1, 3), jnp.bfloat16))
     assert out.dtype == jnp.bfloat16
     reference.assert_close(out, np.ones((1, T, 1, 3)), atol=float(jnp.finfo(jnp.bfloat16).eps))
-    q, k, v = (jnp.asarray(a, jnp.bfloat16) for a in inputs())
-    # Scores of size 30: in bfloat16 they would be off by 0.1, and their exponentials by as much.
-    q = 10 * q
-    eps = float(jnp.finfo(jnp.bfloat16).eps)
-    reference.assert_close(causal(q, k, v), reference.attention(q, k, v), atol=2 * eps * float(jnp.abs(v).max()))
+    # Scores of 128 and a little: in bfloat16, whose numbers lie 1 apart there, the little would be lost.
+    little = np.linspace(-2, 2, 9)
+    q = jnp.asarray(np.tile([16.0, 1.0], (1, 9, 1, 1)), jnp.bfloat16)
+    k = jnp.asarray(np.stack([np.full(9, 16.0), little], axis=-1)[None, :, None], jnp.bfloat16)
+    v = jnp.asarray(reference.normal(9, 1, 9, 1, 4), jnp.bfloat16)
+    want = reference.attention(*(np.asarray(a, np.float64) for a in (q, k, v)))
+    # The weights and the result are rounded.
+    reference.assert_close(causal(q, k, v), want, atol=2 * float(jnp.finfo(jnp.bfloat16).eps) * np.abs(want).max())
 
 
 def empty_cache(q, v, S):

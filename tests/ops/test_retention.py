@@ -192,6 +192,14 @@ def test_states_are_accumulated_in_single_precision_whatever_the_inputs():
     reference.assert_close(got, want, dtype=jnp.bfloat16)
 
 
+def test_one_step_from_nothing_is_the_exact_outer_product():
+    # Eight bits times eight bits: exact in float32. Not compiled, for XLA may skip a rounding that is asked for.
+    q, k, v = (jnp.asarray(a[:, 0], jnp.bfloat16) for a in inputs()[:3])
+    _, state = retention.recurrent(q, k, v, jnp.asarray(LOG_DECAY), jnp.zeros((2, 3, 4, 6)))
+    want = np.asarray(k, np.float64)[..., :, None] * np.asarray(v, np.float64)[..., None, :]
+    np.testing.assert_array_equal(state, want)
+
+
 # --- Gradients ---------------------------------------------------------------------------------------------------
 
 
@@ -217,6 +225,35 @@ def test_values_and_gradients_are_those_of_the_definition_documents_or_not(order
             continue
         # A gradient sums over positions and over one of the two widths.
         reference.assert_close(got_bar, want_bar, terms=(q.shape[1] + 1) * max(q.shape[-1], v.shape[-1]))
+
+
+@pytest.mark.parametrize("strength", [1.0, 40.0])
+@pytest.mark.parametrize("order", ["parallel", 4, "recurrent"])
+def test_the_gradient_of_the_decay_is_finite_and_right(order, strength):
+    q, k, v, state = inputs()
+    log_decay = (strength * LOG_DECAY).astype(np.float32)
+    if order == "parallel":
+        state = np.zeros_like(state)
+    out_bar = reference.normal(8, *v.shape)
+
+    def loss(log_decay):
+        if order == "parallel":
+            out = parallel(q, k, v, log_decay)
+        elif order == "recurrent":
+            out, _ = stepwise(q, k, v, log_decay, state)
+        else:
+            out, _ = chunkwise(q, k, v, log_decay, state, chunk_size=order)
+        return (out * out_bar).sum()
+
+    got = np.asarray(jax.grad(loss)(log_decay))
+    for h in range(3):
+        step = np.eye(3)[h] * 1e-4
+        high, low = (
+            (reference.retention(q, k, v, log_decay + s, state)[0] * out_bar)[:, :, h].sum() for s in (step, -step)
+        )
+        # One head at a time, whose many terms have either sign; a central difference of step 1e-4 is good to 1e-7.
+        size = np.abs(out_bar).sum() * np.abs(v).max()
+        assert abs(got[h] - (high - low) / 2e-4) <= 8 * np.finfo(np.float32).eps * size
 
 
 @pytest.mark.parametrize("order", ["parallel", 4, 64])

@@ -45,6 +45,15 @@ def test_rotation_turns_neighbouring_pairs(kind):
     reference.assert_close(got, reference.rotate(x, position, frequency), atol=angle_tolerance(x, 50))
 
 
+def test_the_half_layout_is_the_interleaved_one_in_another_order():
+    x = reference.normal(8, 2, 9, 3, 8)
+    position, frequency = positions(2, 9, 5), np.asarray(rotary.frequencies(8))
+    got = rotary.rotate(jnp.array(x), jnp.array(position), jnp.array(frequency), layout="half")
+    order = [0, 4, 1, 5, 2, 6, 3, 7]  # feature i and feature i + K/2 side by side
+    want = reference.rotate(x[..., order], position, frequency)
+    reference.assert_close(got[..., jnp.array(order)], want, atol=angle_tolerance(x, 14))
+
+
 def test_position_zero_is_not_turned():
     x = jnp.array(reference.normal(1, 1, 1, 3, 8))
     np.testing.assert_array_equal(rotary.rotate(x, jnp.zeros((1, 1), jnp.int32), rotary.frequencies(8)), x)

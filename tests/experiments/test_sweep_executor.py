@@ -1,0 +1,66 @@
+"""Jobs run in their slots, one process to a log, and none outlives the executor."""
+
+import sys
+
+import pytest
+
+from experiments.sweeping.executor import Job, LocalExecutor
+
+
+def python_job(folder, name, code):
+    return Job(name, (sys.executable, "-c", code), folder / name / "log.txt")
+
+
+def rendezvous(folder, name, other):
+    """Ends well only if `other` runs at the same time."""
+    return python_job(
+        folder,
+        name,
+        f"import pathlib, time; pathlib.Path({str(folder / name)!r}, 'here').touch()\n"
+        "for _ in range(1000):\n"
+        f"    if pathlib.Path({str(folder / other)!r}, 'here').exists(): break\n"
+        "    time.sleep(0.02)\n"
+        "else: raise SystemExit(1)",
+    )
+
+
+def test_slots_run_in_parallel(tmp_path):
+    jobs = [rendezvous(tmp_path, "a", "b"), rendezvous(tmp_path, "b", "a"), python_job(tmp_path, "c", "")]
+    with LocalExecutor(2, poll_seconds=0.01) as executor:
+        events = list(executor.run(jobs, is_done=lambda _: False))
+    assert [event.exit_code for event in events if event.kind == "ended"] == [0, 0, 0]
+    order = [(event.job.name, event.kind) for event in events]
+    assert order[:2] == [("a", "started"), ("b", "started")]
+    assert order[2][1] == "ended"
+
+
+def test_one_slot_runs_one_job_after_the_other(tmp_path):
+    jobs = [python_job(tmp_path, "a", "print('hello')"), python_job(tmp_path, "b", "raise SystemExit(3)")]
+    with LocalExecutor(1, poll_seconds=0.01) as executor:
+        events = [(event.job.name, event.kind, event.exit_code) for event in executor.run(jobs, lambda _: False)]
+    assert events == [("a", "started", 0), ("a", "ended", 0), ("b", "started", 0), ("b", "ended", 3)]
+    assert jobs[0].log.read_text() == jobs[0].header + "hello\n"
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+def test_a_job_waits_for_the_process_that_an_earlier_sweep_left(tmp_path, is_done):
+    job = python_job(
+        tmp_path, "a", f"import pathlib, time; time.sleep(1); pathlib.Path({str(tmp_path)!r}, 'b').touch()"
+    )
+    with LocalExecutor(1, poll_seconds=0.01) as earlier, LocalExecutor(1, poll_seconds=0.01) as later:
+        assert next(earlier.run([job], lambda _: False)).kind == "started"
+        kinds = []
+        for event in later.run([job], lambda _: is_done):
+            kinds.append(event.kind)
+            assert (tmp_path / "b").exists() == (event.kind != "waits")
+    assert kinds == (["waits", "ended"] if is_done else ["waits", "started", "ended"])
+    assert job.log.read_text() == job.header * (1 if is_done else 2)
+
+
+def test_leaving_the_executor_stops_its_processes(tmp_path):
+    job = python_job(tmp_path, "a", "import time; time.sleep(1000)")
+    with pytest.raises(KeyError), LocalExecutor(1) as executor:  # noqa: PT012
+        for event in executor.run([job], lambda _: False):
+            raise KeyError(event)
+    with LocalExecutor(1) as executor:
+        assert next(executor.run([job], lambda _: False)).kind == "started"  # the log is free again
