@@ -14,7 +14,10 @@ def run(main: Callable[[], int | None]) -> None:
         if len(argv) > 1:
             sys.exit(f"error: {argv[1]!r} is not a flag: write --name=value")
         logging.set_verbosity(logging.ERROR)  # orbax reports every file it touches
-        sys.exit(main())
+        try:
+            sys.exit(main())
+        except KeyboardInterrupt:
+            sys.exit(130)
 
     app.run(checked, flags_parser=_parse)
 

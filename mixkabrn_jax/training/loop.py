@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -51,29 +52,29 @@ class Run:
         if start:
             state, iterator_state = checkpoints.restore(start, state)
             batches.set_state(iterator_state)
-        report = _Report(self, start, count_parameters(model))
+        report = _Report(self, state, count_parameters(model))
         evaluate_step = jax.jit(step.make_evaluate_step(graph))
-        if start and self._validates_at(start) and not report.has_validation(start):
-            report.validation(start, self._validate(evaluate_step, state, start))  # the run was killed just before it
-        if start < experiment.num_steps:
-            update = self._compile(step.make_train_step(graph, update_rule, experiment.training), state)
-            report.restart_clock()
-
         with _Signals() as signals:
-            for at in range(start + 1, experiment.num_steps + 1):
+            if start and self._validates_at(start) and not report.has_validation(start):
+                self._validate(evaluate_step, state, start, report)  # the run was killed just before it
+            if start < experiment.num_steps:
+                update = self._compile(step.make_train_step(graph, update_rule, experiment.training), state)
+            report.start_clock()
+            at = start
+            while at < experiment.num_steps and not (signals.received and at > start):
                 state = update(state, self._place(next(batches)))
+                at += 1
                 is_last = at == experiment.num_steps
                 if at % experiment.log_every == 0 or is_last:
                     report.train(at, state.sums)
                     state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
                 if at % experiment.checkpoint.every == 0 or is_last or signals.received:
-                    checkpoints.save(state, batches.get_state())
-                    report.restart_clock()
+                    with report.aside(state):
+                        checkpoints.save(state, batches.get_state())
                 if self._validates_at(at):
-                    report.validation(at, self._validate(evaluate_step, state, at))
-                if signals.received:
-                    break
-        report.end(at if start < experiment.num_steps else start, signals.received)
+                    with report.aside(state):
+                        self._validate(evaluate_step, state, at, report)
+        report.end(at, signals.received)
         checkpoints.close()
         batches.close()
         return 128 + signals.received if signals.received else 0
@@ -89,22 +90,23 @@ class Run:
     def _validates_at(self, at):
         return at % self.experiment.evaluate_every == 0 or at == self.experiment.num_steps
 
-    def _validate(self, evaluate_step, state, at):
-        """Sums over a sample of the validation windows; after the last step, over all of them."""
+    def _validate(self, evaluate_step, state, at, report):
+        """Over a sample of the validation windows; after the last step, over all of them."""
         windows = None if at == self.experiment.num_steps else self.experiment.evaluate_windows
         batches = pipeline.validation_batches(self.corpus.validation, self.experiment.data.batch_size, windows)
-        return evaluate(evaluate_step, state.params, state.buffers, batches, self._place)
+        report.validation(at, evaluate(evaluate_step, state.params, state.buffers, batches, self._place))
 
 
 class _Report:
     """What a run tells: the metrics file, the status line, the curve."""
 
-    def __init__(self, run: Run, start: int, parameters: dict[str, int]):
+    def __init__(self, run: Run, state: step.TrainState, parameters: dict[str, int]):
+        start = int(state.step)
         self._run, self._parameters = run, parameters
         self._file = metrics.MetricsFile(run.directory / "metrics.jsonl", start)
         self._progress = metrics.Progress(run.experiment.num_steps, start)
         self._rate = optimizer.learning_rate(run.experiment.optimizer, run.experiment.num_steps)
-        self._clock = time.monotonic()
+        self._tokens_before = float(state.sums.tokens)  # since the last line, in an earlier process
         sizes = ", ".join(f"{count:,} {name}" for name, count in parameters.items())
         windows = f"{len(run.corpus.train):,} training and {len(run.corpus.validation):,} validation windows"
         where = f"going on from step {start} in" if start else "new run in"
@@ -113,17 +115,26 @@ class _Report:
     def has_validation(self, at):
         return any((record["step"], record["split"]) == (at, "validation") for record in self._file.kept)
 
-    def restart_clock(self):
-        """Time from here on is training; what came before was something else."""
+    def start_clock(self):
+        self._progress.start_clock()
         self._clock = time.monotonic()
+
+    @contextmanager
+    def aside(self, state):
+        """Around what is not training: its time does not count in tokens per second."""
+        jax.block_until_ready(state)
+        began = time.monotonic()
+        yield
+        self._clock += time.monotonic() - began
 
     def train(self, at, sums):
         values = step.means(sums, self._run.experiment.training.balance_loss)
         values["learning_rate"] = float(self._rate(at - 1))
-        values["tokens_per_second"] = float(sums.tokens) / (time.monotonic() - self._clock)
+        now = time.monotonic()
+        values["tokens_per_second"] = (float(sums.tokens) - self._tokens_before) / (now - self._clock)
+        self._clock, self._tokens_before = now, 0.0
         self._file.write(at, "train", values)
         self._progress.show(at, values)
-        self.restart_clock()
 
     def validation(self, at, sums):
         values = step.means(sums, self._run.experiment.training.balance_loss)
@@ -133,7 +144,6 @@ class _Report:
             f"step {at}  validation loss {values['loss']:.4f}  bits/byte {values['bits_per_byte']:.4f} "
             f"over {int(sums.tokens):,} tokens"
         )
-        self.restart_clock()
 
     def end(self, at, signal_number):
         self._file.close()

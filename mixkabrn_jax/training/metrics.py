@@ -51,6 +51,10 @@ class Progress:
         self._num_steps, self._start_step = num_steps, start_step
         self._stream = sys.stdout if stream is None else stream
         self._is_terminal = self._stream.isatty()
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """The time left is reckoned from the pace since here."""
         self._start = time.monotonic()
 
     def show(self, step: int, values: dict[str, float]) -> None:
