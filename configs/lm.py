@@ -13,7 +13,7 @@ def get_config(size="tiny"):
     """Every field of an experiment, with the values of `tiny`; the other sizes say what they change."""
     config = ConfigDict()
     config.seed = 0
-    config.num_steps = 1300
+    config.num_steps = 1100
     config.log_every = 20
     config.evaluate_every = 250
     config.evaluate_windows = 64  # of an evaluation on the way; the last one takes all
