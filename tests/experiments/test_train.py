@@ -1,0 +1,149 @@
+"""Training as it is run: real processes that are killed, interrupted and given wrong things."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mixkabrn_jax.data import tokenizers
+from mixkabrn_jax.training import metrics, optimizer, step, workdir
+from mixkabrn_jax.training.checkpoint import Checkpoints
+from tests import toy
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+import json
+from ml_collections import ConfigDict
+
+def get_config():
+    return ConfigDict(json.loads({text!r})).lock()
+"""
+# Everything that a run carries from step to step: a router bias, two moments, sums of a log line cut in two.
+RESUMED = {
+    "num_steps": 40,
+    "log_every": 3,
+    "evaluate_every": 20,
+    "checkpoint__every": 5,
+    "model__ffn": "mlp",
+    "model__mixer": "attention",
+    "model__expert_dispatch": "dense",
+    "data__num_threads": 2,
+}
+
+
+def command(tmp_path, config, directory, *more, module="experiments.train"):
+    file = tmp_path / "toy_config.py"
+    file.write_text(CONFIG.format(text=json.dumps(config)))
+    return [sys.executable, "-m", module, f"--config={file}", f"--workdir={directory}", *more]
+
+
+def start(arguments):
+    # Compiling is most of the time of a toy run, and need not be thorough.
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def stop_at(process, directory, at, number):
+    """Sends a signal once a line of step `at` or later is in the metrics."""
+    path = directory / "metrics.jsonl"
+    while not path.exists() or not any(record["step"] >= at for record in metrics.read(path)):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.002)
+    process.send_signal(number)
+    return finish(process)
+
+
+def final(directory, config):
+    """(state, position of the data) of the newest checkpoint."""
+    vocab_size = workdir.load_tokenizer(directory).vocab_size
+    model = toy.make(toy.model_config(vocab_size=vocab_size, **config["model"]))
+    rule = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
+    checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
+    state, iterator_state = checkpoints.restore(checkpoints.latest_step(), step.init(model, rule))
+    checkpoints.close()
+    return state, iterator_state
+
+
+def lines(directory):
+    """The lines of the metrics without the one figure that is a time."""
+    records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.dumps({key: value for key, value in record.items() if key != "tokens_per_second"}) for record in records
+    ]
+
+
+def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_been(tmp_path):
+    config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **RESUMED)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    code, output = finish(start(command(tmp_path, config, whole)))
+    assert code == 0, output
+
+    again = command(tmp_path, config, broken)
+    code, output = stop_at(start(again), broken, 12, signal.SIGKILL)
+    assert code == -signal.SIGKILL, output
+    code, output = stop_at(start(again), broken, 21, signal.SIGINT)
+    assert code == 130, output
+    assert "going on from step" in output
+    stopped = Checkpoints(broken / "checkpoints", read_only=True)
+    assert 21 <= stopped.latest_step() < config["num_steps"]
+    assert f"stopped at step {stopped.latest_step()}" in output
+    stopped.close()
+    code, output = finish(start(again))
+    assert code == 0, output
+
+    (got, got_position), (want, want_position) = final(broken, config), final(whole, config)
+    assert want.step == config["num_steps"]
+    assert got_position == want_position
+    for (path, leaf), want_leaf in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        assert np.asarray(leaf).tobytes() == np.asarray(want_leaf).tobytes(), jax.tree_util.keystr(path)
+    assert lines(broken) == lines(whole)
+    assert len(lines(whole)) == 14 + 2
+
+
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        ({}, ["--config.model.foo=1"], "--config.model.foo=1: the config file declares no such field"),
+        ({}, ["--config.num_steps=many"], "num_steps"),
+        ({}, ["stray"], "'stray' is not a flag"),
+        ({"model__num_heads": 3}, [], "config.model.num_heads=3 does not divide config.model.d_model=16"),
+        ({"data__path": "absent.txt"}, [], "config.data.path='absent.txt' does not exist"),
+        ({"data__path": "empty.txt"}, [], "empty.txt' is an empty file"),
+        ({"seed": 1}, [], "holds a run of another config: config.seed=1 (there: 0)"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(tmp_path, changes, arguments, message):
+    text = toy.write_text(tmp_path / "text.txt")
+    (tmp_path / "empty.txt").write_text("")
+    directory = tmp_path / "run"
+    if "seed" in changes:
+        workdir.claim(directory, toy.experiment(text), tokenizers.Bytes())
+    if changes.get("data__path") == "empty.txt":
+        changes = {"data__path": str(tmp_path / "empty.txt")}
+    arguments = command(tmp_path, toy.experiment(text, **changes), directory, *arguments)
+    before = contents(tmp_path)
+    code, output = finish(start(arguments))
+    assert code == 1, output
+    assert message in output
+    assert output.startswith("error: ")
+    assert len(output.splitlines()) == 1, output
+    assert contents(tmp_path) == before
+    assert directory.exists() == ("seed" in changes)

@@ -1,0 +1,102 @@
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from mixkabrn_jax.inference import generate as generation
+from mixkabrn_jax.inference.sampling import Sampling
+from tests import toy
+
+GREEDY = Sampling(temperature=0.0)
+DRAWN = Sampling(temperature=1.0, top_k=20)
+MIXERS = ("retention", "attention")
+forward = jax.jit(lambda model, tokens: model(tokens).logits_BTW)
+
+
+@functools.cache
+def model(mixer="retention", linear="dense"):
+    return toy.make(toy.model_config(mixer=mixer, linear=linear, ffn="mlp"))
+
+
+def generate(model, prompt, max_tokens, sampling=DRAWN, seed=0, stop_token=None):
+    """The continuation of each row, `[B, number]`."""
+    options = {"max_tokens": max_tokens, "sampling": sampling, "seed": seed, "stop_token": stop_token}
+    return np.array(list(generation.generate(model, prompt, **options)), np.int32).T
+
+
+@pytest.mark.parametrize(("mixer", "linear"), [*((mixer, "dense") for mixer in MIXERS), ("retention", "ternary")])
+def test_greedy_tokens_are_the_best_of_the_whole_pass_repeated(mixer, linear):
+    prompt, number = toy.tokens(1, 3, 6), 14
+    got = generate(model(mixer, linear), prompt, number, GREEDY)
+    tokens = np.zeros((3, 6 + number), np.int32)  # what comes later changes nothing: one shape, one compilation
+    tokens[:, :6] = prompt
+    for t in range(6, 6 + number):
+        tokens[:, t] = np.asarray(forward(model(mixer, linear), tokens))[:, t - 1].argmax(axis=-1)
+    np.testing.assert_array_equal(got, tokens[:, 6:])
+    assert len(np.unique(got)) > 3
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_tokens_depend_on_the_seed_and_not_on_how_many_are_asked_for(mixer):
+    prompt, number = toy.tokens(1, 3, 6), generation.STRIDE + 3
+    whole = generate(model(mixer), prompt, number)
+    assert whole.shape == (3, number)
+    for fewer in (1, generation.STRIDE, number - 1):
+        np.testing.assert_array_equal(generate(model(mixer), prompt, fewer), whole[:, :fewer])
+    assert not generate(model(mixer), prompt, 0).size
+    np.testing.assert_array_equal(generate(model(mixer), prompt, number), whole)
+    assert (generate(model(mixer), prompt, number, seed=1) != whole).any()
+
+
+@pytest.fixture
+def stride(monkeypatch):
+    """Sets the stride, which is a constant of the compiled programs."""
+
+    def set_stride(value):
+        monkeypatch.setattr(generation, "STRIDE", value)
+        generation._decode.clear_cache()
+
+    yield set_stride
+    generation._decode.clear_cache()
+
+
+def test_tokens_and_their_end_do_not_depend_on_the_stride(stride):
+    """A row that has drawn the stop token goes on drawing it; when all rows have, that is the end."""
+    prompt = toy.tokens(1, 3, 6)
+    want = generate(model(), prompt, 2 * generation.STRIDE)
+    stop = int(want[0, 4])
+    ends = [np.flatnonzero(row == stop)[0] for row in want]
+    assert max(ends) + 1 < want.shape[1]
+    for row, end in zip(want, ends, strict=True):
+        row[end:] = stop
+    for number in (generation.STRIDE, 5):
+        stride(number)
+        got = generate(model(), prompt, want.shape[1], stop_token=stop)
+        np.testing.assert_array_equal(got[:, : max(ends) + 1], want[:, : max(ends) + 1])
+        assert got.shape[1] == max(ends) + 1
+
+
+@pytest.mark.parametrize(("mixer", "length"), [("attention", 6), ("retention", 1)])
+def test_rows_do_not_see_each_other(mixer, length):
+    prompt = toy.tokens(1, 3, length)
+    together = generate(model(mixer), prompt, 14, GREEDY)
+    alone = np.concatenate([generate(model(mixer), prompt[row : row + 1], 14, GREEDY) for row in range(3)])
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_rows_of_one_prompt_are_drawn_apart():
+    prompt = np.repeat(toy.tokens(1, 1, 6), 3, axis=0)
+    got = generate(model(), prompt, generation.STRIDE)
+    assert len({tuple(row) for row in got}) == 3
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (3,)])
+def test_an_empty_prompt_is_refused_at_the_call(shape):
+    with pytest.raises(ValueError, match="at least one token"):
+        generation.generate(model(), np.zeros(shape, np.int32), max_tokens=1, sampling=GREEDY, seed=0)
+
+
+def test_a_negative_number_of_tokens_is_refused_at_the_call():
+    with pytest.raises(ValueError, match="max_tokens=-1"):
+        generation.generate(model(), np.zeros((1, 1), np.int32), max_tokens=-1, sampling=GREEDY, seed=0)

@@ -1,0 +1,96 @@
+"""Mlp, SwiGlu, norms; what they share with Kan."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mixkabrn_jax.layers.kan import Grid, Kan
+from mixkabrn_jax.layers.mlp import Mlp, SwiGlu
+from mixkabrn_jax.layers.norm import RMSNorm, rms_norm
+from tests import reference
+
+D, WIDTH, EPSILON = 8, 12, 1e-6
+LINEAR = {"activation_bits": 8, "epsilon": EPSILON, "out_scale": 0.5}
+
+
+def make(name, kind="dense", num_experts=0, sub_norm=True):
+    shared = LINEAR | {"kind": kind, "num_experts": num_experts, "rngs": nnx.Rngs(0)}
+    if name == "kan":
+        return Kan(D, WIDTH, grid=Grid(-3.0, 3.0, 3, 3), spline_share=0.5, **shared)
+    return {"mlp": Mlp, "swiglu": SwiGlu}[name](D, WIDTH, sub_norm=sub_norm, **shared)
+
+
+@jax.jit
+def value_and_gradients(layer, x, group_sizes, out_bar):
+    y, pull = jax.vjp(lambda layer, x: layer(x, group_sizes), layer, x)
+    return y, *pull(out_bar)
+
+
+def normalised(x):
+    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + EPSILON)
+
+
+def gelu(x):
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+@pytest.mark.parametrize("sub_norm", [False, True])
+@pytest.mark.parametrize("name", ["mlp", "swiglu"])
+def test_a_feed_forward_is_its_formula(name, sub_norm):
+    layer, x = make(name, sub_norm=sub_norm), reference.normal(1, 2, 5, D)
+    up, down = (np.asarray(part.kernel[...], np.float64) for part in (layer.up, layer.down))
+    if name == "mlp":
+        hidden = gelu(x @ up)
+    else:
+        gate = x @ np.asarray(layer.gate.kernel[...], np.float64)
+        hidden = gate * reference.sigmoid(gate) * (x @ up)
+    want = (normalised(hidden) if sub_norm else hidden) @ down
+    got, _, _ = value_and_gradients(layer, x, None, np.zeros((2, 5, D), np.float32))
+    reference.assert_close(got, want, terms=2 * D + 2 * WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("kan", "ternary"), ("mlp", "binary"), ("mlp", "ternary"), ("swiglu", "dense")]
+)
+def test_experts_in_sorted_rows_are_each_expert_alone(name, kind, monkeypatch):
+    if kind != "dense":  # codes of activations may flip where two orders of a sum differ by one rounding
+        monkeypatch.setattr("mixkabrn_jax.ops.ternary.fake_quant_activation", lambda x, bits: x)  # noqa: ARG005
+    layer, sizes = make(name, kind, num_experts=3), np.array([4, 0, 4], np.int32)
+    x, out_bar = reference.normal(1, 8, D), reference.normal(2, 8, D)
+    y, layer_bar, x_bar = value_and_gradients(layer, x, sizes, out_bar)
+    basis = 7 if name == "kan" else 1
+    for expert, rows in ((0, slice(0, 4)), (2, slice(4, 8))):
+        alone = jax.tree.map(lambda a, e=expert: a[e], layer)
+        want, alone_bar, x_alone_bar = value_and_gradients(alone, x[rows], None, out_bar[rows])
+        terms = basis * 2 * (D + WIDTH)
+        reference.assert_close(y[rows], want, terms=terms)
+        reference.assert_close(x_bar[rows], x_alone_bar, terms=2 * terms)
+        for got, want in zip(jax.tree.leaves(layer_bar), jax.tree.leaves(alone_bar), strict=True):
+            reference.assert_close(got[expert], want, terms=2 * terms)
+    assert not any(leaf[1].any() for leaf in jax.tree.leaves(layer_bar))
+
+
+def test_the_last_matrix_starts_smaller_by_the_out_scale():
+    small = make("mlp")
+    large = Mlp(D, WIDTH, sub_norm=True, kind="dense", rngs=nnx.Rngs(0), **(LINEAR | {"out_scale": 1.0}))
+    reference.assert_close(small.down.kernel[...], 0.5 * np.asarray(large.down.kernel[...]))
+    np.testing.assert_array_equal(small.up.kernel[...], large.up.kernel[...])
+
+
+def test_rms_norm_divides_by_the_root_mean_square():
+    norm, x = RMSNorm(D, epsilon=0.1), 0.3 * reference.normal(1, 2, 3, D)
+    norm.scale_D[...] = jnp.asarray(reference.normal(2, D))
+    want = x / np.sqrt((x.astype(np.float64) ** 2).mean(axis=-1, keepdims=True) + 0.1)
+    reference.assert_close(jax.jit(lambda norm, x: norm(x))(norm, x), want * np.asarray(norm.scale_D[...]), terms=D)
+
+
+def test_rms_norm_of_bfloat16_is_computed_in_float32():
+    x = jnp.asarray(reference.normal(1, 4, 512), jnp.bfloat16)
+    wide = np.asarray(x, np.float64)
+    want = wide / np.sqrt((wide**2).mean(axis=-1, keepdims=True) + EPSILON)
+    got = jax.jit(lambda x: rms_norm(x, EPSILON))(x)
+    assert got.dtype == jnp.bfloat16
+    # One rounding of the result, half a unit of 2^-8: sums in bfloat16 are off by several.
+    assert (np.abs(np.asarray(got, np.float64) - want) <= 2.0**-8 * np.abs(want) * (1 + 1e-5)).all()

@@ -1,0 +1,128 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mixkabrn_jax.layers.kan import Grid, Kan, KanLayer
+from tests import reference
+
+GRID = Grid(-2.0, 2.0, 4, 3)
+D, F = 5, 6
+
+
+def make(grid=GRID, **changes):
+    options = {"grid": grid, "spline_share": 0.5, "kind": "dense", "activation_bits": 8, "rngs": nnx.Rngs(0)}
+    return KanLayer(D, F, **(options | changes))
+
+
+def silu(x):
+    return x * reference.sigmoid(x)
+
+
+def edges(x, base_DF, spline, grid, kind="dense"):
+    """The sum over inputs of every edge's function, one edge after the other: w_b silu(x) + sum_g c_g B_g(x)."""
+    x, base_DF = np.asarray(x, np.float64), np.asarray(base_DF, np.float64)
+    knots = reference.uniform_knots(grid.low, grid.high, grid.num_intervals, grid.degree)
+    basis = reference.bspline_basis(x, knots, grid.degree)
+    coefficient_GDF = np.asarray(spline, np.float64).reshape(grid.num_basis, *base_DF.shape)
+    activation = silu(x)
+    if kind != "dense":
+        codes, scale = reference.quantize_activation(activation)
+        activation = codes * scale
+        codes, scale = (reference.quantize_weight if kind == "ternary" else reference.binarize_weight)(base_DF)
+        base_DF = codes * scale
+    y = np.zeros((*x.shape[:-1], base_DF.shape[1]))
+    for d in range(base_DF.shape[0]):
+        for f in range(base_DF.shape[1]):
+            y[..., f] += base_DF[d, f] * activation[..., d] + basis[..., d, :] @ coefficient_GDF[:, d, f]
+    return y
+
+
+@jax.jit
+def value_and_gradients(layer, x, out_bar):
+    y, pull = jax.vjp(lambda layer, x: layer(x), layer, x)
+    return y, *pull(out_bar)
+
+
+def inputs(*shape):
+    """Inside the grid, in the margin where splines fade, and far outside; on no knot, where slopes jump."""
+    x = reference.normal(1, *shape)
+    x.flat[:3] = 2.4, -3.9, 40.0
+    return x
+
+
+@pytest.mark.parametrize("kind", ["dense", "ternary", "binary"])
+def test_a_layer_is_the_sum_over_edges_of_silu_and_spline(kind):
+    layer, x = make(kind=kind), inputs(3, 4, D)
+    y, layer_bar, _ = value_and_gradients(layer, x, reference.normal(2, 3, 4, F))
+    want = edges(x, layer.base[...], layer.spline[...], GRID, kind)
+    # silu(40) = 40 passes through one token's scale: a code's rounding is that of the largest product.
+    reference.assert_close(y, want, terms=D * (GRID.num_basis + 1) * 4)
+    # The layer is linear in its parameters, so the gradient is the feature: for the base, the quantised silu.
+    activation = silu(np.asarray(x, np.float64))
+    if kind != "dense":
+        codes, scale = reference.quantize_activation(activation)
+        activation = codes * scale
+    want = np.einsum("btd,btf->df", activation, reference.normal(2, 3, 4, F))
+    reference.assert_close(layer_bar.base[...], want, terms=12)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_a_layer_is_the_sum_over_edges_at_every_degree(degree):
+    grid = Grid(-1.5, 2.5, 3, degree)
+    layer, x = make(grid=grid), inputs(8, D)
+    y, layer_bar, x_bar = value_and_gradients(layer, x, reference.normal(2, 8, F))
+    reference.assert_close(y, edges(x, layer.base[...], layer.spline[...], grid), terms=4 * D * (grid.num_basis + 1))
+    out_bar = reference.normal(2, 8, F).astype(np.float64)
+    knots = reference.uniform_knots(grid.low, grid.high, grid.num_intervals, degree)
+    basis = reference.bspline_basis(x, knots, degree)
+    want = np.einsum("rdg,rf->gdf", basis, out_bar).reshape(-1, F)
+    reference.assert_close(layer_bar.spline[...], want, terms=8 * 4)
+    x = np.asarray(x, np.float64)
+    slope = reference.bspline_slope(x, knots, degree)
+    slope_silu = reference.sigmoid(x) * (1 + x * (1 - reference.sigmoid(x)))
+    coefficient = np.asarray(layer.spline[...], np.float64).reshape(grid.num_basis, D, F)
+    want = np.einsum("rdg,gdf,rf->rd", slope, coefficient, out_bar)
+    want += np.einsum("rd,df,rf->rd", slope_silu, np.asarray(layer.base[...], np.float64), out_bar)
+    reference.assert_close(x_bar, want, terms=4 * F * (grid.num_basis + 1))
+
+
+@pytest.mark.parametrize("spline_share", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("init_scale", [1.0, 0.5])
+def test_outputs_start_with_the_promised_variance_and_share_of_splines(spline_share, init_scale):
+    width, rows = 4096, 512
+    options = {"grid": Grid(-3.0, 3.0, 3, 3), "kind": "dense", "activation_bits": 8, "init_scale": init_scale}
+    layer = KanLayer(16, width, spline_share=spline_share, rngs=nnx.Rngs(0), **options)
+    run = jax.jit(lambda layer, x: layer(x))
+    x = reference.normal(1, rows, 16)
+
+    def check(layer, want):
+        per_output = (np.asarray(run(layer, x), np.float64) ** 2).mean(axis=0)
+        # Outputs are independent draws of weights over shared inputs, whose own power (a fourth moment of 3) is
+        # known to sqrt(2 / their number).
+        error = np.hypot(per_output.std() / np.sqrt(width), want * np.sqrt(2 / (16 * rows)))
+        assert abs(per_output.mean() - want) <= 5 * error
+
+    check(layer, init_scale**2)
+    layer.base[...] = jnp.zeros_like(layer.base[...])
+    check(layer, spline_share * init_scale**2)
+
+
+def test_two_layers_meet_at_a_hidden_layer_of_unit_size():
+    options = {"grid": GRID, "spline_share": 0.5, "kind": "dense", "activation_bits": 8}
+    kan = Kan(D, 7, epsilon=1e-6, out_scale=0.5, rngs=nnx.Rngs(3), **options)
+    x = inputs(9, D)
+    hidden = edges(x, kan.up.base[...], kan.up.spline[...], GRID)
+    hidden /= np.sqrt((hidden**2).mean(axis=-1, keepdims=True) + 1e-6)
+    want = edges(hidden, kan.down.base[...], kan.down.spline[...], GRID)
+    terms = (D + 7) * (GRID.num_basis + 1) * 4
+    reference.assert_close(jax.jit(lambda kan, x: kan(x))(kan, x), want, terms=terms)
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"), [((1.0, 1.0, 3, 3), "low=1.0"), ((-1.0, 1.0, 0, 3), "num_intervals=0"), ((0, 1, 2, -1), "-1")]
+)
+def test_an_impossible_grid_is_refused(grid, message):
+    with pytest.raises(ValueError, match=message):
+        Grid(*grid)

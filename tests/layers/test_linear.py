@@ -1,0 +1,89 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mixkabrn_jax.layers.linear import KINDS, Linear
+from tests import reference
+
+GROUPS = np.array([3, 0, 5], np.int32)
+D, F = 12, 7
+
+
+def make(kind, num_experts=0, **options):
+    return Linear(D, F, kind=kind, activation_bits=8, num_experts=num_experts, rngs=nnx.Rngs(0), **options)
+
+
+@jax.jit
+def value_and_gradients(layer, x, group_sizes, out_bar):
+    y, pull = jax.vjp(lambda layer, x: layer(x, group_sizes), layer, x)
+    layer_bar, x_bar = pull(out_bar)
+    return y, layer_bar.kernel[...], x_bar
+
+
+def effective(w, kind):
+    """The float64 matrix of one expert."""
+    quantize = {"ternary": reference.quantize_weight, "binary": reference.binarize_weight}
+    codes, scale = (w, 1.0) if kind == "dense" else quantize[kind](w)
+    return codes * scale
+
+
+def effective_input(x, kind, bits=8):
+    codes, scale = (x, 1.0) if kind == "dense" else reference.quantize_activation(x, bits)
+    return codes * scale
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_is_the_product_of_its_quantised_input_and_matrix(kind):
+    layer, x, out_bar = make(kind), reference.normal(1, 2, 4, D), reference.normal(2, 2, 4, F)
+    y, w_bar, x_bar = value_and_gradients(layer, x, None, out_bar)
+    w, x = effective(layer.kernel[...], kind), effective_input(x, kind)
+    reference.assert_close(y, x @ w, terms=D)
+    # Straight through: the gradient of the product, as if its factors were the parameters.
+    reference.assert_close(w_bar, np.einsum("btd,btf->df", x, out_bar), terms=8)
+    reference.assert_close(x_bar, out_bar @ w.T, terms=F)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_expert_has_a_matrix_and_a_scale_of_its_own(kind):
+    layer, x, out_bar = make(kind, 3), reference.normal(1, 8, D), reference.normal(2, 8, F)
+    layer.kernel[...] = layer.kernel[...] * np.array([1.0, 1.0, 50.0], np.float32).reshape(3, 1, 1)
+    y, w_bar, x_bar = value_and_gradients(layer, x, GROUPS, out_bar)
+    w, x = np.stack([effective(w, kind) for w in layer.kernel[...]]), effective_input(x, kind)
+    reference.assert_close(y[:3], x[:3] @ w[0], terms=D)
+    reference.assert_close(y, reference.grouped_matmul(x, w, GROUPS), terms=D)
+    want_x, want_w = reference.grouped_matmul_gradient(x, w, GROUPS, out_bar)
+    reference.assert_close(w_bar, want_w, terms=8)
+    reference.assert_close(x_bar, want_x, terms=F)
+
+
+def test_activation_bits_reach_the_quantiser():
+    layer = make("ternary")
+    layer.activation_bits = 3
+    x = reference.normal(1, 4, D)
+    want = effective_input(x, "ternary", bits=3) @ effective(layer.kernel[...], "ternary")
+    reference.assert_close(jax.jit(lambda layer, x: layer(x))(layer, x), want, terms=D)
+
+
+def test_the_product_is_in_the_input_s_dtype_and_parameters_are_float32():
+    layer = make("ternary")
+    assert layer.kernel[...].dtype == jnp.float32
+    assert jax.eval_shape(lambda layer, x: layer(x), layer, jnp.zeros((2, D), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("init_scale", [1.0, 0.25])
+def test_outputs_start_with_the_variance_of_the_scale_squared(init_scale):
+    width, rows = 2048, 256
+    options = {"kind": "dense", "activation_bits": 8, "rngs": nnx.Rngs(0), "init_scale": init_scale}
+    layer = Linear(64, width, **options)
+    y = np.asarray(jax.jit(lambda layer, x: layer(x))(layer, reference.normal(1, rows, 64)), np.float64)
+    per_output = (y**2).mean(axis=0)  # independent draws, but for the inputs that they share
+    shared = init_scale**2 * np.sqrt(2 / (64 * rows))
+    error = np.hypot(per_output.std() / np.sqrt(width), shared)
+    assert abs(per_output.mean() - init_scale**2) < 5 * error
+
+
+def test_an_unknown_kind_is_named():
+    with pytest.raises(ValueError, match=r"config\.model\.linear='quaternary'"):
+        make("quaternary")

@@ -1,0 +1,113 @@
+"""The retention and attention layers against the papers' formulas, with the projections around them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mixkabrn_jax.layers.attention import Attention
+from mixkabrn_jax.layers.retention import Retention
+from tests import reference
+
+D, H, K, V, EPSILON = 12, 3, 4, 6, 1e-6
+SEGMENTS = np.array([[1, 1, 1, 1, 2, 2, 2, 2, 2], [1, 2, 2, 2, 3, 3, 3, 0, 0]], np.int32)
+POSITIONS = np.array([[0, 1, 2, 3, 0, 1, 2, 3, 4], [0, 0, 1, 2, 0, 1, 2, 0, 1]], np.int32)
+
+
+def make(mixer, **changes):
+    options = {
+        "num_heads": H,
+        "key_width": K,
+        "value_width": V,
+        "rotary_kind": "linspace",
+        "rotary_base": 100.0,
+        "rotary_layout": "half",
+        "sub_norm": True,
+        "epsilon": EPSILON,
+        "out_scale": 0.5,
+        "kind": "dense",
+        "activation_bits": 8,
+        "rngs": nnx.Rngs(0),
+    }
+    if mixer == "retention":
+        return Retention(D, **(options | {"chunk_size": 4, "first_decay_exponent": 1.0} | changes))
+    return Attention(D, **(options | changes))
+
+
+def rotated(x_BTHK, layer, position_BT):
+    frequencies = {"linspace": reference.linspace_frequencies, "rope": reference.rope_frequencies}
+    frequency = frequencies[layer.rotary_kind](K, layer.rotary_base)
+    if layer.rotary_layout == "half":  # the same pairs in another order, which scores do not see
+        x_BTHK = np.stack([x_BTHK[..., : K // 2], x_BTHK[..., K // 2 :]], axis=-1).reshape(x_BTHK.shape)
+    return reference.rotate(x_BTHK, position_BT, frequency)
+
+
+def normalised(x):
+    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + EPSILON)
+
+
+def formula(layer, x, position_BT, segment_ids, state=None):
+    x = np.asarray(x, np.float64)
+    heads = (*x.shape[:2], H, -1)
+    q, k, v = (
+        (x @ np.asarray(part.kernel[...], np.float64)).reshape(heads) for part in (layer.query, layer.key, layer.value)
+    )
+    q, k = rotated(q, layer, position_BT), rotated(k, layer, position_BT)
+    if isinstance(layer, Retention):
+        log_decay = reference.log_decay(H, layer.first_decay_exponent)
+        y, state = reference.retention(q, k * K**-0.5, v, log_decay, state, segment_ids)
+        y = normalised(y * reference.row_scale(position_BT, log_decay)[..., None]).reshape(*x.shape[:2], -1)
+        gate = x @ np.asarray(layer.gate.kernel[...], np.float64)
+        y = gate * reference.sigmoid(gate) * y
+    else:
+        y = reference.attention(q, k, v, segment_ids).reshape(*x.shape[:2], -1)
+    y = normalised(y) if layer.sub_norm else y
+    return y @ np.asarray(layer.out.kernel[...], np.float64), state
+
+
+run = jax.jit(lambda layer, x, state, position, segment_ids: layer(x, state, position, segment_ids))
+TERMS = 2 * D + 10 * K + H * V
+
+
+@pytest.mark.parametrize("changes", [{}, {"rotary_kind": "rope", "rotary_layout": "interleaved", "sub_norm": False}])
+@pytest.mark.parametrize("mixer", ["retention", "attention"])
+@pytest.mark.parametrize("segmented", [False, True])
+def test_a_mixer_is_its_formula(mixer, changes, segmented):
+    layer, x = make(mixer, **changes), reference.normal(1, 2, 9, D)
+    position = POSITIONS if segmented else np.broadcast_to(np.arange(9), (2, 9))
+    segment_ids = SEGMENTS if segmented else None
+    state = jnp.zeros((2, H, K, V)) if mixer == "retention" else None
+    got, got_state = run(layer, x, state, position, segment_ids)
+    want, want_state = formula(layer, x, position, segment_ids)
+    reference.assert_close(got, want, terms=TERMS)
+    if mixer == "retention":
+        assert got_state.dtype == jnp.float32
+    if mixer == "retention" and not segmented and layer.rotary_layout == "interleaved":
+        reference.assert_close(got_state, want_state, terms=TERMS)
+
+
+@pytest.mark.parametrize("mixer", ["retention", "attention"])
+def test_a_mixer_fed_one_position_at_a_time_is_its_formula(mixer):
+    layer, x = make(mixer), reference.normal(1, 2, 9, D)
+    room = (jnp.zeros((2, 11, H, K)), jnp.zeros((2, 11, H, V)))
+    state = jnp.zeros((2, H, K, V)) if mixer == "retention" else room
+    rows = []
+    for t in range(9):
+        y, state = run(layer, x[:, t : t + 1], state, np.full((2, 1), t, np.int32), None)
+        rows.append(y)
+    want, _ = formula(layer, x, np.broadcast_to(np.arange(9), (2, 9)), None)
+    reference.assert_close(np.concatenate(rows, axis=1), want, terms=TERMS)
+
+
+@pytest.mark.parametrize("mixer", ["retention", "attention"])
+def test_a_mixer_s_last_matrix_starts_smaller_by_the_out_scale(mixer):
+    small, large = make(mixer), make(mixer, out_scale=1.0)
+    reference.assert_close(small.out.kernel[...], 0.5 * np.asarray(large.out.kernel[...]))
+
+
+def test_attention_refuses_packed_documents_together_with_a_cache():
+    layer, x = make("attention"), jnp.zeros((2, 9, D))
+    cache = (jnp.zeros((2, 9, H, K)), jnp.zeros((2, 9, H, V)))
+    with pytest.raises(ValueError, match="segment ids together with a cache"):
+        layer(x, cache, POSITIONS, SEGMENTS)

@@ -1,0 +1,60 @@
+import dataclasses
+
+import pytest
+
+from mixkabrn_jax.models.config import ModelConfig
+from tests import toy
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *(
+            ({field: "other"}, f"config.model.{field}='other'")
+            for field in (
+                *("mixer", "ffn", "linear", "compute_dtype", "rotary_kind", "rotary_layout"),
+                *("expert_dispatch", "router_score"),
+            )
+        ),
+        *(
+            ({field: 0}, f"config.model.{field}=0")
+            for field in (
+                *("d_model", "num_layers", "vocab_size", "num_heads", "key_width", "value_width", "chunk_size"),
+                *("hidden_width", "expert_width"),
+            )
+        ),
+        ({"num_heads": 3}, "config.model.num_heads=3 does not divide config.model.d_model=16"),
+        ({"key_width": 7}, "config.model.key_width=7"),
+        ({"first_dense_layers": 2}, "config.model.first_dense_layers=2"),
+        ({"first_dense_layers": -1}, "config.model.first_dense_layers=-1"),
+        ({"activation_bits": 1}, "config.model.activation_bits=1"),
+        ({"activation_bits": 9}, "config.model.activation_bits=9"),
+        ({"spline_share": 1.1}, "config.model.spline_share=1.1"),
+        ({"spline_share": -0.1}, "config.model.spline_share=-0.1"),
+        ({"num_experts": -1}, "config.model.num_experts=-1"),
+        ({"num_shared_experts": -1}, "num_shared_experts=-1"),
+        ({"grid_low": 3.0}, "low=3.0"),
+        ({"grid_intervals": 0}, "num_intervals=0"),
+        ({"spline_degree": -1}, "degree=-1"),
+        ({"experts_per_token": 5}, "experts_per_token=5"),
+        ({"experts_per_token": 0}, "experts_per_token=0"),
+        ({"router_groups": 3}, "num_groups=3"),
+        ({"router_groups": 2, "router_groups_per_token": 3}, "groups_per_token=3"),
+    ],
+)
+def test_a_field_that_cannot_be_is_named(changes, message):
+    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+        toy.model_config(**changes)
+
+
+def test_fields_of_switched_off_parts_are_not_checked():
+    assert toy.model_config(num_experts=0, experts_per_token=9, router_groups=5).router is None
+
+
+def test_an_unknown_field_is_a_type_error():
+    with pytest.raises(TypeError, match="num_headz"):
+        toy.model_config(num_headz=3)
+
+
+def test_every_field_is_declared_by_the_toy_and_none_has_a_default():
+    assert all(field.default is dataclasses.MISSING for field in dataclasses.fields(ModelConfig))

@@ -1,0 +1,49 @@
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from mixkabrn_jax import sharding
+from mixkabrn_jax.sharding import MeshConfig
+
+ONE = {"data": 1, "expert": 1, "model": 1, "context": 1}
+
+
+def test_letters_name_the_axes_of_the_mesh():
+    assert sharding.spec("BTD") == PartitionSpec("data", "context", None)
+    assert sharding.spec("EDF") == PartitionSpec("expert", None, "model")
+    assert sharding.spec("BHKV") == PartitionSpec("data", "model", None, None)
+    assert sharding.spec("WD") == PartitionSpec("model", None)
+    assert sharding.spec("") == PartitionSpec()
+    axes = set(sharding.make_mesh(MeshConfig(**ONE)).axis_names)
+    assert set(sharding.AXIS_OF_LETTER.values()) <= axes
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_a_batch_is_split_and_a_state_is_copied(devices):
+    mesh = sharding.make_mesh(MeshConfig(**(ONE | {"data": devices})))
+    assert mesh.size == devices
+    tree = {"a": np.arange(48.0, dtype=np.float32).reshape(8, 6), "b": np.arange(8, dtype=np.int32).reshape(8, 1)}
+    split, copied = sharding.place(tree, "BT", mesh), sharding.place(tree, "", mesh)
+    for key, want in tree.items():
+        np.testing.assert_array_equal(split[key], want)
+        assert {shard.data.shape for shard in split[key].addressable_shards} == {(8 // devices, want.shape[1])}
+        assert {shard.data.shape for shard in copied[key].addressable_shards} == {want.shape}
+        assert len(copied[key].sharding.device_set) == devices
+
+
+def test_more_devices_than_there_are_is_an_error():
+    with pytest.raises(ValueError, match=rf"config\.mesh\.data=999: this machine has {jax.device_count()} device"):
+        sharding.make_mesh(MeshConfig(**(ONE | {"data": 999})))
+
+
+@pytest.mark.parametrize("axis", ONE)
+def test_an_axis_without_a_device_is_named(axis):
+    with pytest.raises(ValueError, match=rf"config\.mesh\.{axis}=0"):
+        MeshConfig(**(ONE | {axis: 0}))
+
+
+@pytest.mark.parametrize("axis", ["expert", "model", "context"])
+def test_an_axis_that_nothing_is_split_over_yet_is_refused(axis):
+    with pytest.raises(ValueError, match=rf"config\.mesh\.{axis}=2"):
+        MeshConfig(**(ONE | {axis: 2}))

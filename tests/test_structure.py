@@ -1,0 +1,156 @@
+"""The house of CONTRIBUTING.md, read from the source: who may import whom, and where each dependency lives."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+LIBRARY = "mixkabrn_jax"
+# What the modules of a room may import from the other rooms.
+ROOMS = {
+    "ops": set(),
+    "sharding": set(),
+    "data": set(),
+    "layers": {"ops", "sharding"},
+    "models": {"ops", "sharding", "layers"},
+    **{
+        room: {"ops", "sharding", "layers", "models", "data"}
+        for room in ("training", "inference", "interpret", "interop")
+    },
+}
+HOMES = {
+    "optax": ("mixkabrn_jax/training/optimizer.py", "mixkabrn_jax/training/step.py"),
+    "orbax": ("mixkabrn_jax/training/checkpoint.py",),
+    "grain": ("mixkabrn_jax/data/",),
+    "matplotlib": ("mixkabrn_jax/training/curve.py",),
+    "flax": (
+        *("mixkabrn_jax/layers/", "mixkabrn_jax/models/", "mixkabrn_jax/interpret/", "mixkabrn_jax/interop/"),
+        # Models are split and merged here, and made for a run.
+        *("mixkabrn_jax/training/step.py", "mixkabrn_jax/training/experiment.py", "mixkabrn_jax/training/loop.py"),
+    ),
+}
+FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "registry"}
+
+
+def python_files(*folders):
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def name(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(tree, path):
+    """Full names of all that is imported anywhere in a file: `from a import b` counts as a.b."""
+    package = list(path.relative_to(ROOT).parts[:-1])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            origin = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*origin, *([node.module] if node.module else [])])
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+
+
+def imported(path):
+    return set(imports(ast.parse(path.read_text()), path))
+
+
+def room(module):
+    """The room of a module of the library, `None` for all others."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == LIBRARY and len(parts) > 1 else None
+
+
+LIBRARY_FILES = python_files(LIBRARY)
+
+
+@pytest.mark.parametrize("path", LIBRARY_FILES, ids=name)
+def test_imports_of_the_library_run_one_way(path):
+    own = path.relative_to(ROOT / LIBRARY).parts[0].removesuffix(".py")
+    if own == "__init__":
+        allowed = set()
+    else:
+        assert own in ROOMS, f"a new room {own}: say in ROOMS what it may import"
+        allowed = ROOMS[own] | {own}
+    wrong = {module for module in imported(path) if room(module) and room(module) not in allowed}
+    assert not wrong, f"{name(path)} imports {sorted(wrong)}; {own} may import {sorted(allowed)}"
+
+
+@pytest.mark.parametrize("path", python_files(f"{LIBRARY}/ops"), ids=name)
+def test_ops_are_jax_and_the_standard_library_and_do_not_import_each_other(path):
+    allowed = {*sys.stdlib_module_names, "jax", "numpy"}
+    assert {module.split(".")[0] for module in imported(path)} - {LIBRARY} <= allowed
+    inside = {module for module in imported(path) if module.startswith(LIBRARY)}
+    if path.name == "__init__.py" or "kernels" in path.parts:
+        inside = {module for module in inside if not module.startswith(f"{LIBRARY}.ops.")}
+    else:  # an op hands work to its own accelerator kernels
+        inside = {module for module in inside if not module.startswith(f"{LIBRARY}.ops.kernels")}
+    assert not inside, f"{name(path)} imports {sorted(inside)}"
+
+
+@pytest.mark.parametrize("path", python_files(f"{LIBRARY}/data"), ids=name)
+def test_data_knows_nothing_of_jax(path):
+    assert not {module.split(".")[0] for module in imported(path)} & {"jax", "jaxlib", "flax", "optax"}
+
+
+@pytest.mark.parametrize("dependency", HOMES)
+def test_a_dependency_has_one_home(dependency):
+    users = [name(path) for path in LIBRARY_FILES if any(m.split(".")[0] == dependency for m in imported(path))]
+    assert users
+    strangers = [user for user in users if not user.startswith(HOMES[dependency])]
+    assert not strangers, f"{dependency} lives in {HOMES[dependency]}, not in {strangers}"
+
+
+def test_the_library_imports_nothing_from_the_edge():
+    edge = {"absl", "ml_collections", "experiments", "configs", "benchmarks", "tests"}
+    users = {name(path): {m for m in imported(path) if m.split(".")[0] in edge} for path in LIBRARY_FILES}
+    assert not {path: modules for path, modules in users.items() if modules}
+
+
+@pytest.mark.parametrize("path", python_files("configs"), ids=name)
+def test_a_config_is_data(path):
+    assert {module.split(".")[0] for module in imported(path)} <= {
+        *sys.stdlib_module_names,
+        "ml_collections",
+        "configs",
+    }
+
+
+@pytest.mark.parametrize("path", LIBRARY_FILES, ids=name)
+def test_errors_of_a_user_are_not_assertions_and_none_is_swallowed(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        assert not isinstance(node, ast.Assert), f"{name(path)}:{node.lineno}: an assert in the library"
+        if isinstance(node, ast.ExceptHandler):
+            broad = node.type is None or ast.unparse(node.type) in {"Exception", "BaseException"}
+            assert not broad, f"{name(path)}:{node.lineno}: a broad except"
+
+
+@pytest.mark.parametrize("path", LIBRARY_FILES, ids=name)
+def test_only_transformations_of_jax_are_used(path):
+    """`nnx.jit`, `nnx.grad` and the rest would hide state; an environment variable would be a hidden default."""
+    text = path.read_text()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute):
+            used = ast.unparse(node)
+            assert used not in {"nnx.jit", "nnx.grad", "nnx.value_and_grad", "nnx.scan", "nnx.vmap", "nnx.Optimizer"}
+            assert used not in {"os.environ", "os.getenv"}, f"{name(path)}:{node.lineno}: a hidden default"
+
+
+def test_no_file_is_named_for_what_does_not_belong_anywhere():
+    files = python_files(LIBRARY, "experiments", "configs", "tests")
+    parts = {name(path): set(path.relative_to(ROOT).with_suffix("").parts) for path in files}
+    assert not [path for path, names in parts.items() if names & FORBIDDEN_NAMES]
+
+
+def test_importing_the_package_loads_no_dependency():
+    program = (
+        f"import sys, {LIBRARY}; "
+        "print(sorted({name.split('.')[0] for name in sys.modules} & "
+        "{'jax', 'flax', 'optax', 'orbax', 'grain', 'matplotlib', 'absl', 'ml_collections'}))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

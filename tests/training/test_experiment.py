@@ -1,0 +1,47 @@
+import pytest
+
+from mixkabrn_jax.training.experiment import Experiment
+from tests import toy
+
+
+def test_a_config_becomes_an_object_with_the_same_fields():
+    config = toy.experiment("text.txt", num_steps=7, data__batch_size=6)
+    experiment = Experiment.from_dict(config)
+    assert experiment.num_steps == 7
+    assert experiment.data.batch_size == 6
+    assert experiment.model_config(29) == toy.model_config()
+
+
+@pytest.mark.parametrize("where", ["config", "model", "data", "optimizer", "training", "checkpoint", "mesh"])
+def test_a_missing_or_unknown_key_is_a_type_error_that_names_it(where):
+    config = toy.experiment("text.txt")
+    section = config if where == "config" else config[where]
+    section["unheard_of"] = 1
+    with pytest.raises(TypeError, match="unheard_of"):
+        Experiment.from_dict(config)
+    del section["unheard_of"]
+    missing = next(iter(section))
+    del section[missing]
+    with pytest.raises(TypeError, match=missing):
+        Experiment.from_dict(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *(({field: 0}, f"config.{field}=0") for field in ("num_steps", "log_every", "evaluate_every")),
+        ({"evaluate_windows": 0}, "config.evaluate_windows=0"),
+        ({"training__accumulation_steps": 3}, "config.data.batch_size=8 is not a multiple"),
+        ({"training__accumulation_steps": 2, "mesh__data": 8}, "config.data.batch_size=8 is not a multiple"),
+        ({"model__num_heads": 3}, "config.model.num_heads=3"),
+        ({"model__mixer": "convolution"}, "config.model.mixer='convolution'"),
+        ({"mesh__model": 2}, "config.mesh.model=2"),
+        ({"mesh__data": 0}, "config.mesh.data=0"),
+        ({"checkpoint__every": 0}, "config.checkpoint.every=0"),
+        ({"data__sequence_length": 0}, "config.data.sequence_length=0"),
+        ({"optimizer__schedule": "linear"}, "config.optimizer.schedule='linear'"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(changes, message):
+    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+        Experiment.from_dict(toy.experiment("text.txt", **changes))

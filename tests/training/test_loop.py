@@ -1,0 +1,97 @@
+"""A run in this process; tests/experiments/test_train.py kills real ones."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from mixkabrn_jax.training import metrics
+from mixkabrn_jax.training.experiment import load_model
+from mixkabrn_jax.training.loop import Run
+from tests import toy
+
+SMALL = {"model__ffn": "mlp", "model__num_experts": 0, "model__mixer": "attention"}
+
+
+def contents(directory):
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+def test_a_run_learns_reports_and_saves_and_is_then_finished(tmp_path, capsys):
+    config = toy.experiment(toy.write_text(tmp_path / "text.txt"), num_steps=13, **SMALL)
+    directory = tmp_path / "run"
+    run = Run(config, directory)
+    assert json.loads((directory / "config.json").read_text()) == config
+    assert run.train() == 0
+
+    records = metrics.read(directory / "metrics.jsonl")
+    train = {record["step"]: record for record in records if record["split"] == "train"}
+    validation = {record["step"]: record for record in records if record["split"] == "validation"}
+    assert list(train) == [2, 4, 6, 8, 10, 12, 13]  # the last step is always reported
+    assert list(validation) == [6, 12, 13]
+    figures = {"step", "split", "loss", "bits_per_byte", "grad_norm", "learning_rate", "tokens_per_second"}
+    assert figures <= train[2].keys()
+    assert all(record["tokens_per_second"] > 0 for record in train.values())
+    assert train[13]["loss"] < train[2]["loss"] - 0.5
+    # A few windows on the way, all of them at the end; each validation byte is a target once, as is the separator.
+    num_bytes = len((tmp_path / "text.txt").read_bytes()) - len(run.corpus.train) * 16
+    assert validation[6]["tokens"] <= 3 * 16
+    assert abs(validation[13]["tokens"] - num_bytes) <= 17
+    assert validation[13]["tokens"] == run.corpus.validation.num_targets
+    assert {path.name for path in (directory / "checkpoints").iterdir()} == {"12", "13"}
+    assert (directory / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "new run in" in capsys.readouterr().out
+    model, tokenizer = load_model(directory)
+    assert model.config.vocab_size == tokenizer.vocab_size == 257
+
+    before = contents(directory)
+    assert Run(config, directory).train() == 0
+    after = contents(directory)
+    assert "going on from step 13" in capsys.readouterr().out
+    for name in ("metrics.jsonl", "config.json", "tokenizer.json"):
+        assert after[name] == before[name]
+    assert {name for name in after if name.startswith("checkpoints")} == {
+        name for name in before if name.startswith("checkpoints")
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_a_run_at_a_step_boundary_with_its_state_saved(tmp_path, number, capsys):
+    """On a text that is not UTF-8, which bytes take as they are."""
+    (tmp_path / "text.bin").write_bytes(bytes(range(256)) * 20)
+    changes = SMALL | {"num_steps": 100_000, "log_every": 1, "evaluate_every": 100_000, "checkpoint__every": 100_000}
+    directory = tmp_path / "run"
+    run = Run(toy.experiment(tmp_path / "text.bin", **changes), directory)
+    handlers = [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)]
+
+    def interrupt():
+        while not (directory / "metrics.jsonl").exists() or len(metrics.read(directory / "metrics.jsonl")) < 3:
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert run.train() == 128 + number
+    thread.join()
+    last = metrics.read(directory / "metrics.jsonl")[-1]["step"]
+    assert 3 <= last < 100_000
+    assert [path.name for path in (directory / "checkpoints").iterdir()] == [str(last)]
+    assert f"stopped at step {last}" in capsys.readouterr().out
+    assert [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_nothing_is_written_for_a_config_that_cannot_be(tmp_path):
+    text = toy.write_text(tmp_path / "text.txt")
+    for changes, message in (
+        ({"model__num_heads": 3}, r"config\.model\.num_heads=3"),
+        ({"data__path": str(tmp_path / "absent.txt")}, r"config\.data\.path=.*absent\.txt"),
+        ({"mesh__data": 16, "data__batch_size": 16}, r"config\.mesh\.data=16"),
+    ):
+        with pytest.raises((ValueError, OSError), match=message):
+            Run(toy.experiment(text, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

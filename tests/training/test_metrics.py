@@ -1,0 +1,105 @@
+import io
+import json
+import re
+
+import pytest
+
+from mixkabrn_jax.training import metrics
+from mixkabrn_jax.training.metrics import MetricsFile, Progress
+
+VALUES = {"loss": 1.5, "bits_per_byte": 2.25, "tokens_per_second": 12345.6}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def lines(path, steps):
+    path.write_text("".join(json.dumps({"step": step, "split": "train", "loss": 1 / step}) + "\n" for step in steps))
+    return path
+
+
+def test_what_was_written_is_read(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl", 0)
+    file.write(2, "train", {"loss": 0.1})
+    assert metrics.read(tmp_path / "metrics.jsonl") == [{"step": 2, "split": "train", "loss": 0.1}]  # at once
+    file.write(2, "validation", {"loss": 0.2})
+    file.close()
+    assert [record["split"] for record in metrics.read(tmp_path / "metrics.jsonl")] == ["train", "validation"]
+
+
+def test_lines_after_the_step_of_a_resumed_run_are_dropped(tmp_path):
+    path = lines(tmp_path / "metrics.jsonl", [2, 4, 6, 8])
+    kept = path.read_text().splitlines()[:2]
+    file = MetricsFile(path, 5)
+    assert path.read_text().splitlines() == kept
+    file.write(6, "train", {"loss": 0.0})
+    file.close()
+    assert [record["step"] for record in metrics.read(path)] == [2, 4, 6]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_line_of_the_very_step_is_kept(tmp_path):
+    path = lines(tmp_path / "metrics.jsonl", [2, 4])
+    MetricsFile(path, 4).close()
+    assert len(metrics.read(path)) == 2
+
+
+@pytest.mark.parametrize("torn", ['{"step": 6, "spl', '{"step": 6', "{"])
+def test_a_torn_last_line_is_left_out(tmp_path, torn):
+    path = lines(tmp_path / "metrics.jsonl", [2, 4])
+    path.write_text(path.read_text() + torn)
+    assert [record["step"] for record in metrics.read(path)] == [2, 4]
+    file = MetricsFile(path, 9)
+    file.write(10, "train", {"loss": 0.0})
+    file.close()
+    assert [record["step"] for record in metrics.read(path)] == [2, 4, 10]
+
+
+def test_a_torn_line_in_the_middle_is_named(tmp_path):
+    path = lines(tmp_path / "metrics.jsonl", [2])
+    path.write_text('{"step"\n' + path.read_text())
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1: not a JSON object"):
+        metrics.read(path)
+
+
+def test_progress_is_printed_line_by_line_without_a_terminal():
+    stream = io.StringIO()
+    progress = Progress(100, 0, stream)
+    progress.show(10, VALUES)
+    progress.show(100, VALUES)
+    progress.note("done")
+    shown = stream.getvalue().splitlines()
+    assert len(shown) == 3
+    assert "\r" not in stream.getvalue()
+    assert "\x1b" not in stream.getvalue()
+    for part in ("step 10/100", "loss 1.5000", "bits/byte 2.2500", "12,346 tokens/s", "ETA 0:00:00"):
+        assert part in shown[0]
+    assert shown[2] == "done"
+
+
+def test_progress_redraws_one_line_on_a_terminal():
+    stream = Terminal()
+    progress = Progress(100, 0, stream)
+    progress.show(10, VALUES)
+    progress.show(50, VALUES)
+    assert "\n" not in stream.getvalue()
+    redrawn = stream.getvalue().split("\r\x1b[K")
+    assert len(redrawn) == 3
+    assert redrawn[2].startswith("[##########..........] step 50/100")
+    progress.note("done")
+    assert stream.getvalue().endswith("\r\x1b[Kdone\n")
+
+
+def test_the_time_left_is_that_of_the_pace_since_the_start(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    progress = Progress(1000, 400, stream)  # of a resumed run
+    now[0] += 50.0
+    progress.show(500, VALUES)
+    now[0] += 7150.0
+    progress.show(500, VALUES)
+    etas = re.findall(r"ETA (\S+)", stream.getvalue())
+    assert etas == ["0:04:10", "10:00:00"]  # 500 steps at half a second, and at 72 seconds

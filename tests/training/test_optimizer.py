@@ -1,0 +1,132 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mixkabrn_jax.training import optimizer
+from mixkabrn_jax.training.optimizer import OptimizerConfig
+from tests import reference, toy
+
+PUBLISHED = {
+    "schedule": "two_stage",
+    "peak_rate": 1.5e-3,
+    "second_peak_rate": 1e-3,
+    "final_fraction": 0.02,
+    "warmup_steps": 0,
+    "weight_decay": 0.1,
+}
+
+
+def config(**changes):
+    return OptimizerConfig(**toy.section("optimizer", **changes))
+
+
+def rates(steps, num_steps, **changes):
+    return np.asarray(jax.jit(jax.vmap(optimizer.learning_rate(config(**changes), num_steps)))(np.asarray(steps)))
+
+
+def test_the_two_stages_pass_through_their_published_points():
+    got = rates([0, 499, 500, 1000], 1000, **PUBLISHED)
+    end = 0.02 * 1.5e-3
+    one_step = (1.5e-3 - end) / 1000
+    reference.assert_close(got, [1.5e-3, 7.65e-4 + one_step, 5.15e-4, end], terms=4)
+
+
+def test_weight_decay_is_exactly_zero_in_the_second_stage():
+    decay = jax.jit(jax.vmap(optimizer.weight_decay(config(**PUBLISHED), 1000)))
+    np.testing.assert_array_equal(decay(jnp.array([0, 499, 500, 999])), np.float32([0.1, 0.1, 0, 0]))
+    for schedule in ("cosine", "wsd"):
+        decay = optimizer.weight_decay(config(**(PUBLISHED | {"schedule": schedule})), 1000)
+        assert float(decay(999)) == np.float32(0.1)
+
+
+def test_cosine_goes_from_the_peak_to_the_end():
+    got = rates([0, 250, 500, 1000], 1000, **(PUBLISHED | {"schedule": "cosine"}))
+    end = 0.02 * 1.5e-3
+    quarter = end + (1.5e-3 - end) * (1 + np.cos(np.pi / 4)) / 2
+    reference.assert_close(got, [1.5e-3, quarter, (1.5e-3 + end) / 2, end], terms=4)
+
+
+def test_wsd_is_constant_and_then_a_line_to_the_end():
+    options = PUBLISHED | {"schedule": "wsd", "decay_fraction": 0.2}
+    got = rates([0, 400, 800, 900, 1000], 1000, **options)
+    end = 0.02 * 1.5e-3
+    reference.assert_close(got, [1.5e-3, 1.5e-3, 1.5e-3, (1.5e-3 + end) / 2, end], terms=4)
+
+
+@pytest.mark.parametrize("schedule", optimizer.SCHEDULES)
+def test_warmup_is_a_line_from_the_first_update_on(schedule):
+    options = PUBLISHED | {"schedule": schedule, "warmup_steps": 10}
+    got = rates([0, 4, 9, 10], 1000, **options)
+    reference.assert_close(got[:3] / got[3], [0.1, 0.5, 1.0], terms=4)
+    assert got[3] == np.float32(1.5e-3)
+
+
+@pytest.mark.parametrize("schedule", optimizer.SCHEDULES)
+def test_a_rate_is_finite_and_positive_for_any_number_of_steps(schedule):
+    for num_steps in (1, 2, 3):
+        got = rates(range(num_steps), num_steps, schedule=schedule, warmup_steps=2, decay_fraction=0.0)
+        assert np.isfinite(got).all()
+        assert (got > 0).all()
+
+
+def parameters():
+    """A whole model's: norm scales and matrices at every place they occur."""
+    model = toy.make(toy.model_config(tied_embeddings=False, first_dense_layers=1))
+    return nnx.state(model, nnx.Param)
+
+
+def test_weight_decay_spares_the_scales_of_norms_and_takes_every_matrix():
+    params = parameters()
+    rule = optimizer.make(config(**(PUBLISHED | {"schedule": "wsd"})), 1000)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = jax.jit(rule.update)(zeros, rule.init(params), params)
+    seen = {True: 0, False: 0}
+    for (path, update), param in zip(
+        jax.tree_util.tree_leaves_with_path(updates), jax.tree.leaves(params), strict=True
+    ):
+        is_scale = "scale" in str(path)
+        seen[is_scale] += 1
+        reference.assert_close(update, 0 * param if is_scale else -1.5e-3 * 0.1 * np.asarray(param), terms=4)
+    assert seen[True] == 5
+    assert seen[False] > 15
+
+
+@pytest.mark.parametrize("size", [0.01, 1.0])
+def test_updates_are_those_of_adamw_behind_a_clip_of_the_global_norm(size):
+    """Loshchilov and Hutter 2019, algorithm 2; the large epsilon lets the size of gradients show."""
+    options = {"schedule": "wsd", "epsilon": 0.1, "clip_norm": 0.5, "weight_decay": 0.1, "warmup_steps": 3}
+    rule, steps = optimizer.make(config(**options), 10), rates(range(4), 10, **options).astype(np.float64)
+    params = {"kernel": reference.normal(0, 4, 3), "scale_D": reference.normal(1, 5)}
+    decay = {"kernel": 0.1, "scale_D": 0.0}
+    state, update = rule.init(params), jax.jit(rule.update)
+    want = {name: value.astype(np.float64) for name, value in params.items()}
+    first, second = ({name: np.zeros(value.shape) for name, value in params.items()} for _ in range(2))
+    for t in range(4):
+        grads = {name: size * reference.normal(10 * t + 2, *value.shape) for name, value in params.items()}
+        norm = np.sqrt(sum((value.astype(np.float64) ** 2).sum() for value in grads.values()))
+        assert (norm > 0.5) == (size == 1.0)
+        updates, state = update(grads, state, params)
+        params = {name: params[name] + updates[name] for name in params}
+        for name, grad in grads.items():
+            grad = grad.astype(np.float64) * min(1, 0.5 / norm)
+            first[name] = 0.9 * first[name] + 0.1 * grad
+            second[name] = 0.95 * second[name] + 0.05 * grad**2
+            direction = first[name] / (1 - 0.9 ** (t + 1)) / (np.sqrt(second[name] / (1 - 0.95 ** (t + 1))) + 0.1)
+            want[name] -= steps[t] * (direction + decay[name] * want[name])
+        for name in params:
+            reference.assert_close(params[name], want[name], terms=4 * (t + 1))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("schedule", "constant"), ("peak_rate", 0.0), ("second_peak_rate", -1.0), ("epsilon", 0.0)),
+        *(("clip_norm", 0.0), ("final_fraction", 1.1), ("decay_fraction", -0.1), ("b1", 1.5), ("b2", -0.5)),
+        *(("warmup_steps", -1), ("weight_decay", -0.1), ("peak_rate", float("nan"))),
+    ],
+)
+def test_a_field_that_cannot_be_is_named(field, value):
+    with pytest.raises(ValueError, match=field):
+        config(**{field: value})

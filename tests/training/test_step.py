@@ -1,0 +1,203 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mixkabrn_jax import sharding
+from mixkabrn_jax.sharding import MeshConfig
+from mixkabrn_jax.training import optimizer, step
+from mixkabrn_jax.training.evaluate import evaluate
+from mixkabrn_jax.training.step import StepConfig
+from tests import reference, toy
+
+# A large epsilon: Adam's first steps would turn a rounding of a gradient near 0 into a whole step otherwise.
+RULE = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer", epsilon=1.0, peak_rate=0.5)), 10)
+CONFIG = toy.model_config(ffn="mlp", mixer="attention", expert_dispatch="dense")
+
+
+@functools.cache
+def make(**changes):
+    """(a jitted step, the state before it) of a routed model; the state is not donated, so tests can look back.
+
+    Compiling takes longer than all the rest, so tests share a few settings.
+    """
+    model = toy.make(CONFIG)
+    graph, _, _ = step.split(model)
+    config = StepConfig(**toy.section("training", **changes))
+    return jax.jit(step.make_train_step(graph, RULE, config)), step.init(model, RULE)
+
+
+def even_batch(seed=0):
+    return toy.batch(seed, batch_size=8)
+
+
+def ragged_batch():
+    """Rows of different numbers of tokens: a mean of means would not be the mean."""
+    batch = even_batch()
+    for b in range(8):
+        batch["segment_ids"][b, 12 - b :] = 0
+    batch["weights"] = (batch["segment_ids"] > 0).astype(np.float32)
+    batch["num_bytes"] = batch["num_bytes"] * (batch["segment_ids"] > 0)
+    return batch
+
+
+def assert_alike(got, want, atol=None):
+    for (path, leaf), want_leaf in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        bound = toy.rounding(np.asarray(want_leaf, np.float64), CONFIG, 8 * 12) if atol is None else atol
+        try:
+            reference.assert_close(leaf, want_leaf, atol=bound)
+        except AssertionError as error:
+            raise AssertionError(f"{jax.tree_util.keystr(path)}: {error}") from error
+
+
+def test_accumulating_microbatches_is_one_large_batch():
+    """Without the balance loss, which is the mean of those of the microbatches."""
+    batch = ragged_batch()
+    update, state = make(balance_loss=0.0, router_bias_rate=0.0)
+    want = update(state, batch)
+    update, state = make(balance_loss=0.0, router_bias_rate=0.25, accumulation_steps=4)
+    got = update(state, batch)
+    assert_alike(got.params, want.params)
+    np.testing.assert_array_equal(got.sums.load_LE, want.sums.load_LE)
+    # The balance loss is a mean over the microbatches, and the bias follows the load of the whole batch.
+    graph, params, buffers = step.split(toy.make(CONFIG))
+    evaluate_step = jax.jit(step.make_evaluate_step(graph))
+    parts = [jax.tree.map(lambda rows, i=i: rows[i : i + 2], batch) for i in range(0, 8, 2)]
+    balance = [float(evaluate_step(params, buffers, part).balance) for part in parts]
+    reference.assert_close(got.sums.balance, np.mean(balance), terms=8 * 12)
+    load = np.asarray(want.sums.load_LE)
+    np.testing.assert_array_equal(bias(got), 0.25 * np.sign(load.mean(axis=-1, keepdims=True) - load))
+    for field in ("nats", "grad_norm", "tokens", "num_bytes", "updates"):
+        reference.assert_close(getattr(got.sums, field), getattr(want.sums, field), terms=8 * 12 * 29)
+
+
+def bias(state):
+    return np.asarray(state.buffers["routed_blocks"]["ffn"]["bias_E"][...])
+
+
+def test_padding_has_no_influence():
+    update, state = make(balance_loss=0.5, router_bias_rate=0.25)
+    batch = ragged_batch()
+    want = update(state, batch)
+    other = {key: value.copy() for key, value in batch.items()}
+    padding = batch["segment_ids"] == 0
+    other["tokens"][padding] = (other["tokens"][padding] + 1) % CONFIG.vocab_size
+    other["targets"][padding] = 0
+    got = update(state, other)
+    assert_alike(got.params, want.params)
+    assert_alike(got.sums, want.sums)
+    np.testing.assert_array_equal(bias(got), bias(want))
+    assert (np.asarray(got.sums.load_LE).sum(axis=-1) == batch["weights"].sum() * CONFIG.experts_per_token).all()
+
+
+def test_sums_add_up_and_their_means_are_the_figures():
+    update, state = make(balance_loss=0.5, router_bias_rate=0.25)
+    batches = [even_batch(), ragged_batch() | {"num_bytes": 3 * ragged_batch()["num_bytes"]}]
+    graph, _, _ = step.split(toy.make(CONFIG))
+    evaluate_step = jax.jit(step.make_evaluate_step(graph))
+    seen = [evaluate_step(state.params, state.buffers, batches[0])]
+    state = update(state, batches[0])
+    seen.append(evaluate_step(state.params, state.buffers, batches[1]))
+    norm = float(state.sums.grad_norm)
+    state = update(state, batches[1])
+    assert state.step == 2
+    values = step.means(state.sums, 0.5)
+    nats, tokens = (sum(float(getattr(part, field)) for part in seen) for field in ("nats", "tokens"))
+    assert tokens == sum(batch["weights"].sum() for batch in batches)
+    num_bytes = sum(batch["num_bytes"].sum() for batch in batches)
+    load = sum(np.asarray(part.load_LE) for part in seen)
+    balance = sum(float(part.balance) for part in seen) / 2
+    want = {
+        "loss": nats / tokens,
+        "bits_per_byte": nats / np.log(2) / num_bytes,
+        "grad_norm": float(state.sums.grad_norm) / 2,
+        "balance_loss": balance,
+        "total_loss": nats / tokens + 0.5 * balance,
+        "max_load": (load.max(axis=-1) / load.mean(axis=-1)).max(),
+    }
+    assert values.keys() == want.keys()
+    for name, value in want.items():
+        reference.assert_close(values[name], value, terms=8 * 12 * 29)
+    assert 0 < norm < float(state.sums.grad_norm)
+    # The same sums without updates tell of the loss alone.
+    total = evaluate(evaluate_step, state.params, state.buffers, batches, place=lambda batch: batch)
+    assert step.means(total, 0.5).keys() == {"loss", "bits_per_byte"}
+    reference.assert_close(total.nats, sum(float(evaluate_step(state.params, state.buffers, b).nats) for b in batches))
+
+
+def test_a_batch_of_padding_alone_moves_nothing():
+    update, state = make(balance_loss=0.5, router_bias_rate=0.25)
+    batch = even_batch()
+    for key in ("segment_ids", "weights", "num_bytes"):
+        batch[key] = np.zeros_like(batch[key])
+    after = update(state, batch)
+    assert after.sums.nats == 0
+    assert after.sums.grad_norm == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
+
+
+def test_the_router_bias_follows_the_load_only_when_it_is_asked_to():
+    batch = even_batch()
+    update, state = make(balance_loss=0.0, router_bias_rate=0.0)
+    after = update(state, batch)
+    assert not bias(after).any()
+    load = np.asarray(after.sums.load_LE)
+    update, state = make(balance_loss=0.5, router_bias_rate=0.25)
+    once = update(state, batch)
+    np.testing.assert_array_equal(bias(once), 0.25 * np.sign(load.mean(axis=-1, keepdims=True) - load))
+    assert np.isin(bias(update(once, batch)), [-0.5, -0.25, 0.0, 0.25, 0.5]).all()
+
+
+def test_the_balance_loss_of_all_layers_has_its_coefficient():
+    batch = even_batch()
+    gradients = []
+    for coefficient, rate in ((0.0, 0.0), (0.5, 0.25)):  # the bias moves after the gradient
+        update, state = make(balance_loss=coefficient, router_bias_rate=rate)
+        after = update(state, batch)
+        # Adam's first moment is a tenth of the gradient after the clip, which is at a norm of 1.
+        clip = max(float(after.sums.grad_norm), 1.0)
+        gradients.append(jax.tree.map(lambda m, clip=clip: 10 * np.asarray(m) * clip, after.optimizer[1].mu))
+    graph, params, buffers = step.split(toy.make(CONFIG))
+
+    def balance(params):
+        output = nnx.merge(graph, params, buffers)(batch["tokens"], segment_ids_BT=batch["segment_ids"])
+        return jnp.sum(output.balance.loss)
+
+    want = jax.jit(jax.grad(balance))(params)
+    got = jax.tree.map(lambda a, b: (b - a) / 0.5, *gradients)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients))
+    assert_alike(got, want, atol=2 * toy.rounding(largest, CONFIG, 8 * 12))
+    assert np.abs(want["routed_blocks"]["ffn"]["router"][...]).max() > 1e-2
+
+
+def test_eight_devices_train_as_one():
+    """The loads of routing and the bias that follows them are those of the whole batch, not of one device's part."""
+    figures = {}
+    for devices in (1, 8):
+        mesh = sharding.make_mesh(MeshConfig(data=devices, expert=1, model=1, context=1))
+        update, state = make(balance_loss=0.5, router_bias_rate=0.25)
+        if devices > 1:
+            state = sharding.place(state, "", mesh)
+        figures[devices] = []
+        for seed in range(3):
+            batch = even_batch(seed)
+            if devices > 1:
+                batch = sharding.place(batch, "BT", mesh)
+                assert len(batch["tokens"].sharding.device_set) == devices
+            state = update(state, batch)
+            figures[devices].append(jax.device_get(state.sums))
+        figures[devices].append(jax.device_get((state.params, state.buffers)))
+    for got, want in zip(figures[8][:3], figures[1][:3], strict=True):
+        np.testing.assert_array_equal(got.load_LE, want.load_LE)
+    assert_alike(figures[8], figures[1])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("accumulation_steps", 0), ("balance_loss", -0.1), ("router_bias_rate", -1.0)]
+)
+def test_a_field_that_cannot_be_is_named(field, value):
+    with pytest.raises(ValueError, match=rf"config\.training\.{field}={value}"):
+        StepConfig(**toy.section("training", **{field: value}))

@@ -1,0 +1,106 @@
+import json
+
+import pytest
+
+from mixkabrn_jax.data import tokenizers
+from mixkabrn_jax.training import workdir
+from tests import toy
+
+
+def claimed(tmp_path, **changes):
+    directory = tmp_path / "runs" / "toy"
+    workdir.claim(directory, toy.experiment("text.txt", **changes), tokenizers.Characters("abc"))
+    return directory
+
+
+def contents(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_a_run_s_config_and_tokenizer_are_read_as_they_were(tmp_path):
+    directory = claimed(tmp_path, seed=3)
+    workdir.check(directory, toy.experiment("text.txt", seed=3))
+    assert workdir.load_config(directory) == toy.experiment("text.txt", seed=3)
+    assert workdir.load_tokenizer(directory).to_json() == {"name": "characters", "characters": "abc"}
+    assert set(contents(directory)) == {"config.json", "tokenizer.json"}
+
+
+def test_another_config_is_named_field_by_field_and_nothing_is_changed(tmp_path):
+    directory = claimed(tmp_path)
+    before = contents(directory)
+    with pytest.raises(ValueError, match=r"holds a run of another config") as error:
+        workdir.check(directory, toy.experiment("text.txt", seed=1, model__ffn="mlp", optimizer__b1=0.5))
+    message = str(error.value)
+    for part in (
+        "config.seed=1 (there: 0)",
+        "config.model.ffn='mlp' (there: 'kan')",
+        "config.optimizer.b1=0.5 (there: 0.9)",
+    ):
+        assert part in message
+    assert message.count("there:") == 3
+    assert contents(directory) == before
+
+
+def test_a_field_that_only_one_side_has_is_named(tmp_path):
+    directory = claimed(tmp_path)
+    config = toy.experiment("text.txt")
+    del config["model"]["remat"]
+    with pytest.raises(ValueError, match=r"config\.model\.remat=None \(there: False\)"):
+        workdir.check(directory, config)
+
+
+def test_the_number_of_threads_is_not_part_of_the_experiment(tmp_path):
+    workdir.check(claimed(tmp_path), toy.experiment("text.txt", data__num_threads=7))
+
+
+def test_claiming_twice_overwrites_nothing(tmp_path):
+    directory = claimed(tmp_path)
+    before = contents(directory)
+    workdir.claim(directory, toy.experiment("text.txt", data__num_threads=7), tokenizers.Bytes())
+    assert contents(directory) == before
+
+
+def test_a_new_or_empty_directory_is_free(tmp_path):
+    workdir.check(tmp_path, toy.experiment("text.txt"))
+    workdir.check(tmp_path / "new", toy.experiment("text.txt"))
+    assert not (tmp_path / "new").exists()
+    assert workdir.load_tokenizer(tmp_path) is None
+
+
+def test_a_file_in_place_of_the_directory_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match=r"--workdir=.*file is a file"):
+        workdir.check(tmp_path / "file", toy.experiment("text.txt"))
+
+
+def test_a_directory_without_a_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"--workdir=.* holds no config\.json"):
+        workdir.load_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_file_that_is_not_json_is_named(tmp_path, name):
+    directory = claimed(tmp_path)
+    (directory / name).write_text("{")
+    load = {"config.json": workdir.load_config, "tokenizer.json": workdir.load_tokenizer}[name]
+    with pytest.raises(ValueError, match=rf"{name} is not JSON"):
+        load(directory)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "config.json"
+    path.write_text("old")
+
+    def full_disk(self, text):
+        with self.open("w") as file:
+            file.write(text[:3])
+        raise OSError("no space left")
+
+    monkeypatch.setattr(type(path), "write_text", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        workdir.write_atomically(path, json.dumps({"a": 1}))
+    assert path.read_text() == "old"
+
+
+def test_nested_fields_have_dotted_names():
+    assert workdir.flatten({"a": 1, "b": {"c": 2, "d": {"e": 3}}}) == {"a": 1, "b.c": 2, "b.d.e": 3}
