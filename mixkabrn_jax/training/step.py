@@ -104,7 +104,7 @@ def make_train_step(graph, optimizer: optax.GradientTransformation, config: Step
             (grads, sums), _ = jax.lax.scan(add, zeros, parts)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        sums = sums._replace(updates=jnp.ones(()), grad_norm=optax.global_norm(grads))
+        sums = sums._replace(updates=jnp.ones(()), grad_norm=optax.tree.norm(grads))
         buffers = state.buffers
         if config.router_bias_rate and sums.load_LE is not None:
             model = nnx.merge(graph, params, buffers)
