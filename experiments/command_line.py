@@ -1,10 +1,11 @@
 """How every entry point starts: flags are read, and a user's mistake ends in one line instead of a traceback."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from absl import app, flags, logging
+from absl import app, flags
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -13,7 +14,8 @@ def run(main: Callable[[], int | None]) -> None:
     def checked(argv):
         if len(argv) > 1:
             sys.exit(f"error: {argv[1]!r} is not a flag: write --name=value")
-        logging.set_verbosity(logging.ERROR)  # orbax reports every file it touches
+        # orbax reports every file it touches; the root logger keeps its level, for what we warn of must be seen.
+        logging.getLogger("absl").setLevel(logging.ERROR)
         try:
             sys.exit(main())
         except KeyboardInterrupt:
@@ -49,4 +51,7 @@ def _quotes_part_of(argument, message):
 
 
 def _one_line(error):
-    return " ".join(str(error.args[-1] if isinstance(error, KeyError) else error).replace("\\n", " ").split())
+    text = str(error.args[-1] if isinstance(error, KeyError) else error).replace("\\n", " ")
+    if "Traceback" in text:  # of a config file that failed to load: its last line says why
+        text = text.strip().splitlines()[-1]
+    return " ".join(text.split())

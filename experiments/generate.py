@@ -1,5 +1,6 @@
 """Continues a prompt: python -m experiments.generate --workdir=runs/tiny --prompt="The American people" """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,12 @@ def main():
     with command_line.user_errors():
         sampling = Sampling(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value, _MIN_P.value)
         model, tokenizer = load_model(Path(_WORKDIR.value))
-        prompt = tokenizer.encode(_PROMPT.value.encode(), "--prompt")
+        prompt = tokenizer.encode(os.fsencode(_PROMPT.value), "--prompt")
         prompt = np.concatenate([[tokenizer.separator], prompt])[None]
         options = {"max_tokens": _MAX_TOKENS.value, "sampling": sampling, "seed": _SEED.value}
         tokens = generate(model, prompt, stop_token=tokenizer.separator, **options)
     decoder = tokenizer.stream_decoder()
-    print(_PROMPT.value, end="")
+    print(os.fsencode(_PROMPT.value).decode(errors="replace"), end="")
     for token_B in tokens:
         if token_B[0] == tokenizer.separator:
             break

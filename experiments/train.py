@@ -4,6 +4,7 @@ The same command again goes on where the last one stopped. Any field of the conf
 --config.model.ffn=mlp; the README's map says where each is declared.
 """
 
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -23,7 +24,10 @@ def main():
         from mixkabrn_jax.training.loop import Run
 
         run = Run(config, Path(_WORKDIR.value))
-    return run.train()
+    try:
+        return run.train()
+    except FloatingPointError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Every size and switch of a language model, checked where a config becomes an object."""
 
+import math
 from dataclasses import dataclass
 
 from mixkabrn_jax.layers.kan import Grid
@@ -77,6 +78,18 @@ class ModelConfig:
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"config.model.{field}={getattr(self, field)}: at least 1 is needed")
+        for field in ("norm_epsilon", "rotary_base", "router_scale", "first_decay_exponent"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise ValueError(f"config.model.{field}={getattr(self, field)}: more than 0 and finite is needed")
+        if not -math.inf < self.grid_low < self.grid_high < math.inf:
+            raise ValueError(
+                f"config.model.grid_low={self.grid_low}, config.model.grid_high={self.grid_high}: low < high"
+            )
+        if self.grid_intervals < 1 or not 0 <= self.spline_degree <= 5:
+            raise ValueError(
+                f"config.model.grid_intervals={self.grid_intervals}, config.model.spline_degree={self.spline_degree}: "
+                "at least 1 interval and a degree from 0 to 5 are needed"
+            )
         if self.d_model % self.num_heads:
             raise ValueError(
                 f"config.model.num_heads={self.num_heads} does not divide config.model.d_model={self.d_model}"

@@ -40,6 +40,8 @@ class Experiment:
         for field in ("num_steps", "log_every", "evaluate_every", "evaluate_windows"):
             if getattr(self, field) < 1:
                 raise ValueError(f"config.{field}={getattr(self, field)}: at least 1 is needed")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"config.seed={self.seed}: 0 to 2**32 - 1 is needed")
         parts = self.training.accumulation_steps * self.mesh.data
         if self.data.batch_size % parts:
             raise ValueError(

@@ -1,5 +1,6 @@
 """Training from a config to a finished workdir. Running the same command again goes on where the last run stopped."""
 
+import math
 import signal
 import time
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ class Run:
         """
         self.experiment = Experiment.from_dict(config)
         workdir.check(directory, config)
+        if (directory / "metrics.jsonl").exists():
+            metrics.read(directory / "metrics.jsonl")  # raises for a file that could not be gone on with
         self.corpus = pipeline.load(self.experiment.data, workdir.load_tokenizer(directory))
         self.mesh = sharding.make_mesh(self.experiment.mesh)
         self.directory = directory
@@ -38,6 +41,7 @@ class Run:
     def train(self) -> int:
         """Trains to the last step, or to the first boundary after SIGINT or SIGTERM.
 
+        Raises: FloatingPointError when the loss stops being a number; nothing is saved from then on.
         Returns: 0, or 128 + the signal's number when stopped by one (the state is saved first).
         """
         experiment = self.experiment
@@ -129,6 +133,11 @@ class _Report:
 
     def train(self, at, sums):
         values = step.means(sums, self._run.experiment.training.balance_loss)
+        if not math.isfinite(values["loss"]):
+            raise FloatingPointError(
+                f"the loss is {values['loss']} at step {at}: the last checkpoint is from before; try a lower "
+                f"config.optimizer.peak_rate={self._run.experiment.optimizer.peak_rate} in another --workdir"
+            )
         values["learning_rate"] = float(self._rate(at - 1))
         now = time.monotonic()
         values["tokens_per_second"] = (float(sums.tokens) - self._tokens_before) / (now - self._clock)

@@ -30,17 +30,20 @@ class MetricsFile:
 def read(path: Path) -> list[dict]:
     """All records; a last line cut short by a killed process is left out.
 
-    Raises: ValueError naming file and line when any other line is not a JSON object.
+    Raises: ValueError naming file and line when any other line is not a JSON object with step and split.
     """
     lines = path.read_text().splitlines()
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError as error:
             if number == len(lines):
                 break
             raise ValueError(f"{path}, line {number}: not a JSON object ({error})") from error
+        if not isinstance(record, dict) or not {"step", "split"} <= record.keys():
+            raise ValueError(f"{path}, line {number}: an object with step and split is needed, not {line[:80]}")
+        records.append(record)
     return records
 
 

@@ -1,5 +1,6 @@
 """AdamW by optax, with the schedules of its rate and weight decay."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,12 +34,15 @@ class OptimizerConfig:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"config.optimizer.schedule={self.schedule!r}: one of {SCHEDULES} is needed")
         for field in ("peak_rate", "second_peak_rate", "epsilon", "clip_norm"):
-            if not getattr(self, field) > 0:
+            if not 0 < getattr(self, field) < math.inf:
                 raise ValueError(f"config.optimizer.{field}={getattr(self, field)}: more than 0 is needed")
-        for field in ("final_fraction", "decay_fraction", "b1", "b2"):
+        for field in ("b1", "b2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ValueError(f"config.optimizer.{field}={getattr(self, field)}: at least 0 and below 1 is needed")
+        for field in ("final_fraction", "decay_fraction"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"config.optimizer.{field}={getattr(self, field)}: 0 to 1 is needed")
-        if self.warmup_steps < 0 or self.weight_decay < 0:
+        if self.warmup_steps < 0 or not 0 <= self.weight_decay < math.inf:
             raise ValueError(
                 f"config.optimizer.warmup_steps={self.warmup_steps}, weight_decay={self.weight_decay}: "
                 "0 or more is needed"

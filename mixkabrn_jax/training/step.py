@@ -28,7 +28,7 @@ class StepConfig:
         if self.accumulation_steps < 1:
             raise ValueError(f"config.training.accumulation_steps={self.accumulation_steps}: at least 1 is needed")
         for field in ("balance_loss", "router_bias_rate"):
-            if getattr(self, field) < 0:
+            if not 0 <= getattr(self, field) < math.inf:
                 raise ValueError(f"config.training.{field}={getattr(self, field)}: 0 or more is needed")
 
 

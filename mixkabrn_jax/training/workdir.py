@@ -13,11 +13,14 @@ def check(workdir: Path, config: Mapping) -> None:
     """Makes sure that the directory holds nothing, or a run of this very config.
 
     Raises: ValueError naming the fields in which the directory's own config differs, or a `config.json` that cannot
-        be read; NotADirectoryError for a path that is a file.
+        be read, or a run's files without one; NotADirectoryError for a path that is a file.
     """
     if workdir.exists() and not workdir.is_dir():
         raise NotADirectoryError(f"--workdir={workdir} is a file: a directory is needed")
     if not (workdir / "config.json").exists():
+        strays = [name for name in ("metrics.jsonl", "checkpoints", "tokenizer.json") if (workdir / name).exists()]
+        if strays:
+            raise ValueError(f"--workdir={workdir} has no config.json but holds {strays}: choose another --workdir")
         return
     mine, theirs = flatten(config), flatten(load_config(workdir))
     differing = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
@@ -44,10 +47,7 @@ def load_config(workdir: Path) -> dict:
     path = workdir / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"--workdir={workdir} holds no config.json: a directory that training wrote is needed")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); remove the directory or restore the file") from error
+    return _read_json(path)
 
 
 def load_tokenizer(workdir: Path) -> tokenizers.Tokenizer | None:
@@ -55,10 +55,17 @@ def load_tokenizer(workdir: Path) -> tokenizers.Tokenizer | None:
     path = workdir / "tokenizer.json"
     if not path.exists():
         return None
+    return tokenizers.from_json(_read_json(path))
+
+
+def _read_json(path):
     try:
-        return tokenizers.from_json(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
+        contents = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not JSON ({error}); remove the directory or restore the file") from error
+    if not isinstance(contents, dict):
+        raise ValueError(f"{path} does not hold an object but {contents!r}; remove the directory or restore the file")
+    return contents
 
 
 def flatten(config: Mapping, prefix: str = "") -> dict:

@@ -34,7 +34,7 @@ from tests import toy
         ({"num_experts": -1}, "config.model.num_experts=-1"),
         ({"num_shared_experts": -1}, "num_shared_experts=-1"),
         ({"grid_low": 3.0}, "low=3.0"),
-        ({"grid_intervals": 0}, "num_intervals=0"),
+        ({"grid_intervals": 0}, "grid_intervals=0"),
         ({"spline_degree": -1}, "degree=-1"),
         ({"experts_per_token": 5}, "experts_per_token=5"),
         ({"experts_per_token": 0}, "experts_per_token=0"),
@@ -45,6 +45,13 @@ from tests import toy
 def test_a_field_that_cannot_be_is_named(changes, message):
     with pytest.raises(ValueError, match=message.replace(".", r"\.")):
         toy.model_config(**changes)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("field", ["norm_epsilon", "first_decay_exponent", "rotary_base", "router_scale"])
+def test_a_number_that_must_be_positive_is_named(field, value):
+    with pytest.raises(ValueError, match=rf"config\.model\.{field}={value}"):
+        toy.model_config(**{field: value})
 
 
 def test_fields_of_switched_off_parts_are_not_checked():
