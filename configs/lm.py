@@ -3,12 +3,12 @@
     python -m experiments.train --config=configs/lm.py:tiny --workdir=runs/tiny
     python -m experiments.sweep --config=configs/lm.py:tiny --sweep=ablation --workdir=runs/ablation
 
-| size | total | active | hardware | time | held-out documents |
-|---|---|---|---|---|---|
-| tiny | 0.94 M | 0.71 M | 2 CPU cores, 1.0 GB | 11 min beside other work (0.28 s a step alone) | 1.991 bits per byte after 2.7 M bytes |
-| small | 27.6 M | 15.2 M | meant for one GPU | not trained yet | |
-| base | 338 M | 123 M | meant for one GPU | not trained yet | |
-| large | 5.0 G | 1.34 G | meant for pods: needs expert and tensor sharding | not trained yet | |
+| size | total | active | hardware | bits per byte of the held-out documents |
+|---|---|---|---|---|
+| tiny | 0.94 M | 0.71 M | 2 CPU cores, 1.0 GB | 1.991 after 2.7 M bytes, 11 minutes beside other work |
+| small | 27.6 M | 15.2 M | meant for one GPU | not trained yet |
+| base | 338 M | 123 M | meant for one GPU | not trained yet |
+| large | 5.0 G | 1.34 G | meant for pods, once experts and matrices can be sharded | not trained yet |
 
 With 1700 steps (3.5 M bytes) tiny ends at 1.934 bits per byte. Recomputing layers (remat) is no slower than keeping
 them on a CPU: 0.28 s a step against 0.32 s. Parameters are counted

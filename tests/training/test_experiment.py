@@ -30,6 +30,8 @@ def test_a_missing_or_unknown_key_is_a_type_error_that_names_it(where):
     ("changes", "message"),
     [
         *(({field: 0}, f"config.{field}=0") for field in ("num_steps", "log_every", "evaluate_every")),
+        ({"seed": -1}, "config.seed=-1"),
+        ({"seed": 2**32}, "config.seed=4294967296"),
         ({"evaluate_windows": 0}, "config.evaluate_windows=0"),
         ({"training__accumulation_steps": 3}, "config.data.batch_size=8 is not a multiple"),
         ({"training__accumulation_steps": 2, "mesh__data": 8}, "config.data.batch_size=8 is not a multiple"),

@@ -6,7 +6,10 @@ import signal
 import threading
 import time
 
+import jax
+import numpy as np
 import pytest
+from flax import nnx
 
 from mixkabrn_jax.training import metrics
 from mixkabrn_jax.training.experiment import load_model
@@ -83,6 +86,18 @@ def test_a_signal_stops_a_run_at_a_step_boundary_with_its_state_saved(tmp_path, 
     assert [path.name for path in (directory / "checkpoints").iterdir()] == [str(last)]
     assert f"stopped at step {last}" in capsys.readouterr().out
     assert [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_is_in_no_checkpoint(tmp_path):
+    changes = SMALL | {"num_steps": 60, "log_every": 20, "checkpoint__every": 2, "optimizer__peak_rate": 1e38}
+    directory = tmp_path / "run"
+    config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **changes)
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step \d+.*config\.optimizer\.peak_rate"):
+        Run(config, directory).train()
+    if list((directory / "checkpoints").iterdir()):
+        model, _ = load_model(directory)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.state(model)))
+    assert all(np.isfinite(record["loss"]) for record in metrics.read(directory / "metrics.jsonl"))
 
 
 def test_nothing_is_written_for_a_config_that_cannot_be(tmp_path):

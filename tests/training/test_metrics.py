@@ -64,6 +64,14 @@ def test_a_torn_line_in_the_middle_is_named(tmp_path):
         metrics.read(path)
 
 
+@pytest.mark.parametrize("line", ["3", "[]", '{"step": 1}'])
+def test_a_line_that_is_no_record_is_named(tmp_path, line):
+    path = lines(tmp_path / "metrics.jsonl", [2])
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: an object with step and split"):
+        metrics.read(path)
+
+
 def test_progress_is_printed_line_by_line_without_a_terminal():
     stream = io.StringIO()
     progress = Progress(100, 0, stream)

@@ -125,6 +125,7 @@ def test_updates_are_those_of_adamw_behind_a_clip_of_the_global_norm(size):
         *(("schedule", "constant"), ("peak_rate", 0.0), ("second_peak_rate", -1.0), ("epsilon", 0.0)),
         *(("clip_norm", 0.0), ("final_fraction", 1.1), ("decay_fraction", -0.1), ("b1", 1.5), ("b2", -0.5)),
         *(("warmup_steps", -1), ("weight_decay", -0.1), ("peak_rate", float("nan"))),
+        *(("b1", 1.0), ("clip_norm", float("inf")), ("weight_decay", float("nan"))),
     ],
 )
 def test_a_field_that_cannot_be_is_named(field, value):

@@ -87,6 +87,37 @@ def test_a_file_that_is_not_json_is_named(tmp_path, name):
         load(directory)
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints"])
+def test_a_run_that_lost_its_config_is_not_written_into(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=rf"has no config\.json but holds \['{name}'\]"):
+        workdir.check(tmp_path, toy.experiment("text.txt"))
+
+
+def test_a_process_killed_while_it_claims_a_directory_can_be_run_again(tmp_path, monkeypatch):
+    write = workdir.write_atomically
+    config = toy.experiment("text.txt")
+    for calls in (0, 1, 2):
+        left = [calls]
+
+        def killed(path, text, left=left):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            write(path, text)
+
+        directory = tmp_path / str(calls)
+        monkeypatch.setattr(workdir, "write_atomically", killed)
+        try:
+            workdir.claim(directory, config, tokenizers.Bytes())
+        except KeyboardInterrupt:
+            assert calls < 2
+        monkeypatch.setattr(workdir, "write_atomically", write)
+        workdir.check(directory, config)
+        workdir.claim(directory, config, tokenizers.Bytes())
+        assert workdir.load_config(directory) == config
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "config.json"
     path.write_text("old")
