@@ -14,8 +14,8 @@ def run(main: Callable[[], int | None]) -> None:
     def checked(argv):
         if len(argv) > 1:
             sys.exit(f"error: {argv[1]!r} is not a flag: write --name=value")
-        # orbax reports every file it touches; the root logger keeps its level, for what we warn of must be seen.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        logging.getLogger().setLevel(logging.WARNING)  # absl lowers it to INFO; what we warn of must be seen
+        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file it touches
         try:
             sys.exit(main())
         except KeyboardInterrupt:

@@ -48,10 +48,10 @@ def _stream(model, prompt, max_tokens, sampling, seed, stop_token):
     key = jax.random.key(seed)
     for start in range(0, max_tokens, STRIDE):
         carry, tokens_NB = _decode(model, carry, key, start, sampling, stop_token)
-        tokens_NB = np.asarray(tokens_NB)
-        yield from tokens_NB[: max_tokens - start]
-        if stop_token is not None and (tokens_NB[-1] == stop_token).all():
-            return
+        for token_B in np.asarray(tokens_NB)[: max_tokens - start]:
+            yield token_B
+            if stop_token is not None and (token_B == stop_token).all():
+                return
 
 
 @partial(jax.jit, static_argnums=2)

@@ -58,7 +58,7 @@ class Run:
             batches.set_state(iterator_state)
         report = _Report(self, state, count_parameters(model))
         evaluate_step = jax.jit(step.make_evaluate_step(graph))
-        with _Signals() as signals:
+        with _Signals() as signals, report:
             if start and self._validates_at(start) and not report.has_validation(start):
                 self._validate(evaluate_step, state, start, report)  # the run was killed just before it
             if start < experiment.num_steps:
@@ -74,6 +74,7 @@ class Run:
                     state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
                 if at % experiment.checkpoint.every == 0 or is_last or signals.received:
                     with report.aside(state):
+                        report.require_number(at, "size of the parameters", step.size(state.params))
                         checkpoints.save(state, batches.get_state())
                 if self._validates_at(at):
                     with report.aside(state):
@@ -133,11 +134,7 @@ class _Report:
 
     def train(self, at, sums):
         values = step.means(sums, self._run.experiment.training.balance_loss)
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(
-                f"the loss is {values['loss']} at step {at}: the last checkpoint is from before; try a lower "
-                f"config.optimizer.peak_rate={self._run.experiment.optimizer.peak_rate} in another --workdir"
-            )
+        self.require_number(at, "loss", values["loss"])
         values["learning_rate"] = float(self._rate(at - 1))
         now = time.monotonic()
         values["tokens_per_second"] = (float(sums.tokens) - self._tokens_before) / (now - self._clock)
@@ -145,8 +142,17 @@ class _Report:
         self._file.write(at, "train", values)
         self._progress.show(at, values)
 
+    def require_number(self, at, name, value):
+        """Raises FloatingPointError when training has diverged: nothing of it is logged or saved."""
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the {name} is {value} at step {at}: the last checkpoint is from before; try a lower "
+                f"config.optimizer.peak_rate={self._run.experiment.optimizer.peak_rate} in another --workdir"
+            )
+
     def validation(self, at, sums):
         values = step.means(sums, self._run.experiment.training.balance_loss)
+        self.require_number(at, "validation loss", values["loss"])
         sizes = {"parameters": self._parameters["total"], "active_parameters": self._parameters["active"]}
         self._file.write(at, "validation", values | {"tokens": int(sums.tokens)} | sizes)
         self._progress.note(
@@ -154,8 +160,13 @@ class _Report:
             f"over {int(sums.tokens):,} tokens"
         )
 
-    def end(self, at, signal_number):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         self._file.close()
+
+    def end(self, at, signal_number):
         directory = self._run.directory
         curve.plot(metrics.read(directory / "metrics.jsonl"), directory / "loss.png")
         if signal_number:

@@ -115,6 +115,11 @@ def make_train_step(graph, optimizer: optax.GradientTransformation, config: Step
     return step
 
 
+def size(params: nnx.State) -> float:
+    """The parameters' global norm; not a number once any of them is none."""
+    return float(optax.tree.norm(params))
+
+
 def make_evaluate_step(graph):
     """Returns evaluate(params, buffers, batch) -> `Sums`."""
 

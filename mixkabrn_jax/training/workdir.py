@@ -18,7 +18,7 @@ def check(workdir: Path, config: Mapping) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise NotADirectoryError(f"--workdir={workdir} is a file: a directory is needed")
     if not (workdir / "config.json").exists():
-        strays = [name for name in ("metrics.jsonl", "checkpoints", "tokenizer.json") if (workdir / name).exists()]
+        strays = [name for name in ("metrics.jsonl", "checkpoints") if (workdir / name).exists()]
         if strays:
             raise ValueError(f"--workdir={workdir} has no config.json but holds {strays}: choose another --workdir")
         return
@@ -31,9 +31,9 @@ def check(workdir: Path, config: Mapping) -> None:
 
 
 def claim(workdir: Path, config: Mapping, tokenizer: tokenizers.Tokenizer) -> None:
-    """Writes `tokenizer.json` and `config.json` where they are missing; `check` comes first."""
+    """Writes `config.json` and `tokenizer.json` where they are missing; `check` comes first."""
     workdir.mkdir(parents=True, exist_ok=True)
-    contents = {"tokenizer.json": json.dumps(tokenizer.to_json()), "config.json": json.dumps(config, indent=2)}
+    contents = {"config.json": json.dumps(config, indent=2), "tokenizer.json": json.dumps(tokenizer.to_json())}
     for name, text in contents.items():
         if not (workdir / name).exists():
             write_atomically(workdir / name, text + "\n")
