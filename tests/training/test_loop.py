@@ -92,7 +92,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_in_no_checkpoint(tmp_path)
     changes = SMALL | {"num_steps": 60, "log_every": 20, "checkpoint__every": 2, "optimizer__peak_rate": 1e38}
     directory = tmp_path / "run"
     config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **changes)
-    with pytest.raises(FloatingPointError, match=r"the (loss|size of the parameters) is (nan|inf) at step \d+.*config\.optimizer\.peak_rate"):
+    message = r"the (loss|size of the parameters) is (nan|inf) at step \d+.*config\.optimizer\.peak_rate"
+    with pytest.raises(FloatingPointError, match=message):
         Run(config, directory).train()
     if list((directory / "checkpoints").iterdir()):
         model, _ = load_model(directory)
