@@ -65,21 +65,25 @@ class Run:
                 update = self._compile(step.make_train_step(graph, update_rule, experiment.training), state)
             report.start_clock()
             at = start
-            while at < experiment.num_steps and not (signals.received and at > start):
+            while at < experiment.num_steps:
                 state = update(state, self._place(next(batches)))
                 at += 1
                 is_last = at == experiment.num_steps
+                # Read once for each step: a signal that comes during what follows is met, and saved for, after the next.
+                stopped_by = signals.received
                 if at % experiment.log_every == 0 or is_last:
                     report.train(at, state.sums)
                     state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
-                if at % experiment.checkpoint.every == 0 or is_last or signals.received:
+                if at % experiment.checkpoint.every == 0 or is_last or stopped_by:
                     with report.aside(state):
                         report.require_number(at, "size of the parameters", step.size(state.params))
                         checkpoints.save(state, batches.get_state())
                 if self._validates_at(at):
                     with report.aside(state):
                         self._validate(evaluate_step, state, at, report)
-        report.end(at, signals.received)
+                if stopped_by:
+                    break
+        report.end(at, is_complete=at == experiment.num_steps)
         checkpoints.close()
         batches.close()
         return 128 + signals.received if signals.received else 0
@@ -166,13 +170,13 @@ class _Report:
     def __exit__(self, *_):
         self._file.close()
 
-    def end(self, at, signal_number):
+    def end(self, at, *, is_complete):
         directory = self._run.directory
         curve.plot(metrics.read(directory / "metrics.jsonl"), directory / "loss.png")
-        if signal_number:
-            self._progress.note(f"stopped at step {at}; the same command goes on from there")
-        else:
+        if is_complete:
             self._progress.note(f"done at step {at}: {directory}/metrics.jsonl, loss.png, checkpoints")
+        else:
+            self._progress.note(f"stopped at step {at}; the same command goes on from there")
 
 
 class _Signals:

@@ -88,6 +88,22 @@ def test_a_signal_stops_a_run_at_a_step_boundary_with_its_state_saved(tmp_path, 
     assert [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
+def test_a_signal_between_saving_and_the_next_step_loses_nothing(tmp_path, monkeypatch):
+    """The end of a step's work is where a signal once ended the run without a checkpoint."""
+
+    def signal_at_the_end_of_step_2(run, at):
+        if at == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return False
+
+    monkeypatch.setattr(Run, "_validates_at", signal_at_the_end_of_step_2)
+    directory = tmp_path / "run"
+    changes = SMALL | {"num_steps": 100, "checkpoint__every": 100}
+    run = Run(toy.experiment(toy.write_text(tmp_path / "text.txt"), **changes), directory)
+    assert run.train() == 128 + signal.SIGTERM
+    assert [path.name for path in (directory / "checkpoints").iterdir()] == ["3"]
+
+
 def test_a_loss_that_is_no_number_ends_the_run_and_is_in_no_checkpoint(tmp_path):
     changes = SMALL | {"num_steps": 60, "log_every": 20, "checkpoint__every": 2, "optimizer__peak_rate": 1e38}
     directory = tmp_path / "run"
