@@ -1,5 +1,7 @@
 """What every test runs under; pytest reads this before any test touches jax."""
 
+import os
+
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,9 @@ def pytest_configure(config: pytest.Config) -> None:
     wanted = config.getoption("markexpr")
     if "gpu" not in wanted or "not gpu" in wanted:
         jax.config.update("jax_platforms", "cpu")
+        # Nearly all of the suite's time is compilation, each program for a few small runs: without the optimiser it is
+        # half. Processes that tests start inherit it; flags given from outside come later and win.
+        os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
     jax.config.update("jax_num_cpu_devices", 8)
     # A missing axis is a wrong formula far more often than a shorthand.
     jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -69,7 +69,7 @@ class Run:
                 state = update(state, self._place(next(batches)))
                 at += 1
                 is_last = at == experiment.num_steps
-                # Read once for each step: a signal that comes during what follows is met, and saved for, after the next.
+                # Read once: a signal that comes during what follows is met, and saved for, after the next step.
                 stopped_by = signals.received
                 if at % experiment.log_every == 0 or is_last:
                     report.train(at, state.sums)

@@ -91,7 +91,7 @@ def test_a_signal_stops_a_run_at_a_step_boundary_with_its_state_saved(tmp_path, 
 def test_a_signal_between_saving_and_the_next_step_loses_nothing(tmp_path, monkeypatch):
     """The end of a step's work is where a signal once ended the run without a checkpoint."""
 
-    def signal_at_the_end_of_step_2(run, at):
+    def signal_at_the_end_of_step_2(_run, at):
         if at == 2:
             signal.raise_signal(signal.SIGTERM)
         return False
