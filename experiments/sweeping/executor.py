@@ -1,7 +1,6 @@
 """Runs command lines as processes of this machine, some at a time."""
 
 import contextlib
-import fcntl
 import os
 import shlex
 import signal
@@ -12,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from mixkabrn_jax.training.workdir import try_lock
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,3 @@ class LocalExecutor:
                 # It may end in this very moment; macOS then answers with the second error.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, number)
-
-
-def try_lock(file) -> bool:
-    """Takes the file's lock unless another process holds it; it lasts until all who share the open file close it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -4,6 +4,7 @@ The stream is `[SEP] a1 .. an [SEP] b1 .. bm [SEP]`: the separator is a document
 each position but the last has a target, and a document's own first and last token are learnt like any other.
 """
 
+import hashlib
 import operator
 from collections.abc import Iterable
 
@@ -40,6 +41,10 @@ class Windows:
     def num_targets(self) -> int:
         """How many targets all windows have together: the tokens and one separator per document."""
         return len(self._stream) - 1
+
+    def fingerprint(self) -> str:
+        """Returns the number of targets and the SHA-256 of the token stream: equal for equal data only."""
+        return f"{self.num_targets} targets, SHA-256 {hashlib.sha256(self._stream.astype('<i4')).hexdigest()}"
 
     def __len__(self) -> int:
         return -(-self.num_targets // self.sequence_length)

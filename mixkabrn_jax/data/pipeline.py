@@ -50,6 +50,10 @@ class Corpus(NamedTuple):
     train: packing.Windows
     validation: packing.Windows
 
+    def fingerprints(self) -> dict[str, str]:
+        """Returns what identifies each part: the same for the same data only."""
+        return {"train": self.train.fingerprint(), "validation": self.validation.fingerprint()}
+
 
 def load(config: DataConfig, tokenizer: tokenizers.Tokenizer | None = None) -> Corpus:
     """Reads, splits, encodes and packs the source.

@@ -36,7 +36,7 @@ class Run:
         self.corpus = pipeline.load(self.experiment.data, workdir.load_tokenizer(directory))
         self.mesh = sharding.make_mesh(self.experiment.mesh)
         self.directory = directory
-        workdir.claim(directory, config, self.corpus.tokenizer)
+        self._lock = workdir.claim(directory, config, self.corpus.tokenizer, self.corpus.fingerprints())
 
     def train(self) -> int:
         """Trains to the last step, or to the first boundary after SIGINT or SIGTERM.
@@ -86,6 +86,7 @@ class Run:
         report.end(at, is_complete=at == experiment.num_steps)
         checkpoints.close()
         batches.close()
+        self._lock.close()
         return 128 + signals.received if signals.received else 0
 
     def _place(self, batch):

@@ -1,8 +1,10 @@
-"""A run's directory: which config and tokenizer it belongs to. Nothing in it is overwritten by another experiment."""
+"""A run's directory: which config, tokenizer and data it belongs to. No other experiment overwrites anything in it."""
 
+import fcntl
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 from mixkabrn_jax.data import tokenizers
 
@@ -30,13 +32,44 @@ def check(workdir: Path, config: Mapping) -> None:
         raise ValueError(f"--workdir={workdir} holds a run of another config: {changes}; choose another --workdir")
 
 
-def claim(workdir: Path, config: Mapping, tokenizer: tokenizers.Tokenizer) -> None:
-    """Writes `config.json` and `tokenizer.json` where they are missing; `check` comes first."""
+def claim(workdir: Path, config: Mapping, tokenizer: tokenizers.Tokenizer, data: Mapping[str, str]) -> IO:
+    """Writes `config.json`, `tokenizer.json` and `data.json` where they are missing; `check` comes first.
+
+    Args:
+        data: what identifies each part of the data, as `Corpus.fingerprints`.
+    Returns: an open file that keeps other processes from training here until it is closed or this process ends.
+    Raises: BlockingIOError when another process trains here; ValueError when the run here was trained on other data,
+        as after an edit of the file at `config.data.path`.
+    """
     workdir.mkdir(parents=True, exist_ok=True)
-    contents = {"config.json": json.dumps(config, indent=2), "tokenizer.json": json.dumps(tokenizer.to_json())}
+    contents = {
+        "config.json": json.dumps(config, indent=2),
+        "tokenizer.json": json.dumps(tokenizer.to_json()),
+        "data.json": json.dumps(data, indent=2),
+    }
     for name, text in contents.items():
         if not (workdir / name).exists():
             write_atomically(workdir / name, text + "\n")
+    there = _read_json(workdir / "data.json")
+    if data != there:
+        raise ValueError(
+            f"--workdir={workdir} holds a run on other data: {there}, but this is {data}; restore the data, or choose "
+            "another --workdir"
+        )
+    lock = (workdir / "config.json").open("r+b")  # for writing: network file systems lock no other
+    if not try_lock(lock):
+        lock.close()
+        raise BlockingIOError(f"another process trains in --workdir={workdir}: wait for its end, or choose another")
+    return lock
+
+
+def try_lock(file: IO) -> bool:
+    """Takes the file's lock unless another process holds it; it lasts until all who share the open file close it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def load_config(workdir: Path) -> dict:

@@ -77,6 +77,14 @@ def test_a_document_of_one_byte_has_two_targets_itself_and_the_separator():
     assert window["num_bytes"].tolist() == [1, 0, 0, 0]
 
 
+def test_fingerprints_are_equal_for_equal_streams_only():
+    others = ([b"a", b"bc"], [b"ab", b"d"], [b"ab"])
+    prints = [_windows(texts, 4).fingerprint() for texts in ([b"ab", b"c"], *others)]
+    assert len(set(prints)) == 4
+    assert prints[0] == _windows([b"ab", b"c"], 9).fingerprint()
+    assert prints[0].startswith("5 targets, SHA-256 ")
+
+
 def test_data_shorter_than_a_window_is_one_window():
     assert len(_windows([b"abc"], 1000)) == 1
     assert _windows([b"abc"], 1000)[0]["weights"].sum() == 4

@@ -28,7 +28,7 @@ def trained(tmp_path):
     changes = {"ffn": "mlp", "num_experts": 0}
     model = toy.make(toy.model_config(vocab_size=TOKENIZER.vocab_size, **changes))
     config = toy.experiment("text.txt", **{f"model__{field}": value for field, value in changes.items()})
-    workdir.claim(tmp_path, config, TOKENIZER)
+    workdir.claim(tmp_path, config, TOKENIZER, {})
     rule = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     checkpoints.save(step.init(model, rule), {})

@@ -45,8 +45,7 @@ def command(tmp_path, config, directory, *more, module="experiments.train"):
 
 
 def start(arguments):
-    # Compiling is most of the time of a toy run, and need not be thorough.
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -135,7 +134,7 @@ def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(tmp_path, chan
     (tmp_path / "empty.txt").write_text("")
     directory = tmp_path / "run"
     if "seed" in changes:
-        workdir.claim(directory, toy.experiment(text), tokenizers.Bytes())
+        workdir.claim(directory, toy.experiment(text), tokenizers.Bytes(), {})
     if changes.get("data__path") == "empty.txt":
         changes = {"data__path": str(tmp_path / "empty.txt")}
     arguments = command(tmp_path, toy.experiment(text, **changes), directory, *arguments)
@@ -147,3 +146,21 @@ def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(tmp_path, chan
     assert len(output.splitlines()) == 1, output
     assert contents(tmp_path) == before
     assert directory.exists() == ("seed" in changes)
+
+
+def test_what_was_left_out_of_the_data_is_said_and_changed_data_is_refused(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    text = Path(toy.write_text(folder / "a.txt"))
+    text.write_bytes(text.read_bytes() + b"\xff")
+    (folder / "empty.txt").write_text("")
+    config = toy.experiment(str(folder), num_steps=1, evaluate_every=1, data__tokenizer="characters")
+    arguments = command(tmp_path, config, tmp_path / "run")
+    code, output = finish(start(arguments))
+    assert code == 0, output
+    assert "skipped 1 empty; read 1 files" in output
+    assert "1 places replaced by U+FFFD" in output
+    text.write_bytes(text.read_bytes()[:-2] + b"!\xff")
+    code, output = finish(start(arguments))
+    assert code == 1, output
+    assert "holds a run on other data: " in output.splitlines()[-1]

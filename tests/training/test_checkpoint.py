@@ -83,7 +83,7 @@ def test_a_run_s_model_is_loaded_with_its_tokenizer(tmp_path):
     model, state = state_at(5, config)
     with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
         load_model(tmp_path)
-    claim(tmp_path, experiment, tokenizers.Characters("abc"))
+    claim(tmp_path, experiment, tokenizers.Characters("abc"), {})
     with pytest.raises(FileNotFoundError, match="holds no checkpoint yet"):
         load_model(tmp_path)
     checkpoints = Checkpoints(tmp_path / "checkpoints")

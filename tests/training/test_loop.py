@@ -99,7 +99,10 @@ def test_a_signal_between_saving_and_the_next_step_loses_nothing(tmp_path, monke
     monkeypatch.setattr(Run, "_validates_at", signal_at_the_end_of_step_2)
     directory = tmp_path / "run"
     changes = SMALL | {"num_steps": 100, "checkpoint__every": 100}
-    run = Run(toy.experiment(toy.write_text(tmp_path / "text.txt"), **changes), directory)
+    config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **changes)
+    run = Run(config, directory)
+    with pytest.raises(BlockingIOError, match="another process trains in"):
+        Run(config, directory)
     assert run.train() == 128 + signal.SIGTERM
     assert [path.name for path in (directory / "checkpoints").iterdir()] == ["3"]
 

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -6,10 +8,12 @@ from mixkabrn_jax.data import tokenizers
 from mixkabrn_jax.training import workdir
 from tests import toy
 
+DATA = {"train": "3 targets, SHA-256 0", "validation": "1 targets, SHA-256 1"}
+
 
 def claimed(tmp_path, **changes):
     directory = tmp_path / "runs" / "toy"
-    workdir.claim(directory, toy.experiment("text.txt", **changes), tokenizers.Characters("abc"))
+    workdir.claim(directory, toy.experiment("text.txt", **changes), tokenizers.Characters("abc"), DATA)
     return directory
 
 
@@ -22,7 +26,7 @@ def test_a_run_s_config_and_tokenizer_are_read_as_they_were(tmp_path):
     workdir.check(directory, toy.experiment("text.txt", seed=3))
     assert workdir.load_config(directory) == toy.experiment("text.txt", seed=3)
     assert workdir.load_tokenizer(directory).to_json() == {"name": "characters", "characters": "abc"}
-    assert set(contents(directory)) == {"config.json", "tokenizer.json"}
+    assert set(contents(directory)) == {"config.json", "tokenizer.json", "data.json"}
 
 
 def test_another_config_is_named_field_by_field_and_nothing_is_changed(tmp_path):
@@ -56,8 +60,30 @@ def test_the_number_of_threads_is_not_part_of_the_experiment(tmp_path):
 def test_claiming_twice_overwrites_nothing(tmp_path):
     directory = claimed(tmp_path)
     before = contents(directory)
-    workdir.claim(directory, toy.experiment("text.txt", data__num_threads=7), tokenizers.Bytes())
+    workdir.claim(directory, toy.experiment("text.txt", data__num_threads=7), tokenizers.Bytes(), DATA)
     assert contents(directory) == before
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_run_does_not_go_on_with_other_data(tmp_path, part):
+    directory = claimed(tmp_path)
+    before = contents(directory)
+    config = toy.experiment("text.txt")
+    with pytest.raises(ValueError, match=rf"--workdir={directory} holds a run on other data: .*'{part}': 'new'"):
+        workdir.claim(directory, config, tokenizers.Characters("abc"), DATA | {part: "new"})
+    assert contents(directory) == before
+
+
+def test_a_directory_that_another_process_trains_in_is_named_and_is_free_when_it_ends(tmp_path):
+    holder = "import sys, fcntl; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+    directory, config = claimed(tmp_path), toy.experiment("text.txt")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", holder, directory / "config.json"], **pipes) as process:
+        process.stdout.readline()
+        with pytest.raises(BlockingIOError, match=f"another process trains in --workdir={directory}"):
+            workdir.claim(directory, config, tokenizers.Characters("abc"), DATA)
+        process.kill()
+    workdir.claim(directory, config, tokenizers.Characters("abc"), DATA)
 
 
 def test_a_new_or_empty_directory_is_free(tmp_path):
@@ -97,7 +123,7 @@ def test_a_run_that_lost_its_config_is_not_written_into(tmp_path, name):
 def test_a_process_killed_while_it_claims_a_directory_can_be_run_again(tmp_path, monkeypatch):
     write = workdir.write_atomically
     config = toy.experiment("text.txt")
-    for calls in (0, 1, 2):
+    for calls in (0, 1, 2, 3):
         left = [calls]
 
         def killed(path, text, left=left):
@@ -109,12 +135,12 @@ def test_a_process_killed_while_it_claims_a_directory_can_be_run_again(tmp_path,
         directory = tmp_path / str(calls)
         monkeypatch.setattr(workdir, "write_atomically", killed)
         try:
-            workdir.claim(directory, config, tokenizers.Bytes())
+            workdir.claim(directory, config, tokenizers.Bytes(), DATA)
         except KeyboardInterrupt:
-            assert calls < 2
+            assert calls < 3
         monkeypatch.setattr(workdir, "write_atomically", write)
         workdir.check(directory, config)
-        workdir.claim(directory, config, tokenizers.Bytes())
+        workdir.claim(directory, config, tokenizers.Bytes(), DATA)
         assert workdir.load_config(directory) == config
 
 
