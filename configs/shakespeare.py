@@ -25,6 +25,8 @@ def get_config():
     config.model.d_model = 128
     config.model.num_layers = 4
     config.model.tied_embeddings = True
+    config.model.embedding_scale = 1.0
+    config.model.residual = "pre_norm"  # or deepnorm
     config.model.norm_epsilon = 1e-6
     config.model.compute_dtype = "float32"  # or bfloat16; parameters, states, norms, router and logits stay float32
     config.model.remat = True  # recompute layers in the backward pass; on a CPU no slower than keeping them
@@ -34,7 +36,9 @@ def get_config():
     config.model.key_width = 32  # of one head
     config.model.value_width = 32  # of one head
     config.model.chunk_size = 64
+    config.model.decay = "paper"  # or lm, learned, gated
     config.model.first_decay_exponent = 3.0  # head h forgets 2^-(3 + h) a step: contexts are 64 long
+    config.model.retention_norm = "sqrt_sum"  # or none, which a gated decay needs
     config.model.rotary_kind = "linspace"  # RetNet's frequencies; rope has RoFormer's
     config.model.rotary_base = 10000.0
     config.model.rotary_layout = "half"  # or interleaved

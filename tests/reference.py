@@ -118,20 +118,22 @@ def segment_runs(segment_ids_BT):
     return np.cumsum(starts, axis=1)
 
 
-def _retention_inputs(q, k, v, log_decay_H, state, segment_ids):
+def _retention_inputs(q, k, v, log_decay, state, segment_ids):
+    """Everything in float64, and what a head keeps from after position s to t: kept(b, s, t, h), s = -1 the state."""
     q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
     B, T, H, K = q.shape
     state = np.zeros((B, H, K, v.shape[-1])) if state is None else np.asarray(state, np.float64)
     runs = segment_runs(np.zeros((B, T)) if segment_ids is None else segment_ids)
-    return q, k, v, np.exp(np.asarray(log_decay_H, np.float64)), state, runs
+    gamma_BTH = np.broadcast_to(np.exp(np.asarray(log_decay, np.float64)), (B, T, H))
+    return q, k, v, lambda b, s, t, h: np.prod(gamma_BTH[b, s + 1 : t + 1, h]), state, runs
 
 
-def retention(q_BTHK, k_BTHK, v_BTHV, log_decay_H, state_BHKV=None, segment_ids=None):
-    """y_t = sum_{s<=t} gamma^(t-s) (q_t.k_s) v_s within t's document, S_T = sum_s gamma^(T-1-s) k_s v_s^T of the last.
+def retention(q_BTHK, k_BTHK, v_BTHV, log_decay, state_BHKV=None, segment_ids=None):
+    """y_t = sum_{s<=t} gamma_{s+1} .. gamma_t (q_t.k_s) v_s within t's document, and the state after the last one.
 
-    The state that comes in belongs to the first document of the row.
+    `log_decay` is `[H]` or `[B, T, H]`. The state that comes in belongs to the first document of the row.
     """
-    q, k, v, gamma, state, runs = _retention_inputs(q_BTHK, k_BTHK, v_BTHV, log_decay_H, state_BHKV, segment_ids)
+    q, k, v, kept, state, runs = _retention_inputs(q_BTHK, k_BTHK, v_BTHV, log_decay, state_BHKV, segment_ids)
     B, T, H, _ = q.shape
     out, final = np.zeros_like(v), np.zeros_like(state)
     for b in range(B):
@@ -139,19 +141,19 @@ def retention(q_BTHK, k_BTHK, v_BTHV, log_decay_H, state_BHKV=None, segment_ids=
             for t in range(T):
                 for s in range(t + 1):
                     if runs[b, s] == runs[b, t]:
-                        out[b, t, h] += gamma[h] ** (t - s) * (q[b, t, h] @ k[b, s, h]) * v[b, s, h]
+                        out[b, t, h] += kept(b, s, t, h) * (q[b, t, h] @ k[b, s, h]) * v[b, s, h]
                 if runs[b, t] == 0:
-                    out[b, t, h] += gamma[h] ** (t + 1) * (q[b, t, h] @ state[b, h])
+                    out[b, t, h] += kept(b, -1, t, h) * (q[b, t, h] @ state[b, h])
                 if runs[b, t] == runs[b, -1]:
-                    final[b, h] += gamma[h] ** (T - 1 - t) * np.outer(k[b, t, h], v[b, t, h])
+                    final[b, h] += kept(b, t, T - 1, h) * np.outer(k[b, t, h], v[b, t, h])
             if runs[b, -1] == 0:
-                final[b, h] += gamma[h] ** T * state[b, h]
+                final[b, h] += kept(b, -1, T - 1, h) * state[b, h]
     return out, final
 
 
-def retention_gradient(q, k, v, log_decay_H, out_bar, final_bar=None, state=None, segment_ids=None):
+def retention_gradient(q, k, v, log_decay, out_bar, final_bar=None, state=None, segment_ids=None):
     """Gradient of <out_bar, out> + <final_bar, final> with respect to q, k, v and the state that comes in."""
-    q, k, v, gamma, state, runs = _retention_inputs(q, k, v, log_decay_H, state, segment_ids)
+    q, k, v, kept, state, runs = _retention_inputs(q, k, v, log_decay, state, segment_ids)
     B, T, H, _ = q.shape
     out_bar = np.asarray(out_bar, np.float64)
     final_bar = np.zeros_like(state) if final_bar is None else np.asarray(final_bar, np.float64)
@@ -161,19 +163,18 @@ def retention_gradient(q, k, v, log_decay_H, out_bar, final_bar=None, state=None
             for t in range(T):
                 for s in range(t + 1):
                     if runs[b, s] == runs[b, t]:
-                        decay = gamma[h] ** (t - s)
                         along = out_bar[b, t, h] @ v[b, s, h]
-                        dq[b, t, h] += decay * along * k[b, s, h]
-                        dk[b, s, h] += decay * along * q[b, t, h]
-                        dv[b, s, h] += decay * (q[b, t, h] @ k[b, s, h]) * out_bar[b, t, h]
+                        dq[b, t, h] += kept(b, s, t, h) * along * k[b, s, h]
+                        dk[b, s, h] += kept(b, s, t, h) * along * q[b, t, h]
+                        dv[b, s, h] += kept(b, s, t, h) * (q[b, t, h] @ k[b, s, h]) * out_bar[b, t, h]
                 if runs[b, t] == 0:
-                    dq[b, t, h] += gamma[h] ** (t + 1) * (state[b, h] @ out_bar[b, t, h])
-                    dstate[b, h] += gamma[h] ** (t + 1) * np.outer(q[b, t, h], out_bar[b, t, h])
+                    dq[b, t, h] += kept(b, -1, t, h) * (state[b, h] @ out_bar[b, t, h])
+                    dstate[b, h] += kept(b, -1, t, h) * np.outer(q[b, t, h], out_bar[b, t, h])
                 if runs[b, t] == runs[b, -1]:
-                    dk[b, t, h] += gamma[h] ** (T - 1 - t) * (final_bar[b, h] @ v[b, t, h])
-                    dv[b, t, h] += gamma[h] ** (T - 1 - t) * (k[b, t, h] @ final_bar[b, h])
+                    dk[b, t, h] += kept(b, t, T - 1, h) * (final_bar[b, h] @ v[b, t, h])
+                    dv[b, t, h] += kept(b, t, T - 1, h) * (k[b, t, h] @ final_bar[b, h])
             if runs[b, -1] == 0:
-                dstate[b, h] += gamma[h] ** T * final_bar[b, h]
+                dstate[b, h] += kept(b, -1, T - 1, h) * final_bar[b, h]
     return dq, dk, dv, dstate
 
 

@@ -21,30 +21,35 @@ def generate(
     sampling: Sampling,
     seed: int,
     stop_token: int | None = None,
+    mask: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
     """Returns an iterator over the continuation, token by token.
 
     The same model, prompt, sampling and seed give the same tokens, however many are asked for.
 
     Args:
-        prompt: int `[B, T]`, T >= 1; all rows of one length.
+        prompt: int `[B, T]`, T >= 1.
         max_tokens: at most so many tokens a row.
         stop_token: a row that has drawn it goes on drawing it; when all rows have, generation ends. The stop tokens
             themselves are included. None never stops.
+        mask: `[B, T]` or None; 0 at padding, left or right, where rows are shorter than T.
     Returns: int32 arrays `[B]`, the next token of each row.
-    Raises: ValueError, at the call, for an empty prompt or a negative number of tokens.
+    Raises: ValueError, at the call, for an empty prompt, a mask that leaves a row without a token or does not fit, or
+        a negative number of tokens.
     """
     if prompt.ndim != 2 or not prompt.size:
         raise ValueError(f"prompt of shape {prompt.shape}: [B, T] with at least one token in each row is needed")
     if max_tokens < 0:
         raise ValueError(f"max_tokens={max_tokens}: 0 or more is needed")
-    return _stream(model, prompt, max_tokens, sampling, seed, stop_token)
+    if mask is not None and (mask.shape != prompt.shape or not (mask > 0).any(axis=1).all()):
+        raise ValueError(f"mask of shape {mask.shape}: {prompt.shape} with at least one token in each row is needed")
+    return _stream(model, prompt, max_tokens, sampling, seed, stop_token, mask)
 
 
-def _stream(model, prompt, max_tokens, sampling, seed, stop_token):
+def _stream(model, prompt, max_tokens, sampling, seed, stop_token, mask):
     # Room in whole strides: the last one may run past max_tokens.
     room = prompt.shape[1] + -(-max_tokens // STRIDE) * STRIDE
-    carry = _prefill(model, jnp.asarray(prompt, jnp.int32), room)
+    carry = _prefill(model, jnp.asarray(prompt, jnp.int32), mask, room)
     key = jax.random.key(seed)
     for start in range(0, max_tokens, STRIDE):
         carry, tokens_NB = _decode(model, carry, key, start, sampling, stop_token)
@@ -54,11 +59,16 @@ def _stream(model, prompt, max_tokens, sampling, seed, stop_token):
                 return
 
 
-@partial(jax.jit, static_argnums=2)
-def _prefill(model, prompt_BT, room):
+@partial(jax.jit, static_argnums=3)
+def _prefill(model, prompt_BT, mask_BT, room):
     """Returns (logits of the next token `[B, W]`, state, which rows have stopped `[B]`)."""
-    output = model(prompt_BT, model.init_state(prompt_BT.shape[0], room))
-    return output.logits_BTW[:, -1], output.state, jnp.zeros(prompt_BT.shape[0], bool)
+    batch_size, length = prompt_BT.shape
+    output = model(prompt_BT, model.init_state(batch_size, room), mask_BT=mask_BT)
+    last_B = jnp.full(batch_size, length - 1)
+    if mask_BT is not None:
+        last_B = last_B - jnp.argmax(mask_BT[:, ::-1] > 0, axis=1)
+    logits_BW = output.logits_BTW[jnp.arange(batch_size), last_B]
+    return logits_BW, output.state, jnp.zeros(batch_size, bool)
 
 
 @partial(jax.jit, static_argnums=(4, 5))

@@ -1,5 +1,6 @@
 """Multi-head softmax attention with rotary positions: what retention is compared with."""
 
+import jax.numpy as jnp
 from flax import nnx
 
 from mixkabrn_jax.layers.linear import Linear
@@ -22,6 +23,7 @@ class Attention(nnx.Module):
         rotary_layout: str,
         sub_norm: bool,
         epsilon: float,
+        value_scale: float,
         out_scale: float,
         rngs: nnx.Rngs,
         **linear,
@@ -29,19 +31,20 @@ class Attention(nnx.Module):
         """Arguments as for `Retention`."""
         self.query = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
         self.key = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
-        self.value = Linear(d_model, num_heads * value_width, rngs=rngs, **linear)
+        self.value = Linear(d_model, num_heads * value_width, rngs=rngs, init_scale=value_scale, **linear)
         self.out = Linear(num_heads * value_width, d_model, rngs=rngs, init_scale=out_scale, **linear)
         self.num_heads, self.key_width, self.value_width = num_heads, key_width, value_width
         self.rotary_kind, self.rotary_base, self.rotary_layout = rotary_kind, rotary_base, rotary_layout
         self.sub_norm, self.epsilon = sub_norm, epsilon
 
-    def __call__(self, x_BTD, cache, position_BT, segment_ids_BT=None):
+    def __call__(self, x_BTD, cache, position_BT, segment_ids_BT=None, mask_BT=None):
         """
         Args:
             x_BTD: `[B, T, D]`.
             cache: (keys, values) as `attention.cached` takes them, or None to see these T positions only.
             position_BT: int, counted from the start of each document.
-            segment_ids_BT: int or None; documents do not see each other. Not together with a cache.
+            segment_ids_BT: int, 0 only on padding, or None; documents do not see each other. Not together with a cache.
+            mask_BT: None, or 0 at padding, which nothing sees and which is not kept.
         Returns: (`[B, T, D]`, the cache after these positions, or None).
         Raises: ValueError for a cache together with segment ids.
         """
@@ -53,9 +56,11 @@ class Attention(nnx.Module):
         k_BTHK = rotary.rotate(self.key(x_BTD).reshape(heads), position_BT, frequency_P, self.rotary_layout)
         v_BTHV = self.value(x_BTD).reshape(heads)
         if cache is None:
+            if mask_BT is not None:
+                segment_ids_BT = jnp.where(mask_BT > 0, 1 if segment_ids_BT is None else segment_ids_BT, 0)
             y_BTHV = attention.causal(q_BTHK, k_BTHK, v_BTHV, segment_ids_BT)
         else:
-            y_BTHV, cache = attention.cached(q_BTHK, k_BTHK, v_BTHV, cache, position_BT[:, 0])
+            y_BTHV, cache = attention.cached(q_BTHK, k_BTHK, v_BTHV, cache, position_BT, mask_BT)
         y_BTF = y_BTHV.reshape(*x_BTD.shape[:2], -1)
         if self.sub_norm:
             y_BTF = rms_norm(y_BTF, self.epsilon)

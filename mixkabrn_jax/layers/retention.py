@@ -1,11 +1,16 @@
-"""Multi-scale retention with a gate (Sun et al. 2023, eq. 8)."""
+"""Multi-scale retention with a gate (Sun et al. 2023, eq. 8), and its gated decay (Sun et al. 2024, YOCO)."""
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from mixkabrn_jax.layers.linear import Linear
+from mixkabrn_jax.layers.linear import Linear, normal_init
 from mixkabrn_jax.layers.norm import rms_norm
 from mixkabrn_jax.ops import retention, rotary
+
+DECAYS = ("paper", "lm", "learned", "gated")
+NORMALIZATIONS = ("sqrt_sum", "none")
+_GATE_TEMPERATURE = 16.0  # a gate of 1/2 forgets 4% a step, one of 0.9 0.7% (YOCO)
 
 
 class Retention(nnx.Module):
@@ -23,12 +28,15 @@ class Retention(nnx.Module):
         key_width: int,
         value_width: int,
         chunk_size: int,
+        decay: str,
         first_decay_exponent: float,
+        normalization: str,
         rotary_kind: str,
         rotary_base: float,
         rotary_layout: str,
         sub_norm: bool,
         epsilon: float,
+        value_scale: float,
         out_scale: float,
         rngs: nnx.Rngs,
         **linear,
@@ -37,27 +45,49 @@ class Retention(nnx.Module):
         Args:
             key_width, value_width: features of one head.
             chunk_size: positions handled in parallel.
-            first_decay_exponent: head h forgets by 1 - 2^(-first_decay_exponent - h) a step.
+            decay: "paper", head h keeps 1 - 2^(-first_decay_exponent - h) of its state a step; "lm", evenly spaced
+                from 1 - 1/32 to 1 - 1/512; "learned", starts as "paper" and is trained; "gated", computed from each
+                token.
+            normalization: "sqrt_sum", rows are divided by the root of the sum of their decays; "none", the head norm
+                does it all. The sum is known for constant decays only, so a gated decay needs "none".
             sub_norm: RMS-normalise the gated heads before the output projection.
+            value_scale, out_scale: factors on the initial size of the value and output projections.
             linear: what `Linear` takes besides its sizes.
         """
         self.query = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
         self.key = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
-        self.value = Linear(d_model, num_heads * value_width, rngs=rngs, **linear)
+        self.value = Linear(d_model, num_heads * value_width, rngs=rngs, init_scale=value_scale, **linear)
         self.gate = Linear(d_model, num_heads * value_width, rngs=rngs, **linear)
         self.out = Linear(num_heads * value_width, d_model, rngs=rngs, init_scale=out_scale, **linear)
         self.num_heads, self.key_width, self.value_width = num_heads, key_width, value_width
-        self.chunk_size, self.first_decay_exponent = chunk_size, first_decay_exponent
+        log_decay_H = retention.log_decay(num_heads, first_decay_exponent)
+        self.decay_logit_H = nnx.Param(log_decay_H - jnp.log(-jnp.expm1(log_decay_H))) if decay == "learned" else None
+        # Full precision, like the router: it decides what is kept.
+        self.decay_gate = normal_init(rngs, (d_model, num_heads), 1.0) if decay == "gated" else None
+        self.chunk_size, self.decay, self.first_decay_exponent = chunk_size, decay, first_decay_exponent
+        self.normalization = normalization
         self.rotary_kind, self.rotary_base, self.rotary_layout = rotary_kind, rotary_base, rotary_layout
         self.sub_norm, self.epsilon = sub_norm, epsilon
 
-    def __call__(self, x_BTD, state_BHKV, position_BT, segment_ids_BT=None):
+    def log_decay(self, x_BTD):
+        """Returns the logarithm of what each head keeps a step: `[H]`, or `[B, T, H]` when gated; float32."""
+        if self.decay == "gated":
+            logit_BTH = x_BTD.astype(jnp.float32) @ self.decay_gate[...]
+            return jax.nn.log_sigmoid(logit_BTH) / _GATE_TEMPERATURE
+        if self.decay == "learned":
+            return jax.nn.log_sigmoid(self.decay_logit_H[...])
+        if self.decay == "lm":
+            return retention.lm_log_decay(self.num_heads)
+        return retention.log_decay(self.num_heads, self.first_decay_exponent)
+
+    def __call__(self, x_BTD, state_BHKV, position_BT, segment_ids_BT=None, mask_BT=None):
         """
         Args:
             x_BTD: `[B, T, D]`.
             state_BHKV: float32 state before the first position.
             position_BT: int, counted from the start of each document.
             segment_ids_BT: int or None; documents do not see each other.
+            mask_BT: None, or 0 at padding, which leaves the state as it was.
         Returns: (`[B, T, D]`, state after the last position).
         """
         heads = (*x_BTD.shape[:2], self.num_heads, -1)
@@ -67,15 +97,21 @@ class Retention(nnx.Module):
             self.key(x_BTD).reshape(heads) * self.key_width**-0.5, position_BT, frequency_P, self.rotary_layout
         )
         v_BTHV = self.value(x_BTD).reshape(heads)
-        log_decay_H = retention.log_decay(self.num_heads, self.first_decay_exponent)
+        log_decay = constant_decay = self.log_decay(x_BTD)
+        if mask_BT is not None:
+            k_BTHK, log_decay = retention.skip(k_BTHK, log_decay, mask_BT)
         if x_BTD.shape[1] == 1:
-            y_BHV, state_BHKV = retention.recurrent(q_BTHK[:, 0], k_BTHK[:, 0], v_BTHV[:, 0], log_decay_H, state_BHKV)
+            now = (a[:, 0] for a in (q_BTHK, k_BTHK, v_BTHV))
+            y_BHV, state_BHKV = retention.recurrent(
+                *now, log_decay if log_decay.ndim == 1 else log_decay[:, 0], state_BHKV
+            )
             y_BTHV = y_BHV[:, None]
         else:
             y_BTHV, state_BHKV = retention.chunkwise(
-                q_BTHK, k_BTHK, v_BTHV, log_decay_H, state_BHKV, chunk_size=self.chunk_size, segment_ids=segment_ids_BT
+                q_BTHK, k_BTHK, v_BTHV, log_decay, state_BHKV, chunk_size=self.chunk_size, segment_ids=segment_ids_BT
             )
-        y_BTHV = y_BTHV * retention.row_scale(position_BT, log_decay_H)[..., None]
+        if self.normalization == "sqrt_sum":
+            y_BTHV = y_BTHV * retention.row_scale(position_BT, constant_decay)[..., None]
         y_BTF = rms_norm(y_BTHV, self.epsilon).reshape(*x_BTD.shape[:2], -1).astype(x_BTD.dtype)
         y_BTF = jax.nn.silu(self.gate(x_BTD)) * y_BTF
         if self.sub_norm:

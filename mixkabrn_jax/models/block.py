@@ -7,7 +7,7 @@ from flax import nnx
 
 from mixkabrn_jax.layers.attention import Attention
 from mixkabrn_jax.layers.kan import Kan
-from mixkabrn_jax.layers.mlp import Mlp, SwiGlu
+from mixkabrn_jax.layers.mlp import Glu, Mlp
 from mixkabrn_jax.layers.moe import MixtureOfExperts
 from mixkabrn_jax.layers.norm import RMSNorm
 from mixkabrn_jax.layers.retention import Retention
@@ -15,7 +15,10 @@ from mixkabrn_jax.models.config import ModelConfig
 
 
 class Block(nnx.Module):
-    """x + mixer(norm(x)), then x + feed-forward(norm(x))."""
+    """A mixer and a feed-forward f, each as x + f(norm(x)), or as norm(alpha x + f(x)) with alpha = (2 L)^(1/4).
+
+    The second is DeepNorm (Wang et al. 2022, table 1, decoder-only): normalised after each sum, never before.
+    """
 
     def __init__(self, config: ModelConfig, *, routed: bool, rngs: nnx.Rngs):
         self.mixer_norm = RMSNorm(config.d_model, epsilon=config.norm_epsilon)
@@ -35,17 +38,32 @@ class Block(nnx.Module):
         else:
             self.ffn = feed_forward(config.hidden_width, num_experts=0, rngs=rngs)
         self.routed = routed
+        self.alpha = (2 * config.num_layers) ** 0.25 if config.residual == "deepnorm" else None
 
-    def __call__(self, x_BTD, state, position_BT, segment_ids_BT):
+    def __call__(self, x_BTD, state, position_BT, segment_ids_BT=None, mask_BT=None):
         """Returns: (`[B, T, D]`, the mixer's state after these positions, `Balance` or None)."""
-        y_BTD, state = self.mixer(self.mixer_norm(x_BTD), state, position_BT, segment_ids_BT)
-        x_BTD = x_BTD + y_BTD
-        h_BTD = self.ffn_norm(x_BTD)
+        h_BTD = self._before(self.mixer_norm, x_BTD)
+        y_BTD, state = self.mixer(h_BTD, state, position_BT, segment_ids_BT, mask_BT)
+        x_BTD = self._add(self.mixer_norm, x_BTD, y_BTD)
+        h_BTD = self._before(self.ffn_norm, x_BTD)
         if not self.routed:
-            return x_BTD + self.ffn(h_BTD), state, None
-        mask_BT = None if segment_ids_BT is None else (segment_ids_BT > 0).astype(jnp.float32)
-        y_BTD, balance = self.ffn(h_BTD, mask_BT)
-        return x_BTD + y_BTD, state, balance
+            return self._add(self.ffn_norm, x_BTD, self.ffn(h_BTD)), state, None
+        y_BTD, balance = self.ffn(h_BTD, _counts(segment_ids_BT, mask_BT))
+        return self._add(self.ffn_norm, x_BTD, y_BTD), state, balance
+
+    def _before(self, norm, x_BTD):
+        return norm(x_BTD) if self.alpha is None else x_BTD
+
+    def _add(self, norm, x_BTD, y_BTD):
+        return x_BTD + y_BTD if self.alpha is None else norm(self.alpha * x_BTD + y_BTD)
+
+
+def _counts(segment_ids_BT, mask_BT):
+    """1 where a position counts in the experts' balance, 0 at padding; None when there is none."""
+    if segment_ids_BT is not None:
+        is_token_BT = (segment_ids_BT > 0).astype(jnp.float32)
+        return is_token_BT if mask_BT is None else is_token_BT * mask_BT
+    return mask_BT
 
 
 def _mixer(config, rngs):
@@ -58,6 +76,7 @@ def _mixer(config, rngs):
         "rotary_layout": config.rotary_layout,
         "sub_norm": config.sub_norm,
         "epsilon": config.norm_epsilon,
+        "value_scale": _branch_scale(config),
         "out_scale": _residual_scale(config),
         "kind": config.linear,
         "activation_bits": config.activation_bits,
@@ -68,7 +87,9 @@ def _mixer(config, rngs):
     return Retention(
         config.d_model,
         chunk_size=config.chunk_size,
+        decay=config.decay,
         first_decay_exponent=config.first_decay_exponent,
+        normalization=config.retention_norm,
         **shared,
     )
 
@@ -84,10 +105,17 @@ def _feed_forward(config, width, *, num_experts, rngs):
     }
     if config.ffn == "kan":
         return Kan(config.d_model, width, grid=config.grid, spline_share=config.spline_share, **shared)
-    kind = {"mlp": Mlp, "swiglu": SwiGlu}[config.ffn]
-    return kind(config.d_model, width, sub_norm=config.sub_norm, **shared)
+    shared |= {"sub_norm": config.sub_norm, "in_scale": _branch_scale(config)}
+    if config.ffn == "mlp":
+        return Mlp(config.d_model, width, **shared)
+    return Glu(config.d_model, width, gate=config.ffn, **shared)
+
+
+def _branch_scale(config):
+    """Of the matrices inside a branch: DeepNorm's beta = (8 L)^(-1/4), which bounds what one update changes."""
+    return (8 * config.num_layers) ** -0.25 if config.residual == "deepnorm" else 1.0
 
 
 def _residual_scale(config):
     """Each of the 2 L branches adds to the residual stream; together they start as large as the embedding."""
-    return (2 * config.num_layers) ** -0.5
+    return _branch_scale(config) if config.residual == "deepnorm" else (2 * config.num_layers) ** -0.5

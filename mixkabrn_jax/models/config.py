@@ -5,11 +5,14 @@ from dataclasses import dataclass
 
 from mixkabrn_jax.layers.kan import Grid
 from mixkabrn_jax.layers.linear import KINDS
+from mixkabrn_jax.layers.mlp import GATES
 from mixkabrn_jax.layers.moe import DISPATCHES, RouterConfig
+from mixkabrn_jax.layers.retention import DECAYS, NORMALIZATIONS
 from mixkabrn_jax.ops import rotary, routing
 
 MIXERS = ("retention", "attention")
-FEED_FORWARDS = ("kan", "mlp", "swiglu")
+FEED_FORWARDS = ("kan", "mlp", *GATES)
+RESIDUALS = ("pre_norm", "deepnorm")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
@@ -21,6 +24,8 @@ class ModelConfig:
     num_layers: int
     vocab_size: int
     tied_embeddings: bool
+    embedding_scale: float
+    residual: str
     norm_epsilon: float
     compute_dtype: str
     remat: bool
@@ -30,7 +35,9 @@ class ModelConfig:
     key_width: int
     value_width: int
     chunk_size: int
+    decay: str
     first_decay_exponent: float
+    retention_norm: str
     rotary_kind: str
     rotary_base: float
     rotary_layout: str
@@ -61,7 +68,10 @@ class ModelConfig:
 
     def __post_init__(self):
         for field, known in (
+            ("residual", RESIDUALS),
             ("mixer", MIXERS),
+            ("decay", DECAYS),
+            ("retention_norm", NORMALIZATIONS),
             ("ffn", FEED_FORWARDS),
             ("linear", KINDS),
             ("compute_dtype", COMPUTE_DTYPES),
@@ -78,7 +88,7 @@ class ModelConfig:
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"config.model.{field}={getattr(self, field)}: at least 1 is needed")
-        for field in ("norm_epsilon", "rotary_base", "router_scale", "first_decay_exponent"):
+        for field in ("embedding_scale", "norm_epsilon", "rotary_base", "router_scale", "first_decay_exponent"):
             if not 0 < getattr(self, field) < math.inf:
                 raise ValueError(f"config.model.{field}={getattr(self, field)}: more than 0 and finite is needed")
         if not -math.inf < self.grid_low < self.grid_high < math.inf:
@@ -93,6 +103,11 @@ class ModelConfig:
         if self.d_model % self.num_heads:
             raise ValueError(
                 f"config.model.num_heads={self.num_heads} does not divide config.model.d_model={self.d_model}"
+            )
+        if self.decay == "gated" and self.retention_norm != "none":
+            raise ValueError(
+                f"config.model.retention_norm={self.retention_norm!r} needs constant decays: 'none' with "
+                "config.model.decay='gated'"
             )
         if self.key_width % 2:
             raise ValueError(f"config.model.key_width={self.key_width}: rotary pairs need an even width")

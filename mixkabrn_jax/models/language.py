@@ -40,27 +40,34 @@ class LanguageModel(nnx.Module):
         num_dense = config.first_dense_layers if config.num_experts else config.num_layers
         self.dense_blocks = _stack(config, num_dense, routed=False, rngs=rngs)
         self.routed_blocks = _stack(config, config.num_layers - num_dense, routed=True, rngs=rngs)
-        self.final_norm = RMSNorm(config.d_model, epsilon=config.norm_epsilon)
+        # DeepNorm's blocks end in a norm.
+        is_normed = config.residual == "deepnorm"
+        self.final_norm = None if is_normed else RMSNorm(config.d_model, epsilon=config.norm_epsilon)
         self.head_WD = None if config.tied_embeddings else _embedding(config, rngs)
         self.config = config
 
-    def __call__(self, tokens_BT, state: State | None = None, segment_ids_BT=None) -> Output:
+    def __call__(self, tokens_BT, state: State | None = None, segment_ids_BT=None, mask_BT=None) -> Output:
         """
         Args:
             tokens_BT: int `[B, T]`.
             state: from `init_state` or an earlier call; None starts fresh, and lets attention keep no cache.
             segment_ids_BT: `[B, T]` int or None; documents packed into one row, each a contiguous run of one id,
                 do not see each other. 0 marks padding.
+            mask_BT: `[B, T]` or None, 0 at padding, left or right: such positions are not seen by others, do not
+                count, and leave the state as it was, so that rows of different lengths share a batch and go on.
+                Logits there mean nothing.
         """
         config = self.config
         if state is None:
             state = self.init_state(tokens_BT.shape[0], None)
-        position_BT = _positions(state.position_B, tokens_BT, segment_ids_BT)
+        position_BT = _positions(state.position_B, tokens_BT, segment_ids_BT, mask_BT)
         x_BTD = jnp.take(self.embedding_WD[...], tokens_BT, axis=0).astype(config.compute_dtype)
+        if config.embedding_scale != 1:
+            x_BTD = x_BTD * config.embedding_scale
 
         def run(x_BTD, layer):
             block, mixer_state = layer
-            x_BTD, mixer_state, balance = block(x_BTD, mixer_state, position_BT, segment_ids_BT)
+            x_BTD, mixer_state, balance = block(x_BTD, mixer_state, position_BT, segment_ids_BT, mask_BT)
             return x_BTD, (mixer_state, balance)
 
         if config.remat:
@@ -70,13 +77,14 @@ class LanguageModel(nnx.Module):
         for blocks, mixer_states in zip(self._stacks(), state.mixers, strict=True):
             x_BTD, (mixer_states, balance) = jax.lax.scan(run, x_BTD, (blocks, mixer_states))
             mixers.append(mixer_states)
-        h_BTD = self.final_norm(x_BTD)
+        h_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
         head_WD = (self.embedding_WD if self.head_WD is None else self.head_WD)[...].astype(h_BTD.dtype)
         logits_BTW = jnp.einsum("btd,wd->btw", h_BTD, head_WD, preferred_element_type=jnp.float32)
-        return Output(logits_BTW, State(position_BT[:, -1] + 1, tuple(mixers)), balance)
+        next_B = position_BT[:, -1] + (1 if mask_BT is None else (mask_BT[:, -1] > 0))
+        return Output(logits_BTW, State(next_B, tuple(mixers)), balance)
 
     def step(self, tokens_B, state: State):
-        """One token a row. Returns: (logits `[B, W]`, state)."""
+        """One token a row; an attention cache that is full drops what comes. Returns: (logits `[B, W]`, state)."""
         output = self(tokens_B[:, None], state)
         return output.logits_BTW[:, 0], output.state
 
@@ -103,6 +111,12 @@ class LanguageModel(nnx.Module):
 
     def _stacks(self):
         return [blocks for blocks in (self.dense_blocks, self.routed_blocks) if blocks is not None]
+
+
+def reorder(state: State, rows_B: jax.Array) -> State:
+    """The state whose row b is row `rows_B[b]` of the given one: what a beam search keeps, and how often."""
+    mixers = jax.tree.map(lambda leaf: jnp.take(leaf, rows_B, axis=1), state.mixers)
+    return State(jnp.take(state.position_B, rows_B, axis=0), mixers)
 
 
 def update_router_bias(model: LanguageModel, load_LE: jax.Array, rate: float) -> LanguageModel:
@@ -146,12 +160,19 @@ def _stack(config, num_layers, *, routed, rngs):
     return jax.vmap(lambda key: Block(config, routed=routed, rngs=nnx.Rngs(key)))(keys)
 
 
-def _positions(start_B, tokens_BT, segment_ids_BT):
-    """Positions counted from the start of each document; the first document of a row goes on from `start_B`."""
-    step_1T = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None]
+def _positions(start_B, tokens_BT, segment_ids_BT, mask_BT):
+    """Positions counted from the start of each document; the first document of a row goes on from `start_B`.
+
+    Padding counts for nothing: it has the position of the token that comes after it.
+    """
+    if mask_BT is None:
+        count_BT = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None]
+    else:
+        is_token_BT = (mask_BT > 0).astype(jnp.int32)
+        count_BT = jnp.cumsum(is_token_BT, axis=1) - is_token_BT
     if segment_ids_BT is None:
-        return start_B[:, None] + step_1T
-    begins_BT = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
-    first_BT = jnp.pad(jnp.where(begins_BT, step_1T[:, 1:], 0), ((0, 0), (1, 0)))
-    first_BT = jax.lax.cummax(first_BT, axis=1)
-    return jnp.where(first_BT == 0, start_B[:, None] + step_1T, step_1T - first_BT)
+        return start_B[:, None] + count_BT
+    begins_BT = jnp.pad(segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1], ((0, 0), (1, 0)))
+    first_BT = jax.lax.cummax(jnp.where(begins_BT, count_BT, 0), axis=1)
+    is_first_BT = jnp.cumsum(begins_BT, axis=1) == 0
+    return jnp.where(is_first_BT, start_B[:, None] + count_BT, count_BT - first_BT)

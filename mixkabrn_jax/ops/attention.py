@@ -23,22 +23,23 @@ def causal(q, k, v, segment_ids=None):
     return _attend(q, k, v, mask_BTS)
 
 
-def cached(q, k, v, cache, position):
+def cached(q, k, v, cache, position, mask=None):
     """T new positions attend to themselves and to everything written before them.
 
     Args:
         q, k: `[B, T, H, K]`; v: `[B, T, H, V]`.
-        cache: (keys `[B, S, H, K]`, values `[B, S, H, V]`), filled below `position`.
-        position: `[B]` int, where the new keys and values are written; position + T must not exceed S (a write past
-            the end is dropped).
+        cache: (keys `[B, S, H, K]`, values `[B, S, H, V]`), filled below the first position.
+        position: `[B, T]` int, increasing, where the new keys and values are written (below S: a write past the end
+            is dropped); each sees all positions up to its own.
+        mask: `[B, T]` or None; a position with 0 (padding) is not written.
     Returns: (`[B, T, H, V]` in v's dtype, the cache with the new positions).
     """
     keys_BSHK, values_BSHV = cache
-    at_BT = position[:, None] + jnp.arange(q.shape[1])[None]
+    at_BT = position if mask is None else jnp.where(mask > 0, position, keys_BSHK.shape[1])
     rows_B1 = jnp.arange(q.shape[0])[:, None]
     keys_BSHK = keys_BSHK.at[rows_B1, at_BT].set(k.astype(keys_BSHK.dtype), mode="drop")
     values_BSHV = values_BSHV.at[rows_B1, at_BT].set(v.astype(values_BSHV.dtype), mode="drop")
-    mask_BTS = at_BT[:, :, None] >= jnp.arange(keys_BSHK.shape[1]).reshape(1, 1, -1)
+    mask_BTS = position[:, :, None] >= jnp.arange(keys_BSHK.shape[1]).reshape(1, 1, -1)
     return _attend(q, keys_BSHK, values_BSHV, mask_BTS).astype(v.dtype), (keys_BSHK, values_BSHV)
 
 

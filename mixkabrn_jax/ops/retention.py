@@ -7,6 +7,8 @@ eq. 5 (parallel), 6 (recurrent), 7 (chunkwise), 8 (multi-scale decay).
 Letters: B batch, T time, N chunk, C position in a chunk, H head, K key width, V value width.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -34,20 +36,53 @@ def row_scale(position: jax.Array, log_decay: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.expm1(log_decay_11H) / jnp.expm1(terms_BT1 * log_decay_11H))
 
 
-def parallel(q, k, v, log_decay, segment_ids=None):
+def lm_log_decay(num_heads: int) -> jax.Array:
+    """log gamma_h with 1 - gamma_h from 1/32 to 1/512 in equal ratios, whatever the number of heads.
+
+    The decay that the widespread RetNet port for language models offers beside the paper's.
+
+    Returns: `[H]` in JAX's default float type, negative.
+    """
+    return jnp.log1p(-jnp.exp(jnp.linspace(jnp.log(1 / 32), jnp.log(1 / 512), num_heads)))
+
+
+def skip(k: jax.Array, log_decay: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Keys and decays for which positions with mask 0 (padding, anywhere) leave the recurrence as it was.
+
+    Args:
+        k: `[B, T, H, K]`; log_decay: `[H]` or `[B, T, H]`; mask: `[B, T]`, 1 or 0.
+    Returns: (k, log_decay `[B, T, H]`).
+    """
+    is_kept_BT1 = mask.astype(bool)[..., None]
+    log_decay_BTH = log_decay if log_decay.ndim == 3 else log_decay.reshape(1, 1, -1)
+    return jnp.where(is_kept_BT1[..., None], k, 0), jnp.where(is_kept_BT1, log_decay_BTH, 0)
+
+
+def parallel(q, k, v, log_decay, state=None, segment_ids=None):
     """All positions against all earlier ones: O(T^2) work, one step.
 
     Args:
-        q, k: `[B, T, H, K]`; v: `[B, T, H, V]`; log_decay: `[H]`.
-        segment_ids: `[B, T]` int or None; a position sees its own segment only. Segments are contiguous runs.
-    Returns: `[B, T, H, V]` in v's dtype.
+        q, k: `[B, T, H, K]`; v: `[B, T, H, V]`.
+        log_decay: `[H]`, or `[B, T, H]` for a decay that depends on the position (gated retention, padding).
+        state: `[B, H, K, V]` float32 or None, the recurrence before the first position.
+        segment_ids: `[B, T]` int or None; a position sees its own segment only. Segments are contiguous runs. An
+            incoming state belongs to the first position's segment; the outgoing one holds the last position's only.
+    Returns: `[B, T, H, V]` in v's dtype without a state; with one, (`[B, T, H, V]`, state `[B, H, K, V]`).
     """
-    decay_HTS = _decay_mask(log_decay, q.shape[1])
-    score_BHTS = _dot("bthk,bshk->bhts", q, k) * decay_HTS[None]
+    total_BTH = _total(log_decay, q.shape[1])
+    score_BHTS = _dot("bthk,bshk->bhts", q, k) * _decay_mask(total_BTH)
     if segment_ids is not None:
         same_BTS = segment_ids[:, :, None] == segment_ids[:, None, :]
         score_BHTS = jnp.where(same_BTS[:, None], score_BHTS, 0)
-    return _dot("bhts,bshv->bthv", score_BHTS.astype(v.dtype), v).astype(v.dtype)
+    out_BTHV = _dot("bhts,bshv->bthv", score_BHTS.astype(v.dtype), v)
+    if state is None:
+        return out_BTHV.astype(v.dtype)
+    first_B = None if segment_ids is None else segment_ids[:, 0]
+    reach = _reach(total_BTH, segment_ids, first_B)
+    cross_BTHV = _dot("bthk,bhkv->bthv", q, state) * reach.from_state_CH[..., None]
+    added_BHKV = _dot("bthk,bthv->bhkv", k * reach.to_state_CH[..., None].astype(k.dtype), v)
+    state = state * reach.across_H[..., None, None] + added_BHKV
+    return (out_BTHV + cross_BTHV).astype(v.dtype), state
 
 
 def chunkwise(q, k, v, log_decay, state, *, chunk_size: int, segment_ids=None):
@@ -56,11 +91,9 @@ def chunkwise(q, k, v, log_decay, state, *, chunk_size: int, segment_ids=None):
     Everything but the sum of chunk states, T / C small steps, is done for all chunks at once.
 
     Args:
-        q, k: `[B, T, H, K]`; v: `[B, T, H, V]`; log_decay: `[H]`.
+        q, k, v, log_decay, segment_ids: as for `parallel`.
         state: `[B, H, K, V]` float32, the recurrence before the first position.
         chunk_size: C, positions handled in parallel.
-        segment_ids: `[B, T]` int or None. The incoming state belongs to the first position's segment; the outgoing
-            state holds the last position's segment only.
     Returns: (`[B, T, H, V]` in v's dtype, state `[B, H, K, V]`).
     Raises: ValueError for a chunk size below 1.
     """
@@ -69,39 +102,36 @@ def chunkwise(q, k, v, log_decay, state, *, chunk_size: int, segment_ids=None):
     batch, length = q.shape[:2]
     chunk_size = min(chunk_size, length)
     num_chunks = -(-length // chunk_size)
-    padding = num_chunks * chunk_size - length
-    q, k, v = (_split(jnp.pad(a, ((0, 0), (0, padding), (0, 0), (0, 0))), num_chunks) for a in (q, k, v))
-
-    step_C = jnp.arange(chunk_size, dtype=log_decay.dtype)
-    length_N = jnp.full(num_chunks, chunk_size, log_decay.dtype).at[-1].add(-padding)
-    from_state_CH = jnp.exp((step_C[:, None] + 1) * log_decay[None])
-    to_state_NC = jnp.maximum(length_N[:, None] - 1 - step_C[None], 0)
-    to_state_NCH = jnp.exp(to_state_NC[..., None] * log_decay.reshape(1, 1, -1))
-    across_BNH = jnp.exp(length_N[:, None] * log_decay[None])[None]
-    from_state_BNCH, to_state_BNCH = from_state_CH[None, None], to_state_NCH[None]
-    flat_segments = None
+    q, k, v = (_split(a, num_chunks, chunk_size) for a in (q, k, v))
+    flat = (batch * num_chunks, chunk_size)
+    if log_decay.ndim == 1:
+        flat_decay = log_decay
+        step_NC = jnp.arange(num_chunks * chunk_size).reshape(num_chunks, -1)
+        # The last chunk's padding does not decay.
+        steps_NC = jnp.minimum(step_NC + 1, length) - step_NC[:, :1]
+        total_BNCH = (steps_NC[..., None].astype(log_decay.dtype) * log_decay.reshape(1, 1, -1))[None]
+    else:
+        log_decay = _split(log_decay, num_chunks, chunk_size)
+        flat_decay = log_decay.reshape(*flat, -1)
+        total_BNCH = jnp.cumsum(log_decay, axis=2)
+    segment_BNC, before_BN, flat_segments = None, None, None
     if segment_ids is not None:
-        segment_BNC = _split(jnp.pad(segment_ids, ((0, 0), (0, padding)), mode="edge"), num_chunks)
+        segment_BNC = _split(segment_ids, num_chunks, chunk_size, mode="edge")
         before_BN = jnp.concatenate([segment_ids[:, :1], segment_BNC[:, :-1, -1]], axis=1)
-        sees_state_BNC = segment_BNC == before_BN[..., None]
-        reaches_end_BNC = segment_BNC == segment_BNC[..., -1:]
-        from_state_BNCH = from_state_BNCH * sees_state_BNC[..., None]
-        to_state_BNCH = to_state_BNCH * reaches_end_BNC[..., None]
-        across_BNH = across_BNH * sees_state_BNC[..., -1:]
-        flat_segments = segment_BNC.reshape(-1, chunk_size)
+        flat_segments = segment_BNC.reshape(flat)
+    reach = _reach(total_BNCH, segment_BNC, before_BN)
 
-    added_BNHKV = _dot("bnchk,bnchv->bnhkv", k * to_state_BNCH[..., None].astype(k.dtype), v)
+    added_BNHKV = _dot("bnchk,bnchv->bnhkv", k * reach.to_state_CH[..., None].astype(k.dtype), v)
 
     def advance(state_BHKV, chunk):
         across_BH, added_BHKV = chunk
         return state_BHKV * across_BH[..., None, None] + added_BHKV, state_BHKV
 
-    across_BNH = jnp.broadcast_to(across_BNH, added_BNHKV.shape[:3])
+    across_BNH = jnp.broadcast_to(reach.across_H, added_BNHKV.shape[:3])
     chunks = jax.tree.map(lambda a: a.swapaxes(0, 1).astype(state.dtype), (across_BNH, added_BNHKV))
     state, state_NBHKV = jax.lax.scan(advance, state, chunks)
-    cross_BNCHV = _dot("bnchk,nbhkv->bnchv", q, state_NBHKV) * from_state_BNCH[..., None]
-    flat = (batch * num_chunks, chunk_size)
-    inner = parallel(*(a.reshape(*flat, *a.shape[3:]) for a in (q, k, v)), log_decay, flat_segments)
+    cross_BNCHV = _dot("bnchk,nbhkv->bnchv", q, state_NBHKV) * reach.from_state_CH[..., None]
+    inner = parallel(*(a.reshape(*flat, *a.shape[3:]) for a in (q, k, v)), flat_decay, segment_ids=flat_segments)
     out_BNCHV = inner.reshape(v.shape) + cross_BNCHV
     return out_BNCHV.reshape(batch, -1, *v.shape[3:])[:, :length].astype(v.dtype), state
 
@@ -110,20 +140,60 @@ def recurrent(q, k, v, log_decay, state):
     """One position: O(1) work and memory at any length.
 
     Args:
-        q, k: `[B, H, K]`; v: `[B, H, V]`; log_decay: `[H]`; state: `[B, H, K, V]` float32.
+        q, k: `[B, H, K]`; v: `[B, H, V]`; log_decay: `[H]` or `[B, H]`; state: `[B, H, K, V]` float32.
     Returns: (`[B, H, V]` in v's dtype, state `[B, H, K, V]`).
     """
-    gamma_H = jnp.exp(log_decay).reshape(1, -1, 1, 1)
-    state = gamma_H * state + k[..., :, None].astype(state.dtype) * v[..., None, :].astype(state.dtype)
+    gamma_BH11 = jnp.exp(log_decay).reshape(-1, q.shape[1], 1, 1)
+    state = gamma_BH11 * state + k[..., :, None].astype(state.dtype) * v[..., None, :].astype(state.dtype)
     return jnp.einsum("bhk,bhkv->bhv", q.astype(state.dtype), state).astype(v.dtype), state
 
 
-def _decay_mask(log_decay_H, length):
-    """gamma^(t-s) for s <= t, else 0. The exponent is clamped before exp: 0 * inf would give NaN gradients."""
-    steps_T = jnp.arange(length, dtype=log_decay_H.dtype)
-    distance_TS = steps_T[:, None] - steps_T[None, :]
-    decay_HTS = jnp.exp(jnp.maximum(distance_TS, 0)[None] * log_decay_H[:, None, None])
-    return jnp.where((distance_TS >= 0)[None], decay_HTS, 0)
+class _Reach(NamedTuple):
+    """How much of what survives in a chunk; leading dimensions are those of the chunks, or 1."""
+
+    from_state_CH: jax.Array
+    """Of the state before the chunk, at each position."""
+    to_state_CH: jax.Array
+    """Of each position, in the state after the chunk."""
+    across_H: jax.Array
+    """Of the state before the chunk, in the state after it."""
+
+
+def _reach(total_CH, segment_C, before):
+    """
+    Args:
+        total_CH: `[..., C, H]`, sums of log decays from the chunk's start through each position.
+        segment_C: `[..., C]` or None; before: `[...]`, the segment of the position before the chunk.
+    """
+    from_state_CH = jnp.exp(total_CH)
+    to_state_CH = jnp.exp(total_CH[..., -1:, :] - total_CH)
+    across_H = from_state_CH[..., -1, :]
+    if segment_C is not None:
+        sees_state_C = segment_C == before[..., None]
+        reaches_end_C = segment_C == segment_C[..., -1:]
+        from_state_CH = from_state_CH * sees_state_C[..., None]
+        to_state_CH = to_state_CH * reaches_end_C[..., None]
+        across_H = across_H * sees_state_C[..., -1:]
+    return _Reach(from_state_CH, to_state_CH, across_H)
+
+
+def _total(log_decay, length):
+    """Sums of log decays through each position: `[1, T, H]` from `[H]`, `[B, T, H]` from its like."""
+    if log_decay.ndim == 3:
+        return jnp.cumsum(log_decay, axis=1)
+    return (jnp.arange(1, length + 1, dtype=log_decay.dtype)[:, None] * log_decay[None])[None]
+
+
+def _decay_mask(total_BTH):
+    """The product of the decays from s + 1 to t for s <= t, else 0, as `[B, H, T, S]`.
+
+    The exponents of the future are taken out before exp: 0 * inf would give NaN gradients.
+    """
+    total_BHT = total_BTH.swapaxes(1, 2)
+    exponent_BHTS = total_BHT[..., :, None] - total_BHT[..., None, :]
+    steps_T = jnp.arange(total_BTH.shape[1])
+    is_past_11TS = (steps_T[:, None] >= steps_T[None, :])[None, None]
+    return jnp.where(is_past_11TS, jnp.exp(jnp.where(is_past_11TS, exponent_BHTS, 0)), 0)
 
 
 def _dot(subscripts, a, b):
@@ -131,6 +201,8 @@ def _dot(subscripts, a, b):
     return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.promote_types(jnp.result_type(a, b), jnp.float32))
 
 
-def _split(a, num_chunks):
-    """`[B, T, ...]` -> `[B, N, C, ...]`."""
-    return a.reshape(a.shape[0], num_chunks, -1, *a.shape[2:])
+def _split(a, num_chunks, chunk_size, mode="constant"):
+    """`[B, T, ...]` -> `[B, N, C, ...]`, filled up at the end."""
+    padding = num_chunks * chunk_size - a.shape[1]
+    a = jnp.pad(a, [(0, 0), (0, padding)] + [(0, 0)] * (a.ndim - 2), mode=mode)
+    return a.reshape(a.shape[0], num_chunks, chunk_size, *a.shape[2:])

@@ -91,6 +91,20 @@ def test_rows_of_one_prompt_are_drawn_apart():
     assert len({tuple(row) for row in got}) == 3
 
 
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_rows_of_different_lengths_are_continued_as_each_alone(mixer):
+    prompt, mask = toy.tokens(1, 3, 9), np.ones((3, 9), np.int32)
+    mask[0, :4], mask[1, 5:] = 0, 0
+    together = np.stack(
+        list(generation.generate(model(mixer), prompt, max_tokens=9, sampling=GREEDY, seed=0, mask=mask)), axis=1
+    )
+    for row in range(3):
+        alone = generate(model(mixer), prompt[row : row + 1, mask[row] == 1], 9, GREEDY)
+        np.testing.assert_array_equal(together[row : row + 1], alone)
+    with pytest.raises(ValueError, match="at least one token in each row"):
+        generation.generate(model(mixer), prompt, max_tokens=9, sampling=GREEDY, seed=0, mask=0 * mask)
+
+
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0), (3,)])
 def test_an_empty_prompt_is_refused_at_the_call(shape):
     with pytest.raises(ValueError, match="at least one token"):

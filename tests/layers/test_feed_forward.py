@@ -1,4 +1,6 @@
-"""Mlp, SwiGlu, norms; what they share with Kan."""
+"""Mlp, Glu, norms; what they share with Kan."""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -7,19 +9,21 @@ import pytest
 from flax import nnx
 
 from mixkabrn_jax.layers.kan import Grid, Kan
-from mixkabrn_jax.layers.mlp import Mlp, SwiGlu
+from mixkabrn_jax.layers.mlp import Glu, Mlp
 from mixkabrn_jax.layers.norm import RMSNorm, rms_norm
 from tests import reference
 
 D, WIDTH, EPSILON = 8, 12, 1e-6
 LINEAR = {"activation_bits": 8, "epsilon": EPSILON, "out_scale": 0.5}
+ERF = np.vectorize(math.erf)
 
 
 def make(name, kind="dense", num_experts=0, sub_norm=True):
     shared = LINEAR | {"kind": kind, "num_experts": num_experts, "rngs": nnx.Rngs(0)}
     if name == "kan":
         return Kan(D, WIDTH, grid=Grid(-3.0, 3.0, 3, 3), spline_share=0.5, **shared)
-    return {"mlp": Mlp, "swiglu": SwiGlu}[name](D, WIDTH, sub_norm=sub_norm, **shared)
+    shared |= {"sub_norm": sub_norm, "in_scale": 1.0}
+    return Mlp(D, WIDTH, **shared) if name == "mlp" else Glu(D, WIDTH, gate=name, **shared)
 
 
 @jax.jit
@@ -37,7 +41,7 @@ def gelu(x):
 
 
 @pytest.mark.parametrize("sub_norm", [False, True])
-@pytest.mark.parametrize("name", ["mlp", "swiglu"])
+@pytest.mark.parametrize("name", ["mlp", "swiglu", "geglu"])
 def test_a_feed_forward_is_its_formula(name, sub_norm):
     layer, x = make(name, sub_norm=sub_norm), reference.normal(1, 2, 5, D)
     up, down = (np.asarray(part.kernel[...], np.float64) for part in (layer.up, layer.down))
@@ -45,7 +49,7 @@ def test_a_feed_forward_is_its_formula(name, sub_norm):
         hidden = gelu(x @ up)
     else:
         gate = x @ np.asarray(layer.gate.kernel[...], np.float64)
-        hidden = gate * reference.sigmoid(gate) * (x @ up)
+        hidden = gate * (reference.sigmoid(gate) if name == "swiglu" else (1 + ERF(gate / 2**0.5)) / 2) * (x @ up)
     want = (normalised(hidden) if sub_norm else hidden) @ down
     got, _, _ = value_and_gradients(layer, x, None, np.zeros((2, 5, D), np.float32))
     reference.assert_close(got, want, terms=2 * D + 2 * WIDTH)
@@ -72,11 +76,12 @@ def test_experts_in_sorted_rows_are_each_expert_alone(name, kind, monkeypatch):
     assert not any(leaf[1].any() for leaf in jax.tree.leaves(layer_bar))
 
 
-def test_the_last_matrix_starts_smaller_by_the_out_scale():
+def test_matrices_start_larger_by_their_scales():
     small = make("mlp")
-    large = Mlp(D, WIDTH, sub_norm=True, kind="dense", rngs=nnx.Rngs(0), **(LINEAR | {"out_scale": 1.0}))
+    shared = LINEAR | {"sub_norm": True, "kind": "dense", "in_scale": 2.0, "out_scale": 1.0, "rngs": nnx.Rngs(0)}
+    large = Mlp(D, WIDTH, **shared)
     reference.assert_close(small.down.kernel[...], 0.5 * np.asarray(large.down.kernel[...]))
-    np.testing.assert_array_equal(small.up.kernel[...], large.up.kernel[...])
+    reference.assert_close(small.up.kernel[...], 0.5 * np.asarray(large.up.kernel[...]))
 
 
 def test_rms_norm_divides_by_the_root_mean_square():

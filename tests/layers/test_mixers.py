@@ -8,30 +8,35 @@ from flax import nnx
 
 from mixkabrn_jax.layers.attention import Attention
 from mixkabrn_jax.layers.retention import Retention
+from mixkabrn_jax.ops import retention
 from tests import reference
 
 D, H, K, V, EPSILON = 12, 3, 4, 6, 1e-6
+RETENTION = {"chunk_size": 4, "decay": "paper", "first_decay_exponent": 1.0, "normalization": "sqrt_sum"}
 SEGMENTS = np.array([[1, 1, 1, 1, 2, 2, 2, 2, 2], [1, 2, 2, 2, 3, 3, 3, 0, 0]], np.int32)
 POSITIONS = np.array([[0, 1, 2, 3, 0, 1, 2, 3, 4], [0, 0, 1, 2, 0, 1, 2, 0, 1]], np.int32)
 
 
+OPTIONS = {
+    "num_heads": H,
+    "key_width": K,
+    "value_width": V,
+    "rotary_kind": "linspace",
+    "rotary_base": 100.0,
+    "rotary_layout": "half",
+    "sub_norm": True,
+    "epsilon": EPSILON,
+    "value_scale": 1.0,
+    "out_scale": 0.5,
+    "kind": "dense",
+    "activation_bits": 8,
+}
+
+
 def make(mixer, **changes):
-    options = {
-        "num_heads": H,
-        "key_width": K,
-        "value_width": V,
-        "rotary_kind": "linspace",
-        "rotary_base": 100.0,
-        "rotary_layout": "half",
-        "sub_norm": True,
-        "epsilon": EPSILON,
-        "out_scale": 0.5,
-        "kind": "dense",
-        "activation_bits": 8,
-        "rngs": nnx.Rngs(0),
-    }
+    options = OPTIONS | {"rngs": nnx.Rngs(0)}
     if mixer == "retention":
-        return Retention(D, **(options | {"chunk_size": 4, "first_decay_exponent": 1.0} | changes))
+        return Retention(D, **(options | RETENTION | changes))
     return Attention(D, **(options | changes))
 
 
@@ -47,6 +52,14 @@ def normalised(x):
     return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + EPSILON)
 
 
+def formula_of_the_decay(layer, x):
+    if layer.decay == "gated":
+        return np.log(reference.sigmoid(x @ np.asarray(layer.decay_gate[...], np.float64))) / 16
+    if layer.decay == "lm":
+        return np.log(1 - np.geomspace(1 / 32, 1 / 512, H))
+    return reference.log_decay(H, layer.first_decay_exponent)  # a learned one starts there
+
+
 def formula(layer, x, position_BT, segment_ids, state=None):
     x = np.asarray(x, np.float64)
     heads = (*x.shape[:2], H, -1)
@@ -55,9 +68,11 @@ def formula(layer, x, position_BT, segment_ids, state=None):
     )
     q, k = rotated(q, layer, position_BT), rotated(k, layer, position_BT)
     if isinstance(layer, Retention):
-        log_decay = reference.log_decay(H, layer.first_decay_exponent)
+        log_decay = formula_of_the_decay(layer, x)
         y, state = reference.retention(q, k * K**-0.5, v, log_decay, state, segment_ids)
-        y = normalised(y * reference.row_scale(position_BT, log_decay)[..., None]).reshape(*x.shape[:2], -1)
+        if layer.normalization == "sqrt_sum":
+            y = y * reference.row_scale(position_BT, log_decay)[..., None]
+        y = normalised(y).reshape(*x.shape[:2], -1)
         gate = x @ np.asarray(layer.gate.kernel[...], np.float64)
         y = gate * reference.sigmoid(gate) * y
     else:
@@ -70,8 +85,17 @@ run = jax.jit(lambda layer, x, state, position, segment_ids: layer(x, state, pos
 TERMS = 2 * D + 10 * K + H * V
 
 
-@pytest.mark.parametrize("changes", [{}, {"rotary_kind": "rope", "rotary_layout": "interleaved", "sub_norm": False}])
-@pytest.mark.parametrize("mixer", ["retention", "attention"])
+OTHER = {"rotary_kind": "rope", "rotary_layout": "interleaved", "sub_norm": False}
+DECAYS = ({"decay": "lm"}, {"decay": "learned"}, {"decay": "gated", "normalization": "none"})
+
+
+@pytest.mark.parametrize(
+    ("mixer", "changes"),
+    [
+        *((mixer, changes) for mixer in ("retention", "attention") for changes in ({}, OTHER)),
+        *(("retention", d) for d in DECAYS),
+    ],
+)
 @pytest.mark.parametrize("segmented", [False, True])
 def test_a_mixer_is_its_formula(mixer, changes, segmented):
     layer, x = make(mixer, **changes), reference.normal(1, 2, 9, D)
@@ -87,9 +111,9 @@ def test_a_mixer_is_its_formula(mixer, changes, segmented):
         reference.assert_close(got_state, want_state, terms=TERMS)
 
 
-@pytest.mark.parametrize("mixer", ["retention", "attention"])
-def test_a_mixer_fed_one_position_at_a_time_is_its_formula(mixer):
-    layer, x = make(mixer), reference.normal(1, 2, 9, D)
+@pytest.mark.parametrize(("mixer", "changes"), [("retention", {}), ("attention", {}), ("retention", DECAYS[-1])])
+def test_a_mixer_fed_one_position_at_a_time_is_its_formula(mixer, changes):
+    layer, x = make(mixer, **changes), reference.normal(1, 2, 9, D)
     room = (jnp.zeros((2, 11, H, K)), jnp.zeros((2, 11, H, V)))
     state = jnp.zeros((2, H, K, V)) if mixer == "retention" else room
     rows = []
@@ -111,3 +135,39 @@ def test_attention_refuses_packed_documents_together_with_a_cache():
     cache = (jnp.zeros((2, 9, H, K)), jnp.zeros((2, 9, H, V)))
     with pytest.raises(ValueError, match="segment ids together with a cache"):
         layer(x, cache, POSITIONS, SEGMENTS)
+
+
+@pytest.mark.parametrize("decay", ["learned", "gated"])
+def test_decays_that_are_trained_have_a_gradient(decay):
+    layer, x = make("retention", decay=decay, normalization="none"), reference.normal(1, 2, 9, D)
+    position = np.broadcast_to(np.arange(9), (2, 9))
+
+    def loss(layer):
+        return run(layer, x, jnp.zeros((2, H, K, V)), position, None)[0].sum()
+
+    bar = jax.grad(loss)(layer)
+    leaf = np.asarray(bar.decay_logit_H[...] if decay == "learned" else bar.decay_gate[...])
+    assert np.isfinite(leaf).all()
+    assert (leaf != 0).all()
+
+
+def test_a_layer_is_the_official_one():
+    """torchscale's three modes differ by up to 1.4e-4 of 8.3, by a clamp and where epsilon acts: ours is the recurrent."""
+    z = reference.golden("retention_a")
+    width, heads = z["x"].shape[-1], int(z["heads"])
+    sizes = {"num_heads": heads, "key_width": width // heads, "value_width": len(z["wv"]) // heads}
+    changes = {"chunk_size": 5, "first_decay_exponent": 5.0, "rotary_base": 1e4, "rotary_layout": "interleaved"}
+    layer = Retention(width, **(OPTIONS | RETENTION | sizes | changes | {"sub_norm": False, "rngs": nnx.Rngs(0)}))
+    for part, name in (("query", "wq"), ("key", "wk"), ("value", "wv"), ("gate", "wg"), ("out", "wo")):
+        getattr(layer, part).kernel[...] = jnp.asarray(z[name].T, jnp.float32)
+    batch, length = z["x"].shape[:2]
+    empty = jnp.zeros((batch, heads, sizes["key_width"], sizes["value_width"]))
+    position = np.broadcast_to(np.arange(length), (batch, length))
+    got, state = run(layer, z["x"].astype(np.float32), empty, position, None)
+    reference.assert_close(got, z["y_recurrent"], terms=width + length)
+    # Its state is value-first and carries the row factor of the last position.
+    scaled = (
+        np.asarray(state)
+        * np.asarray(retention.row_scale(position[:, -1:], layer.log_decay(None)))[:, 0, :, None, None]
+    )
+    reference.assert_close(scaled.swapaxes(-1, -2), z["final_state"], terms=width + length)

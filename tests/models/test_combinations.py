@@ -9,10 +9,11 @@ from flax import nnx
 
 from mixkabrn_jax.inference.generate import generate
 from mixkabrn_jax.inference.sampling import Sampling
-from mixkabrn_jax.models.config import FEED_FORWARDS, MIXERS
+from mixkabrn_jax.models.config import MIXERS
 from mixkabrn_jax.training import optimizer, step
 from tests import toy
 
+FEED_FORWARDS = ("kan", "mlp", "swiglu")
 KINDS = ("ternary", "binary", "dense")
 EXPERTS = (0, 4)
 ALL = tuple(itertools.product(MIXERS, FEED_FORWARDS, KINDS, EXPERTS))

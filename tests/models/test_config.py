@@ -12,8 +12,8 @@ from tests import toy
         *(
             ({field: "other"}, f"config.model.{field}='other'")
             for field in (
-                *("mixer", "ffn", "linear", "compute_dtype", "rotary_kind", "rotary_layout"),
-                *("expert_dispatch", "router_score"),
+                *("mixer", "ffn", "linear", "compute_dtype", "rotary_kind", "rotary_layout", "residual", "decay"),
+                *("expert_dispatch", "router_score", "retention_norm"),
             )
         ),
         *(
@@ -24,6 +24,7 @@ from tests import toy
             )
         ),
         ({"num_heads": 3}, "config.model.num_heads=3 does not divide config.model.d_model=16"),
+        ({"decay": "gated"}, "config.model.retention_norm='sqrt_sum' needs constant decays"),
         ({"key_width": 7}, "config.model.key_width=7"),
         ({"first_dense_layers": 2}, "config.model.first_dense_layers=2"),
         ({"first_dense_layers": -1}, "config.model.first_dense_layers=-1"),
@@ -48,7 +49,9 @@ def test_a_field_that_cannot_be_is_named(changes, message):
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
-@pytest.mark.parametrize("field", ["norm_epsilon", "first_decay_exponent", "rotary_base", "router_scale"])
+@pytest.mark.parametrize(
+    "field", ["embedding_scale", "norm_epsilon", "first_decay_exponent", "rotary_base", "router_scale"]
+)
 def test_a_number_that_must_be_positive_is_named(field, value):
     with pytest.raises(ValueError, match=rf"config\.model\.{field}={value}"):
         toy.model_config(**{field: value})

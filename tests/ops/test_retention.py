@@ -33,29 +33,28 @@ def chunkwise(q, k, v, log_decay, state, segment_ids=None, *, chunk_size):
     return retention.chunkwise(q, k, v, log_decay, state, chunk_size=chunk_size, segment_ids=segment_ids)
 
 
-@jax.jit
-def parallel(q, k, v, log_decay, segment_ids=None):
-    return retention.parallel(q, k, v, log_decay, segment_ids=segment_ids)
+parallel = jax.jit(retention.parallel)
 
 
 @jax.jit
 def stepwise(q, k, v, log_decay, state):
     def step(state, token):
-        out, state = retention.recurrent(*token, log_decay, state)
+        out, state = retention.recurrent(*token, state)
         return state, out
 
-    state, out = jax.lax.scan(step, state, tuple(jnp.moveaxis(a, 1, 0) for a in (q, k, v)))
+    log_decay_BTH = jnp.broadcast_to(log_decay, q.shape[:3])
+    state, out = jax.lax.scan(step, state, tuple(jnp.moveaxis(a, 1, 0) for a in (q, k, v, log_decay_BTH)))
     return jnp.moveaxis(out, 0, 1), state
 
 
 @functools.partial(jax.jit, static_argnames="order")
-def run(q, k, v, state, segment_ids, *, order):
+def run(q, k, v, state, segment_ids, log_decay=LOG_DECAY, *, order):
     """One of the three orders: (out, state after); an integer is chunkwise with that chunk size."""
     if order == "parallel":
-        return retention.parallel(q, k, v, LOG_DECAY, segment_ids=segment_ids), jnp.zeros_like(state)
+        return retention.parallel(q, k, v, log_decay, state, segment_ids)
     if order == "recurrent":
-        return stepwise(q, k, v, LOG_DECAY, state)
-    return retention.chunkwise(q, k, v, LOG_DECAY, state, chunk_size=order, segment_ids=segment_ids)
+        return stepwise(q, k, v, log_decay, state)
+    return retention.chunkwise(q, k, v, log_decay, state, chunk_size=order, segment_ids=segment_ids)
 
 
 @functools.partial(jax.jit, static_argnames="order")
@@ -211,18 +210,13 @@ def test_values_and_gradients_are_those_of_the_definition_documents_or_not(order
     q, k, v, state = inputs()
     ids = np.array(SEGMENTS[name], np.int32)
     out_bar, state_bar = reference.normal(8, *v.shape), reference.normal(9, *state.shape)
-    if order == "parallel":
-        state, state_bar = np.zeros_like(state), np.zeros_like(state)
     want, want_state = reference.retention(q, k, v, LOG_DECAY, state, ids)
     got, got_state = run(q, k, v, state, ids, order=order)
     reference.assert_close(got, want, terms=terms(q))
-    if order != "parallel":
-        reference.assert_close(got_state, want_state, terms=terms(q))
+    reference.assert_close(got_state, want_state, terms=terms(q))
     want = reference.retention_gradient(q, k, v, LOG_DECAY, out_bar, state_bar, state, ids)
     got = pull_back(q, k, v, state, ids, out_bar, state_bar, order=order)
-    for which, got_bar, want_bar in zip("qkvs", got, want, strict=True):
-        if which == "s" and order == "parallel":
-            continue
+    for got_bar, want_bar in zip(got, want, strict=True):
         # A gradient sums over positions and over one of the two widths.
         reference.assert_close(got_bar, want_bar, terms=(q.shape[1] + 1) * max(q.shape[-1], v.shape[-1]))
 
@@ -280,7 +274,7 @@ def test_packed_documents_are_the_same_documents_alone():
         alone, final = stepwise(q[:, piece], k[:, piece], v[:, piece], LOG_DECAY, zero)
         for out in together:
             reference.assert_close(out[:, piece], alone, terms=terms(q))
-    for last in finals[1:]:
+    for last in finals:
         reference.assert_close(last, final, terms=terms(q))
 
 
@@ -295,12 +289,11 @@ def test_nothing_crosses_from_one_document_to_the_next(order):
         outside = np.delete(np.asarray(bar), np.arange(4, 11), axis=1)
         np.testing.assert_array_equal(outside, np.zeros_like(outside))
     np.testing.assert_array_equal(state_bar, np.zeros_like(state))
-    if order != "parallel":
-        last = pull_back(q, k, v, state, ids, np.zeros_like(v), np.ones_like(state), order=order)
-        for bar in last[1:3]:
-            np.testing.assert_array_equal(bar[:, :11], np.zeros_like(bar[:, :11]))
-            assert (bar[:, 11:] != 0).all()
-        np.testing.assert_array_equal(last[3], np.zeros_like(state))
+    last = pull_back(q, k, v, state, ids, np.zeros_like(v), np.ones_like(state), order=order)
+    for bar in last[1:3]:
+        np.testing.assert_array_equal(bar[:, :11], np.zeros_like(bar[:, :11]))
+        assert (bar[:, 11:] != 0).all()
+    np.testing.assert_array_equal(last[3], np.zeros_like(state))
 
 
 def test_a_row_of_one_document_is_a_row_without_documents():
@@ -309,6 +302,62 @@ def test_a_row_of_one_document_is_a_row_without_documents():
     plain = chunkwise(q, k, v, LOG_DECAY, state, chunk_size=4)
     for got, want in zip(run(q, k, v, state, ids, order=4), plain, strict=True):
         reference.assert_close(got, want, terms=terms(q))
+
+
+# --- Decays of each position, and padding -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["parallel", 4, 64, "recurrent"])
+def test_a_decay_for_each_position_is_the_definition_with_gradients(order):
+    q, k, v, state = inputs()
+    log_decay = -np.abs(reference.normal(7, 2, 13, 3))
+    log_decay[0, 4], log_decay[1, :, 2] = 0, -40.0  # keeps all; forgets all
+    out_bar, state_bar = reference.normal(8, *v.shape), reference.normal(9, *state.shape)
+    want, want_state = reference.retention(q, k, v, log_decay, state)
+    got, got_state = run(q, k, v, state, None, log_decay, order=order)
+    reference.assert_close(got, want, terms=terms(q))
+    reference.assert_close(got_state, want_state, terms=terms(q))
+    _, vjp = jax.vjp(lambda *a: run(*a[:4], None, a[4], order=order), q, k, v, state, log_decay)
+    *got, decay_bar = vjp((out_bar, state_bar))
+    for got_bar, want_bar in zip(
+        got, reference.retention_gradient(q, k, v, log_decay, out_bar, state_bar, state), strict=True
+    ):
+        reference.assert_close(got_bar, want_bar, terms=(q.shape[1] + 1) * max(q.shape[-1], v.shape[-1]))
+    # Of the decay by a central difference: smooth, so of order step^2.
+    for at in ((0, 4, 0), (0, 12, 1), (1, 0, 0)):
+        ends = []
+        for step in (1e-4, -1e-4):
+            moved = log_decay.astype(np.float64)
+            moved[at] += step
+            out, final = reference.retention(q, k, v, moved, state)
+            ends.append((out * out_bar).sum() + (final * state_bar).sum())
+        size = np.abs(out_bar).sum() * np.abs(want).max()
+        assert abs(decay_bar[at] - (ends[0] - ends[1]) / 2e-4) <= 8 * np.finfo(np.float32).eps * size
+
+
+@pytest.mark.parametrize("order", ["parallel", 3, 64, "recurrent"])
+@pytest.mark.parametrize("by_position", [False, True])
+def test_padding_anywhere_leaves_the_recurrence_as_it_was(order, by_position):
+    q, k, v, state = inputs()
+    mask = np.ones((2, 13), np.int32)
+    mask[0, :4], mask[1, 9:], mask[1, 2] = 0, 0, 0
+    log_decay = -np.abs(reference.normal(7, 2, 13, 3)) if by_position else LOG_DECAY
+    masked_k, masked_decay = jax.jit(retention.skip)(k, log_decay, mask)
+    got, got_state = run(q, masked_k, v, state, None, masked_decay, order=order)
+    bar = jax.grad(lambda k: run(q, retention.skip(k, log_decay, mask)[0], v, state, None, order=order)[0].sum())(k)
+    assert not np.asarray(bar)[mask == 0].any()
+    for b in range(2):
+        keep = mask[b] == 1
+        tokens = (a[b : b + 1, keep] for a in (q, k, v))
+        decay = log_decay[b : b + 1, keep] if by_position else log_decay
+        want, want_state = reference.retention(*tokens, decay, state[b : b + 1])
+        reference.assert_close(got[b : b + 1, keep], want, terms=terms(q))
+        reference.assert_close(got_state[b : b + 1], want_state, terms=terms(q))
+
+
+def test_lm_decay_goes_from_one_in_32_to_one_in_512():
+    got = 1 - np.exp(np.asarray(retention.lm_log_decay(5), np.float64))
+    np.testing.assert_allclose(got, [1 / 32, 1 / 64, 1 / 128, 1 / 256, 1 / 512], rtol=1e-4)
 
 
 # --- The recurrence itself, from a peer --------------------------------------------------------------------------

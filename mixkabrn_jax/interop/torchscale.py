@@ -1,0 +1,204 @@
+"""Weights of RetNet language models from and to the official library, torchscale, and its HF-style port.
+
+Both hold matrices as `[out, in]`, one set of names for each layer; here they are `[in, out]`, stacked over layers.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mixkabrn_jax.models.config import ModelConfig
+from mixkabrn_jax.models.language import LanguageModel
+from mixkabrn_jax.ops import retention, rotary
+
+NAMINGS = ("torchscale", "huggingface")
+ACTIVATIONS = {"gelu": "geglu", "swish": "swiglu"}
+"""What gates the feed-forward, by torchscale's name and by ours."""
+
+# torchscale's GLU multiplies activation(fc1(x)) by gate(x): its gate is our `up`.
+_MATRICES = {
+    "retention.q_proj": ("mixer", "query", "kernel"),
+    "retention.k_proj": ("mixer", "key", "kernel"),
+    "retention.v_proj": ("mixer", "value", "kernel"),
+    "retention.g_proj": ("mixer", "gate", "kernel"),
+    "retention.out_proj": ("mixer", "out", "kernel"),
+    "ffn.fc1": ("ffn", "gate", "kernel"),
+    "ffn.gate": ("ffn", "up", "kernel"),
+    "ffn.fc2": ("ffn", "down", "kernel"),
+}
+_NORMS = {"retention_layer_norm": ("mixer_norm", "scale_D"), "final_layer_norm": ("ffn_norm", "scale_D")}
+_EMBEDDING, _HEAD, _FINAL_NORM = "embed_tokens.weight", "output_projection.weight", "layer_norm.weight"
+_ANGLE, _DECAY = "retnet_rel_pos.angle", "retnet_rel_pos.decay"
+
+# The fields of a RetNet that a checkpoint's shapes do not tell, and those that a RetNet does not use.
+_RETNET = {
+    "residual": "pre_norm",
+    "compute_dtype": "float32",
+    "remat": False,
+    "mixer": "retention",
+    "first_decay_exponent": 5.0,
+    "retention_norm": "sqrt_sum",
+    "rotary_kind": "linspace",
+    "rotary_base": 10000.0,
+    "rotary_layout": "interleaved",
+    "linear": "dense",
+    "activation_bits": 8,
+    "sub_norm": False,
+    "grid_low": -3.0,
+    "grid_high": 3.0,
+    "grid_intervals": 3,
+    "spline_degree": 3,
+    "spline_share": 0.5,
+    "num_experts": 0,
+    "experts_per_token": 1,
+    "num_shared_experts": 0,
+    "expert_width": 1,
+    "expert_dispatch": "sorted",
+    "first_dense_layers": 0,
+    "router_score": "softmax",
+    "router_groups": 1,
+    "router_groups_per_token": 1,
+    "router_normalize": False,
+    "router_scale": 1.0,
+}
+
+
+def load(
+    params: Mapping[str, np.ndarray],
+    *,
+    num_heads: int,
+    activation: str = "gelu",
+    embedding_scale: float = 1.0,
+    norm_epsilon: float = 1e-6,
+    decay: str = "paper",
+    chunk_size: int = 64,
+) -> LanguageModel:
+    """A language model whose logits are those of the checkpoint's RetNet.
+
+    Args:
+        params: a state dict of `RetNetDecoder` or of the HF-style `RetNetForCausalLM`, as NumPy arrays.
+        num_heads: of retention; no shape tells it.
+        activation: of the feed-forward's gate, by torchscale's name: "gelu" (its default) or "swish".
+        embedding_scale: sqrt(d_model) for a model trained with `no_scale_embedding=False`.
+        norm_epsilon: its `layernorm_eps`.
+        decay: "paper", or "lm" for the HF-style option `use_lm_decay`.
+        chunk_size: positions handled in parallel; any value gives the same logits.
+    Raises: ValueError for names that are missing or unknown, shapes that do not fit, other decays or angles than a
+        RetNet's, or a setting that is none of the above.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation={activation!r}: one of {tuple(ACTIVATIONS)} is needed")
+    params = {_official_name(name): np.asarray(array) for name, array in params.items()}
+    num_layers = 1 + max((int(name.split(".")[1]) for name in params if name.startswith("layers.")), default=-1)
+    required = {_EMBEDDING, _FINAL_NORM, *(name for i in range(num_layers) for name in _layer_names(i))}
+    missing, unknown = required - params.keys(), params.keys() - required - {_HEAD, _ANGLE, _DECAY}
+    if missing or unknown or not num_layers:
+        raise ValueError(
+            f"not the parameters of a RetNet of {num_layers} layers with gated feed-forwards and without biases: "
+            f"missing {sorted(missing)}, unknown {sorted(unknown)}"
+        )
+    vocab_size, d_model = params[_EMBEDDING].shape
+    if d_model % num_heads:
+        raise ValueError(f"num_heads={num_heads} does not divide the width {d_model} of {_EMBEDDING}")
+    is_tied = _HEAD not in params or np.array_equal(params[_HEAD], params[_EMBEDDING])
+    config = ModelConfig(
+        **_RETNET,
+        d_model=d_model,
+        num_layers=num_layers,
+        vocab_size=vocab_size,
+        tied_embeddings=is_tied,
+        embedding_scale=embedding_scale,
+        norm_epsilon=norm_epsilon,
+        num_heads=num_heads,
+        key_width=d_model // num_heads,
+        value_width=params["layers.0.retention.v_proj.weight"].shape[0] // num_heads,
+        chunk_size=chunk_size,
+        decay=decay,
+        ffn=ACTIVATIONS[activation],
+        hidden_width=params["layers.0.ffn.fc1.weight"].shape[0],
+    )
+    for name, constant in _constants(config).items():
+        there = params.get(name, constant)
+        if there.shape != constant.shape or not np.allclose(there, constant, rtol=1e-3, atol=0):
+            raise ValueError(
+                f"{name} of the checkpoint is {there}, but num_heads={num_heads} and decay={decay!r} make it {constant}"
+            )
+    leaves = {("embedding_WD",): params[_EMBEDDING], ("final_norm", "scale_D"): params[_FINAL_NORM]}
+    if not is_tied:
+        leaves["head_WD",] = params[_HEAD]
+    for name, path in _MATRICES.items():
+        layers = [params[f"layers.{i}.{name}.weight"].T for i in range(num_layers)]
+        leaves["dense_blocks", *path] = _stack(f"layers.*.{name}.weight", layers)
+    for name, path in _NORMS.items():
+        layers = [params[f"layers.{i}.{name}.weight"] for i in range(num_layers)]
+        leaves["dense_blocks", *path] = _stack(f"layers.*.{name}.weight", layers)
+
+    graph, state = nnx.split(jax.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0))))
+    for path, variable in nnx.to_flat_state(state):
+        if variable.shape != leaves[path].shape:
+            raise ValueError(
+                f"parameter {'.'.join(path)} needs shape {variable.shape} with num_heads={num_heads}, but the "
+                f"checkpoint's is {leaves[path].shape}"
+            )
+    filled = [(path, leaf.replace(jnp.asarray(leaves[path], jnp.float32))) for path, leaf in nnx.to_flat_state(state)]
+    return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def save(model: LanguageModel, naming: str = "torchscale") -> dict[str, np.ndarray]:
+    """The state dict of an equal RetNet: the inverse of `load`.
+
+    Args:
+        naming: "torchscale" (`RetNetDecoder`) or "huggingface" (the HF-style `RetNetForCausalLM`).
+    Returns: float32 arrays, with the constant buffers that both libraries keep in their state dicts.
+    Raises: ValueError for a model that is no RetNet, naming the first field in which it differs.
+    """
+    if naming not in NAMINGS:
+        raise ValueError(f"naming={naming!r}: one of {NAMINGS} is needed")
+    config = model.config
+    needed = {"residual": "pre_norm", "mixer": "retention", "num_experts": 0, "linear": "dense", "sub_norm": False}
+    needed |= {field: _RETNET[field] for field in ("retention_norm", "rotary_kind", "rotary_base", "rotary_layout")}
+    needed |= {"key_width": config.d_model // config.num_heads}
+    if config.decay != "lm":
+        needed |= {"decay": "paper", "first_decay_exponent": 5.0}
+    for field, value in needed.items():
+        if getattr(config, field) != value:
+            raise ValueError(f"config.model.{field}={getattr(config, field)!r}: a RetNet has {value!r}")
+    if config.ffn not in ACTIVATIONS.values():
+        raise ValueError(f"config.model.ffn={config.ffn!r}: a RetNet has one of {tuple(ACTIVATIONS.values())}")
+    leaves = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(model))}
+    embedding = leaves["embedding_WD",]
+    params = {_EMBEDDING: embedding, _HEAD: leaves.get(("head_WD",), embedding)}
+    params[_FINAL_NORM] = leaves["final_norm", "scale_D"]
+    for i in range(config.num_layers):
+        params |= {f"layers.{i}.{name}.weight": leaves["dense_blocks", *path][i].T for name, path in _MATRICES.items()}
+        params |= {f"layers.{i}.{name}.weight": leaves["dense_blocks", *path][i] for name, path in _NORMS.items()}
+    params |= _constants(config)
+    if naming == "torchscale":
+        return params
+    return {"lm_head.weight" if name == _HEAD else f"model.{name}": array for name, array in params.items()}
+
+
+def _official_name(name):
+    """torchscale's name for a parameter that may have the HF-style port's."""
+    return _HEAD if name == "lm_head.weight" else name.removeprefix("model.")
+
+
+def _layer_names(layer):
+    return [f"layers.{layer}.{name}.weight" for name in (*_MATRICES, *_NORMS)]
+
+
+def _stack(name, layers):
+    if len({layer.shape for layer in layers}) > 1:
+        raise ValueError(f"{name} differs in shape between layers: {sorted({layer.shape for layer in layers})}")
+    return np.stack(layers)
+
+
+def _constants(config):
+    """The buffers that hold what is a formula here: one angle for each feature, the log decay of each head."""
+    frequency_P = rotary.frequencies(config.key_width, config.rotary_base, config.rotary_kind)
+    is_lm = config.decay == "lm"
+    log_decay_H = retention.lm_log_decay(config.num_heads) if is_lm else retention.log_decay(config.num_heads)
+    return {_ANGLE: np.repeat(np.asarray(frequency_P), 2), _DECAY: np.asarray(log_decay_H)}
