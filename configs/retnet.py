@@ -4,10 +4,10 @@
 
 | size | width | values | feed-forward | layers | heads | parameters without embeddings |
 |---|---|---|---|---|---|---|
-| 300m | 1280 | 2560 | 2560 | 12 | 8 | 0.24 G |
+| 300m | 1280 | 2560 | 2560 | 12 | 8 | 0.28 G |
 | xl | 2048 | 3456 | 3456 | 24 | 8 | 1.2 G |
 | 3b | 2560 | 4280 | 4280 | 32 | 10 | 2.5 G |
-| 7b | 4096 | 6912 | 6912 | 32 | 16 | 6.4 G |
+| 7b | 4096 | 6912 | 6912 | 32 | 16 | 6.5 G |
 
 Not trained here. `mixkabrn_jax.interop.torchscale.load` takes the widths from the checkpoint itself.
 """

@@ -1,11 +1,14 @@
+import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from mixkabrn_jax.inference import generate as generation
 from mixkabrn_jax.inference.sampling import Sampling
+from mixkabrn_jax.training import optimizer, step
 from tests import toy
 
 GREEDY = Sampling(temperature=0.0)
@@ -103,6 +106,44 @@ def test_rows_of_different_lengths_are_continued_as_each_alone(mixer):
         np.testing.assert_array_equal(together[row : row + 1], alone)
     with pytest.raises(ValueError, match="at least one token in each row"):
         generation.generate(model(mixer), prompt, max_tokens=9, sampling=GREEDY, seed=0, mask=0 * mask)
+
+
+def trained(num_steps=60):
+    """A model of retention that has learnt a rule: rows count up by five."""
+    config = toy.model_config(ffn="mlp", num_experts=0)
+    stream = ((np.arange(13) * 5)[None] + np.arange(4)[:, None]).astype(np.int32) % config.vocab_size
+    batch = toy.batch(0) | {"tokens": stream[:, :-1], "targets": stream[:, 1:]}
+    batch |= {"segment_ids": np.ones((4, 12), np.int32), "weights": np.ones((4, 12), np.float32)}
+    start = toy.make(config)
+    rule = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer")), num_steps)
+    graph, _, _ = step.split(start)
+    update = jax.jit(step.make_train_step(graph, rule, step.StepConfig(**toy.section("training"))))
+    state = step.init(start, rule)
+    for _ in range(num_steps):
+        state = update(state, batch)
+    return nnx.merge(graph, state.params, state.buffers), stream
+
+
+def test_a_trained_retention_model_writes_the_same_by_all_three_orders():
+    chunkwise, stream = trained()
+    prompt, number = stream[:, :6], 14
+    want = generate(chunkwise, prompt, number, GREEDY)
+    np.testing.assert_array_equal(want[:, :7], stream[:, 6:])  # it has learnt
+
+    config = dataclasses.replace(chunkwise.config, chunk_size=64)  # one chunk: the parallel form
+    parallel = nnx.merge(nnx.graphdef(toy.make(config)), nnx.state(chunkwise))
+    tokens = np.concatenate([prompt, np.zeros((4, number), np.int32)], axis=1)
+    for t in range(6, 6 + number):
+        tokens[:, t] = np.asarray(forward(parallel, tokens))[:, t - 1].argmax(axis=-1)
+    np.testing.assert_array_equal(tokens[:, 6:], want)
+
+    one = jax.jit(lambda model, token, state: model.step(token, state))
+    state, written = chunkwise.init_state(4, None), []
+    for t in range(6 + number - 1):
+        logits, state = one(chunkwise, prompt[:, t] if t < 6 else written[-1], state)
+        if t >= 5:
+            written.append(np.asarray(logits).argmax(axis=-1))
+    np.testing.assert_array_equal(np.stack(written, axis=1), want)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0), (3,)])

@@ -1,0 +1,57 @@
+"""The configs that ship: each builds, and has the size that its header says."""
+
+import jax
+import pytest
+from flax import nnx
+
+from configs import lm, retnet, shakespeare
+from mixkabrn_jax.models.language import LanguageModel, count_parameters
+from mixkabrn_jax.training.experiment import Experiment
+
+BYTES = 257
+LANGUAGE_MODELS = {
+    "tiny": (0.94e6, 0.71e6),
+    "small": (27.6e6, 15.2e6),
+    "base": (338e6, 123e6),
+    "large": (5.0e9, 1.34e9),
+}
+RETNETS = {"300m": 0.28e9, "xl": 1.2e9, "3b": 2.5e9, "7b": 6.5e9}
+
+
+def build(config, vocab_size=BYTES):
+    """(config of the model, its parameters counted), without computing any."""
+    model_config = Experiment.from_dict(config.to_dict()).model_config(vocab_size)
+    abstract = jax.eval_shape(lambda: LanguageModel(model_config, rngs=nnx.Rngs(0)))
+    return model_config, count_parameters(abstract)
+
+
+@pytest.mark.parametrize("size", lm.SIZES)
+def test_language_models_have_all_four_ideas_and_the_sizes_of_their_header(size):
+    config, parameters = build(lm.get_config(size))
+    assert (config.mixer, config.ffn, config.linear) == ("retention", "kan", "ternary")
+    assert config.num_experts > config.experts_per_token
+    total, active = LANGUAGE_MODELS[size]
+    assert parameters["total"] == pytest.approx(total, rel=0.01)
+    assert parameters["active"] == pytest.approx(active, rel=0.01)
+
+
+@pytest.mark.parametrize("size", retnet.SIZES)
+def test_retnets_have_the_official_widths(size):
+    config, parameters = build(retnet.get_config(size))
+    width, value_width, hidden_width, num_layers, num_heads = retnet.SIZES[size]
+    assert (config.num_heads * config.key_width, config.num_heads * config.value_width) == (width, value_width)
+    per_layer = 3 * width**2 - width**2 + 3 * width * value_width + 3 * width * hidden_width + 2 * width
+    assert parameters["total"] == num_layers * per_layer + width + BYTES * width
+    assert parameters["total"] == pytest.approx(RETNETS[size], rel=0.02)
+
+
+def test_shakespeare_is_within_its_budget():
+    config, parameters = build(shakespeare.get_config(), vocab_size=66)
+    assert (config.mixer, config.ffn, config.linear) == ("retention", "kan", "ternary")
+    assert parameters["total"] <= 0.80e6
+
+
+@pytest.mark.parametrize("module", [lm, retnet])
+def test_an_unknown_size_is_answered_with_the_known_ones(module):
+    with pytest.raises(ValueError, match=r"other: one of \("):
+        module.get_config("other")
