@@ -27,6 +27,19 @@ hypothesis.settings.register_profile("suite", deadline=None, max_examples=25, de
 hypothesis.settings.load_profile("suite")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled(tmp_path_factory):
+    """Tests, and the processes they start, compile the same toy programs again and again: each worker keeps them."""
+    directory = tmp_path_factory.mktemp("compiled")
+    for name, value in (
+        ("jax_compilation_cache_dir", str(directory)),
+        ("jax_persistent_cache_min_compile_time_secs", 0.0),
+        ("jax_persistent_cache_min_entry_size_bytes", -1),
+    ):
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+
+
 @pytest.fixture
 def x64():
     """Double precision for one test."""

@@ -36,14 +36,19 @@ class Run:
         self.corpus = pipeline.load(self.experiment.data, workdir.load_tokenizer(directory))
         self.mesh = sharding.make_mesh(self.experiment.mesh)
         self.directory = directory
-        self._lock = workdir.claim(directory, config, self.corpus.tokenizer, self.corpus.fingerprints())
+        workdir.claim(directory, config, self.corpus.tokenizer, self.corpus.fingerprints())
 
     def train(self) -> int:
         """Trains to the last step, or to the first boundary after SIGINT or SIGTERM.
 
-        Raises: FloatingPointError when the loss stops being a number; nothing is saved from then on.
+        Raises: BlockingIOError when another process trains in the directory; FloatingPointError when the loss stops
+            being a number, and nothing is saved from then on.
         Returns: 0, or 128 + the signal's number when stopped by one (the state is saved first).
         """
+        with workdir.lock(self.directory):
+            return self._train()
+
+    def _train(self):
         experiment = self.experiment
         model_config = experiment.model_config(self.corpus.tokenizer.vocab_size)
         model = jax.jit(lambda: LanguageModel(model_config, rngs=nnx.Rngs(experiment.seed)))()
@@ -86,7 +91,6 @@ class Run:
         report.end(at, is_complete=at == experiment.num_steps)
         checkpoints.close()
         batches.close()
-        self._lock.close()
         return 128 + signals.received if signals.received else 0
 
     def _place(self, batch):

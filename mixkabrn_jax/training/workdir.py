@@ -2,7 +2,8 @@
 
 import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -32,14 +33,12 @@ def check(workdir: Path, config: Mapping) -> None:
         raise ValueError(f"--workdir={workdir} holds a run of another config: {changes}; choose another --workdir")
 
 
-def claim(workdir: Path, config: Mapping, tokenizer: tokenizers.Tokenizer, data: Mapping[str, str]) -> IO:
+def claim(workdir: Path, config: Mapping, tokenizer: tokenizers.Tokenizer, data: Mapping[str, str]) -> None:
     """Writes `config.json`, `tokenizer.json` and `data.json` where they are missing; `check` comes first.
 
     Args:
         data: what identifies each part of the data, as `Corpus.fingerprints`.
-    Returns: an open file that keeps other processes from training here until it is closed or this process ends.
-    Raises: BlockingIOError when another process trains here; ValueError when the run here was trained on other data,
-        as after an edit of the file at `config.data.path`.
+    Raises: ValueError when the run here was trained on other data, as after an edit of the file at `config.data.path`.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     contents = {
@@ -56,11 +55,18 @@ def claim(workdir: Path, config: Mapping, tokenizer: tokenizers.Tokenizer, data:
             f"--workdir={workdir} holds a run on other data: {there}, but this is {data}; restore the data, or choose "
             "another --workdir"
         )
-    lock = (workdir / "config.json").open("r+b")  # for writing: network file systems lock no other
-    if not try_lock(lock):
-        lock.close()
-        raise BlockingIOError(f"another process trains in --workdir={workdir}: wait for its end, or choose another")
-    return lock
+
+
+@contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Keeps other processes from training in a claimed directory; the lock ends with the process, however that ends.
+
+    Raises: BlockingIOError when another process trains here.
+    """
+    with (workdir / "config.json").open("r+b") as file:  # for writing: network file systems lock no other
+        if not try_lock(file):
+            raise BlockingIOError(f"another process trains in --workdir={workdir}: wait for its end, or choose another")
+        yield
 
 
 def try_lock(file: IO) -> bool:

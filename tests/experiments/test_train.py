@@ -154,13 +154,14 @@ def test_what_was_left_out_of_the_data_is_said_and_changed_data_is_refused(tmp_p
     text = Path(toy.write_text(folder / "a.txt"))
     text.write_bytes(text.read_bytes() + b"\xff")
     (folder / "empty.txt").write_text("")
-    config = toy.experiment(str(folder), num_steps=1, evaluate_every=1, data__tokenizer="characters")
+    changes = RESUMED | {"num_steps": 1, "evaluate_every": 1, "model__num_experts": 0, "data__tokenizer": "characters"}
+    config = toy.experiment(str(folder), **changes)
     arguments = command(tmp_path, config, tmp_path / "run")
     code, output = finish(start(arguments))
     assert code == 0, output
     assert "skipped 1 empty; read 1 files" in output
     assert "1 places replaced by U+FFFD" in output
-    text.write_bytes(text.read_bytes()[:-2] + b"!\xff")
+    text.write_bytes(text.read_bytes()[:-2] + b"a\xff")
     code, output = finish(start(arguments))
     assert code == 1, output
     assert "holds a run on other data: " in output.splitlines()[-1]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mixkabrn_jax.training import metrics
+from mixkabrn_jax.training import metrics, workdir
 from mixkabrn_jax.training.experiment import load_model
 from mixkabrn_jax.training.loop import Run
 from tests import toy
@@ -101,8 +101,8 @@ def test_a_signal_between_saving_and_the_next_step_loses_nothing(tmp_path, monke
     changes = SMALL | {"num_steps": 100, "checkpoint__every": 100}
     config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **changes)
     run = Run(config, directory)
-    with pytest.raises(BlockingIOError, match="another process trains in"):
-        Run(config, directory)
+    with workdir.lock(directory), pytest.raises(BlockingIOError, match="another process trains in"):
+        run.train()
     assert run.train() == 128 + signal.SIGTERM
     assert [path.name for path in (directory / "checkpoints").iterdir()] == ["3"]
 

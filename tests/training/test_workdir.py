@@ -76,14 +76,16 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, part):
 
 def test_a_directory_that_another_process_trains_in_is_named_and_is_free_when_it_ends(tmp_path):
     holder = "import sys, fcntl; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
-    directory, config = claimed(tmp_path), toy.experiment("text.txt")
+    directory = claimed(tmp_path)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", holder, directory / "config.json"], **pipes) as process:
         process.stdout.readline()
-        with pytest.raises(BlockingIOError, match=f"another process trains in --workdir={directory}"):
-            workdir.claim(directory, config, tokenizers.Characters("abc"), DATA)
+        message = f"another process trains in --workdir={directory}"
+        with pytest.raises(BlockingIOError, match=message), workdir.lock(directory):
+            pass
         process.kill()
-    workdir.claim(directory, config, tokenizers.Characters("abc"), DATA)
+    with workdir.lock(directory):
+        pass
 
 
 def test_a_new_or_empty_directory_is_free(tmp_path):
