@@ -1,6 +1,7 @@
 """The faults of other implementations, shown: each law is tried on the peer and on MixKABRN, in one table.
 
-    python -m venv .venv-peers && .venv-peers/bin/pip install -r benchmarks/requirements-peers.txt
+    python3.11 -m venv .venv-peers
+    .venv-peers/bin/pip install --no-deps -r benchmarks/requirements-peers.txt
     .venv-peers/bin/python -m benchmarks.faults            # writes benchmarks/results/faults.md
 
 The same laws are tests here (`tests/peer_faults/`), which need no peer. A peer that is not installed is left out, and
