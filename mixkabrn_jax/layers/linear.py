@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mixkabrn_jax.layers.norm import rms_norm
 from mixkabrn_jax.ops import ternary
 from mixkabrn_jax.ops.grouped_matmul import grouped_matmul
 
 KINDS = ("dense", "ternary", "binary")
+NORM_PLACES = ("sub", "inside")
 
 
 def multiply(x: jax.Array, weight: jax.Array, group_sizes: jax.Array | None) -> jax.Array:
@@ -25,6 +27,15 @@ def effective_weight(weight: jax.Array, kind: str) -> jax.Array:
     for _ in range(weight.ndim - 2):
         quantize = jax.vmap(quantize)
     return quantize(weight)
+
+
+def effective_spline(spline: jax.Array, num_basis: int, kind: str) -> jax.Array:
+    """Spline coefficients `[..., G D, F]` as a KAN layer multiplies by them; every basis function has its own scale.
+
+    Coefficients of functions at the grid's edge see few inputs and stay small: under one scale they would round to 0.
+    """
+    by_basis = spline.reshape(*spline.shape[:-2], num_basis, -1, spline.shape[-1])
+    return effective_weight(by_basis, kind).reshape(spline.shape)
 
 
 def effective_activation(x: jax.Array, kind: str, bits: int) -> jax.Array:
@@ -50,6 +61,7 @@ class Linear(nnx.Module):
         rngs: nnx.Rngs,
         num_experts: int = 0,
         init_scale: float = 1.0,
+        norm_epsilon: float | None = None,
     ):
         """
         Args:
@@ -57,6 +69,8 @@ class Linear(nnx.Module):
             activation_bits: of the quantised input; unused when dense.
             num_experts: 0 for one matrix, else one matrix for each expert.
             init_scale: factor on the initial standard deviation 1 / sqrt(d_in).
+            norm_epsilon: RMS-normalise the input before its quantiser (BitNet eq. 11, without a learned scale); None
+                where inputs arrive normalised.
         Raises: ValueError for an unknown kind.
         """
         if kind not in KINDS:
@@ -65,8 +79,11 @@ class Linear(nnx.Module):
         self.kernel = normal_init(rngs, (*experts, d_in, d_out), init_scale)
         self.kind = kind
         self.activation_bits = activation_bits
+        self.norm_epsilon = norm_epsilon
 
     def __call__(self, x, group_sizes_E=None):
         """`[..., D]` -> `[..., F]`; with experts, rows `[R, D]` sorted by expert and `group_sizes_E`."""
+        if self.norm_epsilon is not None:
+            x = rms_norm(x, self.norm_epsilon)
         weight = effective_weight(self.kernel[...], self.kind).astype(x.dtype)
         return multiply(effective_activation(x, self.kind, self.activation_bits), weight, group_sizes_E)

@@ -10,15 +10,17 @@ from mixkabrn_jax.layers.norm import rms_norm
 class Mlp(nnx.Module):
     """y = gelu(x W_up) W_down, with the hidden layer normalised first if `sub_norm`."""
 
-    def __init__(self, d_model, width, *, sub_norm, epsilon, out_scale, rngs, **linear):
+    def __init__(self, d_model, width, *, sub_norm, epsilon, out_scale, rngs, down_activation_bits=None, **linear):
         """
         Args:
             width: hidden units.
             sub_norm: RMS-normalise the hidden layer, so that its quantiser sees a steady range.
             out_scale: factor on the initial size of the last matrix.
+            down_activation_bits: of the last matrix's input; None for `activation_bits`.
             linear: what `Linear` takes besides its sizes (kind, activation_bits, num_experts).
         """
         self.up = Linear(d_model, width, rngs=rngs, **linear)
+        linear["activation_bits"] = down_activation_bits or linear["activation_bits"]
         self.down = Linear(width, d_model, rngs=rngs, init_scale=out_scale, **linear)
         self.sub_norm, self.epsilon = sub_norm, epsilon
 
@@ -33,10 +35,11 @@ class Mlp(nnx.Module):
 class SwiGlu(nnx.Module):
     """y = (silu(x W_gate) * x W_up) W_down, with the hidden layer normalised first if `sub_norm`."""
 
-    def __init__(self, d_model, width, *, sub_norm, epsilon, out_scale, rngs, **linear):
+    def __init__(self, d_model, width, *, sub_norm, epsilon, out_scale, rngs, down_activation_bits=None, **linear):
         """Arguments as for `Mlp`."""
         self.gate = Linear(d_model, width, rngs=rngs, **linear)
         self.up = Linear(d_model, width, rngs=rngs, **linear)
+        linear["activation_bits"] = down_activation_bits or linear["activation_bits"]
         self.down = Linear(width, d_model, rngs=rngs, init_scale=out_scale, **linear)
         self.sub_norm, self.epsilon = sub_norm, epsilon
 

@@ -31,6 +31,7 @@ class Retention(nnx.Module):
         epsilon: float,
         out_scale: float,
         rngs: nnx.Rngs,
+        down_activation_bits: int | None = None,
         **linear,
     ):
         """
@@ -39,12 +40,14 @@ class Retention(nnx.Module):
             chunk_size: positions handled in parallel.
             first_decay_exponent: head h forgets by 1 - 2^(-first_decay_exponent - h) a step.
             sub_norm: RMS-normalise the gated heads before the output projection.
+            down_activation_bits: of the output projection's input; None for `activation_bits`.
             linear: what `Linear` takes besides its sizes.
         """
         self.query = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
         self.key = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
         self.value = Linear(d_model, num_heads * value_width, rngs=rngs, **linear)
         self.gate = Linear(d_model, num_heads * value_width, rngs=rngs, **linear)
+        linear["activation_bits"] = down_activation_bits or linear["activation_bits"]
         self.out = Linear(num_heads * value_width, d_model, rngs=rngs, init_scale=out_scale, **linear)
         self.num_heads, self.key_width, self.value_width = num_heads, key_width, value_width
         self.chunk_size, self.first_decay_exponent = chunk_size, first_decay_exponent

@@ -15,12 +15,17 @@ from mixkabrn_jax.models.config import ModelConfig
 
 
 class Block(nnx.Module):
-    """x + mixer(norm(x)), then x + feed-forward(norm(x))."""
+    """x + mixer(norm(x)), then x + feed-forward(norm(x)).
+
+    Where quantised matrices normalise their own input there is no norm before a branch, except before a KAN: splines
+    need theirs on the grid.
+    """
 
     def __init__(self, config: ModelConfig, *, routed: bool, rngs: nnx.Rngs):
-        self.mixer_norm = RMSNorm(config.d_model, epsilon=config.norm_epsilon)
+        has_ffn_norm = config.ffn == "kan" or not config.norms_inside
+        self.mixer_norm = None if config.norms_inside else RMSNorm(config.d_model, epsilon=config.norm_epsilon)
         self.mixer = _mixer(config, rngs)
-        self.ffn_norm = RMSNorm(config.d_model, epsilon=config.norm_epsilon)
+        self.ffn_norm = RMSNorm(config.d_model, epsilon=config.norm_epsilon) if has_ffn_norm else None
         feed_forward = partial(_feed_forward, config)
         if routed:
             self.ffn = MixtureOfExperts(
@@ -31,6 +36,9 @@ class Block(nnx.Module):
                 dispatch=config.expert_dispatch,
                 feed_forward=feed_forward,
                 rngs=rngs,
+                capacity_factor=config.capacity_factor,
+                device_groups=config.router_device_groups,
+                router_norm_epsilon=None if has_ffn_norm else config.norm_epsilon,
             )
         else:
             self.ffn = feed_forward(config.hidden_width, num_experts=0, rngs=rngs)
@@ -38,9 +46,10 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTD, state, position_BT, segment_ids_BT):
         """Returns: (`[B, T, D]`, the mixer's state after these positions, `Balance` or None)."""
-        y_BTD, state = self.mixer(self.mixer_norm(x_BTD), state, position_BT, segment_ids_BT)
+        h_BTD = x_BTD if self.mixer_norm is None else self.mixer_norm(x_BTD)
+        y_BTD, state = self.mixer(h_BTD, state, position_BT, segment_ids_BT)
         x_BTD = x_BTD + y_BTD
-        h_BTD = self.ffn_norm(x_BTD)
+        h_BTD = x_BTD if self.ffn_norm is None else self.ffn_norm(x_BTD)
         if not self.routed:
             return x_BTD + self.ffn(h_BTD), state, None
         mask_BT = None if segment_ids_BT is None else (segment_ids_BT > 0).astype(jnp.float32)
@@ -56,12 +65,11 @@ def _mixer(config, rngs):
         "rotary_kind": config.rotary_kind,
         "rotary_base": config.rotary_base,
         "rotary_layout": config.rotary_layout,
-        "sub_norm": config.sub_norm,
         "epsilon": config.norm_epsilon,
         "out_scale": _residual_scale(config),
-        "kind": config.linear,
-        "activation_bits": config.activation_bits,
         "rngs": rngs,
+        **_linear(config),
+        **_norms(config),
     }
     if config.mixer == "attention":
         return Attention(config.d_model, **shared)
@@ -77,15 +85,31 @@ def _feed_forward(config, width, *, num_experts, rngs):
     shared = {
         "epsilon": config.norm_epsilon,
         "out_scale": _residual_scale(config),
-        "kind": config.linear,
-        "activation_bits": config.activation_bits,
         "num_experts": num_experts,
         "rngs": rngs,
+        **_linear(config),
     }
     if config.ffn == "kan":
-        return Kan(config.d_model, width, grid=config.grid, spline_share=config.spline_share, **shared)
+        spline = {"spline_share": config.spline_share, "spline_kind": config.spline_linear}
+        return Kan(config.d_model, width, grid=config.grid, **spline, **shared)
     kind = {"mlp": Mlp, "swiglu": SwiGlu}[config.ffn]
-    return kind(config.d_model, width, sub_norm=config.sub_norm, **shared)
+    return kind(config.d_model, width, **shared, **_norms(config))
+
+
+def _linear(config):
+    return {
+        "kind": config.linear,
+        "activation_bits": config.activation_bits,
+        "down_activation_bits": config.down_activation_bits,
+    }
+
+
+def _norms(config):
+    """Where inputs of matrices are normalised; a matrix that does it itself makes the sub-norm before it superfluous."""
+    return {
+        "sub_norm": config.sub_norm and not config.norms_inside,
+        "norm_epsilon": config.norm_epsilon if config.norms_inside else None,
+    }
 
 
 def _residual_scale(config):
