@@ -17,6 +17,7 @@ from mixkabrn_jax.ops import bspline
 
 SPLINE_KINDS = ("dense", "ternary")
 
+
 @dataclass(frozen=True)
 class Grid:
     """The uniform knots of every edge: `num_intervals` on [low, high]; the spline fades to 0 outside."""

@@ -105,7 +105,7 @@ def _linear(config):
 
 
 def _norms(config):
-    """Where inputs of matrices are normalised; a matrix that does it itself makes the sub-norm before it superfluous."""
+    """Where inputs of matrices are normalised; where the matrix does it itself there is no sub-norm before it."""
     return {
         "sub_norm": config.sub_norm and not config.norms_inside,
         "norm_epsilon": config.norm_epsilon if config.norms_inside else None,
