@@ -205,7 +205,8 @@ def test_dropped_choices_are_counted():
     # Each of 4 experts has room for an eighth of two choices a position, in each of two layers.
     room = 2 * 4 * (2 * batch["weights"].size // 8)
     assert 1 - room / float(np.sum(sums.load_LE)) - 1e-6 <= values["dropped"] < 1
-    assert float(sums.dropped) == round(float(sums.dropped)) > 0
+    assert round(float(sums.dropped)) > 0
+    reference.assert_close(sums.dropped, round(float(sums.dropped)), terms=2)
 
 
 def test_eight_devices_train_as_one():
