@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 
 from mixkabrn_jax.models import language
+from mixkabrn_jax.models.quantize import WeightStatistics, has_quantised, weight_statistics
 from mixkabrn_jax.training.losses import cross_entropy
 
 AUXILIARY_LOSSES = ("balance_loss", "sequence_balance_loss", "device_balance_loss", "router_z_loss")
@@ -61,6 +62,8 @@ class Sums(NamedTuple):
     """Choices that found no room, in all layers."""
     load_LE: jax.Array | None
     """Choices that fell on each expert; None without experts."""
+    weights: WeightStatistics | None
+    """Of the quantised matrices, one term an update; None without any."""
 
 
 class TrainState(NamedTuple):
@@ -90,8 +93,9 @@ def zero_sums(model: language.LanguageModel) -> Sums:
     config = model.config
     shape = (config.num_layers - config.first_dense_layers, config.num_experts)
     load_LE = jnp.zeros(shape) if config.num_experts else None
-    scalars = {field: jnp.zeros(()) for field in Sums._fields if field != "load_LE"}
-    return Sums(**scalars, load_LE=load_LE)
+    weights = WeightStatistics(*(jnp.zeros(()) for _ in WeightStatistics._fields)) if has_quantised(model) else None
+    scalars = {field: jnp.zeros(()) for field in Sums._fields if field not in ("load_LE", "weights")}
+    return Sums(**scalars, load_LE=load_LE, weights=weights)
 
 
 def make_train_step(graph, optimizer: optax.GradientTransformation, config: StepConfig):
@@ -129,10 +133,13 @@ def make_train_step(graph, optimizer: optax.GradientTransformation, config: Step
             (grads, sums), _ = jax.lax.scan(add, zeros, parts)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        sums = sums._replace(updates=jnp.ones(()), grad_norm=optax.tree.norm(grads))
+        old, model = (nnx.merge(graph, values, state.buffers) for values in (state.params, params))
+        # Every step, not on log lines only: flips need the codes before the update, and their mean over the steps of
+        # a line says more than its last step.
+        weights = weight_statistics(old, model)
+        sums = sums._replace(updates=jnp.ones(()), grad_norm=optax.tree.norm(grads), weights=weights)
         buffers = state.buffers
         if config.router_bias_rate and sums.load_LE is not None:
-            model = nnx.merge(graph, params, buffers)
             _, _, buffers = split(language.update_router_bias(model, sums.load_LE, config.router_bias_rate))
         total = jax.tree.map(jnp.add, state.sums, sums)
         return TrainState(state.step + 1, params, buffers, optimizer_state, total)
@@ -175,7 +182,8 @@ def means(sums: Sums, config: StepConfig) -> dict[str, float]:
     Always nats per token and bits per byte; for sums over updates also the gradient norm and, with experts, each
     auxiliary loss (balance: 1 a layer when even) by the name of its coefficient, the total that was minimised, the
     busiest expert's load over the mean (1 when even, the worst layer), the entropy of the load over its largest value
-    (1 when even, the mean of layers) and the share of choices that were dropped.
+    (1 when even, the mean of layers) and the share of choices that were dropped; with quantised matrices the share of
+    zeros among their codes, of codes that an update changed, and their scale, each the mean of all matrices.
     """
     sums = jax.device_get(sums)
     values = {
@@ -194,6 +202,8 @@ def means(sums: Sums, config: StepConfig) -> dict[str, float]:
         entropy_L = -(share_LE * np.log(np.where(share_LE > 0, share_LE, 1))).sum(axis=-1)
         values["load_entropy"] = float(entropy_L.mean() / math.log(max(share_LE.shape[-1], 2)))
         values["dropped"] = float(sums.dropped / max(sums.load_LE.sum(), 1))
+    if sums.updates and sums.weights is not None:
+        values |= {f"weight_{name}": float(x / sums.updates) for name, x in sums.weights._asdict().items()}
     return values
 
 
