@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import pytest
 from flax import nnx
 
 from mixkabrn_jax import sharding
+from mixkabrn_jax.models.quantize import weight_statistics
 from mixkabrn_jax.sharding import MeshConfig
 from mixkabrn_jax.training import optimizer, step
 from mixkabrn_jax.training.evaluate import evaluate
@@ -207,6 +209,23 @@ def test_dropped_choices_are_counted():
     assert 1 - room / float(np.sum(sums.load_LE)) - 1e-6 <= values["dropped"] < 1
     assert round(float(sums.dropped)) > 0
     reference.assert_close(sums.dropped, round(float(sums.dropped)), terms=2)
+
+
+def test_codes_are_counted_over_the_updates_of_a_line():
+    model = toy.make(toy.model_config(ffn="mlp", mixer="attention", num_experts=0, linear="ternary"))
+    graph, _, _ = step.split(model)
+    config = StepConfig(**toy.section("training"))
+    update = jax.jit(step.make_train_step(graph, RULE, config))
+    states = [step.init(model, RULE)]
+    for seed in range(2):
+        states.append(update(states[-1], even_batch(seed)))
+    models = [nnx.merge(graph, state.params, state.buffers) for state in states]
+    seen = [weight_statistics(*pair) for pair in itertools.pairwise(models)]
+    values = step.means(states[-1].sums, config)
+    for name in ("zeros", "flips", "scale"):
+        reference.assert_close(values[f"weight_{name}"], np.mean([getattr(part, name) for part in seen]), terms=2)
+    assert 0 < values["weight_flips"] < 1
+    assert 0 < values["weight_zeros"] < 1
 
 
 def test_eight_devices_train_as_one():
