@@ -113,7 +113,10 @@ def make_train_step(graph, optimizer: optax.GradientTransformation, config: Step
         terms = {
             name: getattr(sums, name) * weight.get(name, 1 / config.accumulation_steps) for name in AUXILIARY_LOSSES
         }
-        total = sums.nats / whole.weights + sum(getattr(config, name) * term for name, term in terms.items())
+        total = sums.nats / whole.weights
+        for name in AUXILIARY_LOSSES:
+            if getattr(config, name):  # one that is only reported costs no backward pass
+                total = total + getattr(config, name) * terms[name]
         return total, sums._replace(**terms)
 
     def microbatch(state, batch, whole):
@@ -135,7 +138,7 @@ def make_train_step(graph, optimizer: optax.GradientTransformation, config: Step
         params = optax.apply_updates(state.params, updates)
         old, model = (nnx.merge(graph, values, state.buffers) for values in (state.params, params))
         # Every step, not on log lines only: flips need the codes before the update, and their mean over the steps of
-        # a line says more than its last step.
+        # a line says more than its last step. 1.4 ms of the 300 of a step of lm.py:tiny on two CPU cores.
         weights = weight_statistics(old, model)
         sums = sums._replace(updates=jnp.ones(()), grad_norm=optax.tree.norm(grads), weights=weights)
         buffers = state.buffers
