@@ -60,8 +60,8 @@ def get_config():
     config.model.router_normalize = True
     config.model.router_scale = 1.0
     config.model.router_device_groups = 1  # devices that experts are shared out to, for device_balance_loss
-    # Number format of the large matrices: ternary, binary or dense. Embedding, head, norms, router and the spline
-    # coefficients are float32.
+    # Number format of the large matrices: ternary, binary or dense. Embedding, head, norms and router are float32, and
+    # so are the spline coefficients unless spline_linear says otherwise.
     config.model.linear = "ternary"
     config.model.activation_bits = 8
     config.model.down_activation_bits = 8  # before the last matrix of each branch, whose input has outliers
