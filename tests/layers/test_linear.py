@@ -79,14 +79,13 @@ def test_integers_give_what_the_quantised_layer_gives(kind, norm_epsilon):
     assert jax.eval_shape(run, integers, jnp.zeros((2, D), jnp.bfloat16)).dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("group_sizes", [GROUPS, np.array([2, 1, 3], np.int32)])
-def test_integers_of_experts_give_what_the_quantised_experts_give(group_sizes):
+def test_integers_of_experts_give_what_the_quantised_experts_give():
+    group_sizes = np.array([3, 0, 4], np.int32)  # and a row that is nobody's
     run = jax.jit(lambda layer, x, group_sizes: layer(x, group_sizes))
     layer, x = make("ternary", 3), reference.normal(1, 8, D)
     layer.kernel[...] = layer.kernel[...] * np.array([1.0, 0.1, 50.0], np.float32).reshape(3, 1, 1)
     got, want = (np.asarray(run(layer, x, group_sizes)) for layer in (IntegerLinear(layer), layer))
-    first = group_sizes[:2].sum()
-    reference.assert_close(got[:first], want[:first], terms=D)
+    reference.assert_close(got[:3], want[:3], terms=D)
     reference.assert_close(got, want, terms=D)
 
 

@@ -59,7 +59,7 @@ def test_a_pattern_that_matches_nothing_is_named_with_what_there_is():
 
 
 def test_a_model_on_integers_gives_what_the_quantised_model_gives():
-    model = toy.make(toy.model_config(linear="ternary", ffn="swiglu", quant_norm="inside", num_layers=1))
+    model = toy.make(toy.model_config(linear="ternary", ffn="swiglu", quant_norm="inside", num_experts=0))
     integers = to_integers(model)
     assert set(layers(integers, IntegerLinear)) == set(layers(model, Linear))
     assert not layers(integers, Linear)

@@ -212,7 +212,7 @@ def test_dropped_choices_are_counted():
 
 
 def test_codes_are_counted_over_the_updates_of_a_line():
-    model = toy.make(toy.model_config(ffn="mlp", mixer="attention", num_experts=0, linear="ternary"))
+    model = toy.make(toy.model_config(ffn="mlp", mixer="attention", num_experts=0, num_layers=1, linear="ternary"))
     graph, _, _ = step.split(model)
     config = StepConfig(**toy.section("training"))
     update = jax.jit(step.make_train_step(graph, RULE, config))
@@ -220,7 +220,8 @@ def test_codes_are_counted_over_the_updates_of_a_line():
     for seed in range(2):
         states.append(update(states[-1], even_batch(seed)))
     models = [nnx.merge(graph, state.params, state.buffers) for state in states]
-    seen = [weight_statistics(*pair) for pair in itertools.pairwise(models)]
+    statistics = jax.jit(weight_statistics)
+    seen = [statistics(*pair) for pair in itertools.pairwise(models)]
     values = step.means(states[-1].sums, config)
     for name in ("zeros", "flips", "scale"):
         reference.assert_close(values[f"weight_{name}"], np.mean([getattr(part, name) for part in seen]), terms=2)
