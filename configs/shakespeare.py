@@ -56,16 +56,21 @@ def get_config():
     config.model.num_shared_experts = 1
     config.model.expert_width = 12
     config.model.expert_dispatch = "dense"  # for few narrow experts; sorted where work must not grow with their number
+    config.model.capacity_factor = 0.0  # 0 drops nothing; above, each expert has room for this many even parts
     config.model.first_dense_layers = 0
     config.model.router_score = "softmax"  # or sigmoid
     config.model.router_groups = 1
     config.model.router_groups_per_token = 1
     config.model.router_normalize = True
     config.model.router_scale = 1.0
-    # Number format of the large matrices: ternary, binary or dense. Embedding, head, norms, router and the spline
-    # coefficients are float32.
+    config.model.router_device_groups = 1  # devices that experts are shared out to, for device_balance_loss
+    # Number format of the large matrices: ternary, binary or dense. Embedding, head, norms and router are float32, and
+    # so are the spline coefficients unless spline_linear says otherwise.
     config.model.linear = "ternary"
     config.model.activation_bits = 8
+    config.model.down_activation_bits = 8  # before the last matrix of each branch, whose input has outliers
+    config.model.spline_linear = "dense"  # or ternary: spline coefficients with a scale for each basis function
+    config.model.quant_norm = "sub"  # norms before branches; inside: each quantised matrix normalises its own input
     config.model.sub_norm = True  # normalise before the last matrix of each branch
 
     config.data = ConfigDict()
@@ -93,6 +98,9 @@ def get_config():
     config.training = ConfigDict()
     config.training.accumulation_steps = 1
     config.training.balance_loss = 0.01
+    config.training.sequence_balance_loss = 0.0  # the same within each row of a batch (DeepSeek-V3: 1e-4)
+    config.training.device_balance_loss = 0.0  # of router_device_groups
+    config.training.router_z_loss = 0.0  # keeps router logits small (ST-MoE: 1e-3)
     config.training.router_bias_rate = 0.0  # above 0: balance by bias (DeepSeek-V3), then balance_loss can be 0
 
     config.checkpoint = ConfigDict()

@@ -275,6 +275,12 @@ def pack(codes_RF):
     return packed
 
 
+def pack_base3(codes_RF):
+    """Five codes to a byte, digit i worth 3^i, of row r + i R/5; R a multiple of 5."""
+    digits = (np.asarray(codes_RF, int) + 1).reshape(5, -1, *np.shape(codes_RF)[1:])
+    return sum(digits[i] * 3**i for i in range(5)).astype(np.uint8)
+
+
 # --- Routing -----------------------------------------------------------------------------------------------------
 
 
@@ -325,6 +331,42 @@ def balance_loss(scores, indices, mask=None):
         f = E / (N * T) * (indices == i).sum()
         loss += f * (scores[:, i] / scores.sum(axis=1)).mean()
     return loss
+
+
+def device_balance_loss(scores, indices, num_groups, mask=None):
+    """sum_d f'_d P'_d: f'_d the mean f_i of the experts on device d, P'_d the sum of their P_i (eq. 15-17)."""
+    E, N = scores.shape[-1], indices.shape[-1]
+    counts = np.ones(scores.shape[:-1], bool) if mask is None else np.asarray(mask, bool)
+    scores, indices = np.asarray(scores, np.float64)[counts], np.asarray(indices)[counts]
+    T = len(scores)
+    loss = 0.0
+    for device in np.arange(E).reshape(num_groups, -1):
+        f = np.mean([E / (N * T) * (indices == i).sum() for i in device])
+        loss += f * sum((scores[:, i] / scores.sum(axis=1)).mean() for i in device)
+    return loss
+
+
+def sequence_balance_loss(scores_BTE, indices_BTN, mask_BT):
+    """The balance loss of one sequence after the other, as a mean over those with tokens (DeepSeek-V3, eq. 17-20)."""
+    rows = zip(scores_BTE, indices_BTN, mask_BT, strict=True)
+    return np.mean([balance_loss(scores, indices, mask) for scores, indices, mask in rows if np.any(mask)])
+
+
+def z_loss(logits, mask):
+    """Mean over the tokens that count of log(sum exp)^2 (ST-MoE, eq. 5)."""
+    logits = np.asarray(logits, np.float64)[np.asarray(mask, bool)]
+    return (np.log(np.exp(logits).sum(axis=-1)) ** 2).mean()
+
+
+def within_capacity(indices_TN, num_experts, capacity, mask_T):
+    """Which choices find room: token after token, best choice first, while their expert has any; padding never."""
+    used, kept = np.zeros(num_experts, int), np.zeros(np.shape(indices_TN), bool)
+    for t, n in np.ndindex(kept.shape):
+        e = indices_TN[t][n]
+        if mask_T[t] and used[e] < capacity:
+            used[e] += 1
+            kept[t, n] = True
+    return kept
 
 
 # --- Grouped matrix product --------------------------------------------------------------------------------------

@@ -26,12 +26,14 @@ class Attention(nnx.Module):
         value_scale: float,
         out_scale: float,
         rngs: nnx.Rngs,
+        down_activation_bits: int | None = None,
         **linear,
     ):
         """Arguments as for `Retention`."""
         self.query = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
         self.key = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
         self.value = Linear(d_model, num_heads * value_width, rngs=rngs, init_scale=value_scale, **linear)
+        linear["activation_bits"] = down_activation_bits or linear["activation_bits"]
         self.out = Linear(num_heads * value_width, d_model, rngs=rngs, init_scale=out_scale, **linear)
         self.num_heads, self.key_width, self.value_width = num_heads, key_width, value_width
         self.rotary_kind, self.rotary_base, self.rotary_layout = rotary_kind, rotary_base, rotary_layout

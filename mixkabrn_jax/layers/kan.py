@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mixkabrn_jax.layers.linear import effective_activation, effective_weight, multiply, normal_init
+from mixkabrn_jax.layers.linear import effective_activation, effective_spline, effective_weight, multiply, normal_init
 from mixkabrn_jax.layers.norm import rms_norm
 from mixkabrn_jax.ops import bspline
+
+SPLINE_KINDS = ("dense", "ternary")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Grid:
 
 
 class KanLayer(nnx.Module):
-    """y = silu(x) W_base + B(x) C; the base matrix is quantised like any other, the spline stays full precision."""
+    """y = silu(x) W_base + B(x) C; the base matrix is quantised like any other, the spline on request."""
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class KanLayer(nnx.Module):
         rngs: nnx.Rngs,
         num_experts: int = 0,
         init_scale: float = 1.0,
+        spline_kind: str = "dense",
     ):
         """
         Args:
@@ -60,6 +63,7 @@ class KanLayer(nnx.Module):
             spline_share: the part of the output's initial variance that comes from the splines, 0 to 1. For a unit
                 normal input the output starts with variance `init_scale`^2.
             kind, activation_bits, num_experts: as for `Linear`.
+            spline_kind: one of `SPLINE_KINDS`; ternary coefficients have a scale for each basis function.
         """
         silu_power, basis_power = _mean_square(grid)
         experts = (num_experts,) if num_experts else ()
@@ -68,11 +72,12 @@ class KanLayer(nnx.Module):
         self.base = normal_init(rngs, (*experts, d_in, d_out), base_scale)
         self.spline = normal_init(rngs, (*experts, grid.num_basis * d_in, d_out), spline_scale)
         self.grid, self.kind, self.activation_bits = grid, kind, activation_bits
+        self.spline_kind = spline_kind
 
     def __call__(self, x, group_sizes_E=None):
         """`[..., D]` -> `[..., F]`; with experts, rows `[R, D]` sorted by expert and `group_sizes_E`."""
         base = effective_weight(self.base[...], self.kind).astype(x.dtype)
-        spline = self.spline[...].astype(x.dtype)
+        spline = effective_spline(self.spline[...], self.grid.num_basis, self.spline_kind).astype(x.dtype)
 
         # The basis is G times as large as x and cheap: recomputed in the backward pass, not kept for it.
         @jax.checkpoint
@@ -87,14 +92,16 @@ class KanLayer(nnx.Module):
 class Kan(nnx.Module):
     """Two KAN layers; the hidden layer is RMS-normalised, which keeps it on the grid of the second."""
 
-    def __init__(self, d_model, width, *, epsilon, out_scale, rngs, **layer):
+    def __init__(self, d_model, width, *, epsilon, out_scale, rngs, down_activation_bits=None, **layer):
         """
         Args:
             width: hidden units.
             out_scale: factor on the initial size of the last layer.
+            down_activation_bits: of the last layer's input; None for `activation_bits`.
             layer: what `KanLayer` takes besides its sizes.
         """
         self.up = KanLayer(d_model, width, rngs=rngs, **layer)
+        layer["activation_bits"] = down_activation_bits or layer["activation_bits"]
         self.down = KanLayer(width, d_model, rngs=rngs, init_scale=out_scale, **layer)
         self.epsilon = epsilon
 

@@ -4,10 +4,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mixkabrn_jax.layers.norm import rms_norm
+from mixkabrn_jax.layers.variables import Buffer
 from mixkabrn_jax.ops import ternary
 from mixkabrn_jax.ops.grouped_matmul import grouped_matmul
 
 KINDS = ("dense", "ternary", "binary")
+NORM_PLACES = ("sub", "inside")
+QUANTIZERS = {"ternary": ternary.quantize_weight, "binary": ternary.binarize_weight}
+"""What gives a matrix of each quantised kind its codes and scale."""
 
 
 def multiply(x: jax.Array, weight: jax.Array, group_sizes: jax.Array | None) -> jax.Array:
@@ -21,10 +26,27 @@ def effective_weight(weight: jax.Array, kind: str) -> jax.Array:
     """The matrix a layer of this kind multiplies by; leading dimensions are experts, each with its own scale."""
     if kind == "dense":
         return weight
-    quantize = {"ternary": ternary.fake_quant_weight, "binary": ternary.fake_binary_weight}[kind]
-    for _ in range(weight.ndim - 2):
-        quantize = jax.vmap(quantize)
-    return quantize(weight)
+    return over_matrices({"ternary": ternary.fake_quant_weight, "binary": ternary.fake_binary_weight}[kind], weight)
+
+
+def over_matrices(function, *weights: jax.Array):
+    """`function` of each `[D, F]` matrix alone; leading dimensions are layers, experts or basis functions."""
+    for _ in range(weights[0].ndim - 2):
+        function = jax.vmap(function)
+    return function(*weights)
+
+
+def effective_spline(spline: jax.Array, num_basis: int, kind: str) -> jax.Array:
+    """Spline coefficients `[..., G D, F]` as a KAN layer multiplies by them; every basis function has its own scale.
+
+    Coefficients of functions at the grid's edge see few inputs and stay small: under one scale they would round to 0.
+    """
+    return effective_weight(by_basis(spline, num_basis), kind).reshape(spline.shape)
+
+
+def by_basis(spline: jax.Array, num_basis: int) -> jax.Array:
+    """`[..., G D, F]` to `[..., G, D, F]`."""
+    return spline.reshape(*spline.shape[:-2], num_basis, -1, spline.shape[-1])
 
 
 def effective_activation(x: jax.Array, kind: str, bits: int) -> jax.Array:
@@ -50,6 +72,7 @@ class Linear(nnx.Module):
         rngs: nnx.Rngs,
         num_experts: int = 0,
         init_scale: float = 1.0,
+        norm_epsilon: float | None = None,
     ):
         """
         Args:
@@ -57,6 +80,8 @@ class Linear(nnx.Module):
             activation_bits: of the quantised input; unused when dense.
             num_experts: 0 for one matrix, else one matrix for each expert.
             init_scale: factor on the initial standard deviation 1 / sqrt(d_in).
+            norm_epsilon: RMS-normalise the input before its quantiser (BitNet eq. 11, without a learned scale); None
+                where inputs arrive normalised.
         Raises: ValueError for an unknown kind.
         """
         if kind not in KINDS:
@@ -65,8 +90,42 @@ class Linear(nnx.Module):
         self.kernel = normal_init(rngs, (*experts, d_in, d_out), init_scale)
         self.kind = kind
         self.activation_bits = activation_bits
+        self.norm_epsilon = norm_epsilon
 
     def __call__(self, x, group_sizes_E=None):
         """`[..., D]` -> `[..., F]`; with experts, rows `[R, D]` sorted by expert and `group_sizes_E`."""
+        if self.norm_epsilon is not None:
+            x = rms_norm(x, self.norm_epsilon)
         weight = effective_weight(self.kernel[...], self.kind).astype(x.dtype)
         return multiply(effective_activation(x, self.kind, self.activation_bits), weight, group_sizes_E)
+
+
+class IntegerLinear(nnx.Module):
+    """A quantised `Linear` for evaluation: the codes of its matrix, four to a byte, and a scale for each matrix.
+
+    Gives what the `Linear` gives, to rounding, from an eighth of its bytes in bfloat16. Not trainable.
+    """
+
+    def __init__(self, linear: Linear):
+        """Raises: ValueError for a dense layer, which has no codes."""
+        if linear.kind not in QUANTIZERS:
+            raise ValueError(f"a {linear.kind} layer has no codes: one of {tuple(QUANTIZERS)} is needed")
+        codes, scale = over_matrices(QUANTIZERS[linear.kind], linear.kernel[...])
+        self.packed = Buffer(over_matrices(ternary.pack, codes))
+        self.scale = Buffer(scale)
+        self.d_in = linear.kernel[...].shape[-2]
+        self.activation_bits, self.norm_epsilon = linear.activation_bits, linear.norm_epsilon
+
+    def __call__(self, x, group_sizes_E=None):
+        """`[..., D]` -> `[..., F]`; with experts, rows `[R, D]` sorted by expert and `group_sizes_E`."""
+        if self.norm_epsilon is not None:
+            x = rms_norm(x, self.norm_epsilon)
+        packed, scale = self.packed[...], self.scale[...]
+        w_codes = over_matrices(lambda packed: ternary.unpack(packed, (self.d_in, packed.shape[-1])), packed)
+        x_codes, x_scale = ternary.quantize_activation(x, self.activation_bits)
+        if group_sizes_E is None:
+            return ternary.integer_matmul(x_codes, x_scale, w_codes, scale).astype(x.dtype)
+        # float32 holds sums of codes exactly up to 2^24, which is 2^17 inputs: the order of the sum does not matter.
+        total_RF = grouped_matmul(x_codes.astype(jnp.float32), w_codes.astype(jnp.float32), group_sizes_E)
+        scale_R = jnp.repeat(scale, group_sizes_E, total_repeat_length=len(x))
+        return (total_RF * (x_scale * scale_R[:, None])).astype(x.dtype)

@@ -12,15 +12,19 @@ from mixkabrn_jax.layers.norm import rms_norm
 class Mlp(nnx.Module):
     """y = gelu(x W_up) W_down, with the hidden layer normalised first if `sub_norm`."""
 
-    def __init__(self, d_model, width, *, sub_norm, epsilon, in_scale, out_scale, rngs, **linear):
+    def __init__(
+        self, d_model, width, *, sub_norm, epsilon, in_scale, out_scale, rngs, down_activation_bits=None, **linear
+    ):
         """
         Args:
             width: hidden units.
             sub_norm: RMS-normalise the hidden layer, so that its quantiser sees a steady range.
             in_scale, out_scale: factors on the initial size of the first and the last matrix.
+            down_activation_bits: of the last matrix's input; None for `activation_bits`.
             linear: what `Linear` takes besides its sizes (kind, activation_bits, num_experts).
         """
         self.up = Linear(d_model, width, rngs=rngs, init_scale=in_scale, **linear)
+        linear["activation_bits"] = down_activation_bits or linear["activation_bits"]
         self.down = Linear(width, d_model, rngs=rngs, init_scale=out_scale, **linear)
         self.sub_norm, self.epsilon = sub_norm, epsilon
 
@@ -38,10 +42,13 @@ GATES = {"swiglu": jax.nn.silu, "geglu": partial(jax.nn.gelu, approximate=False)
 class Glu(nnx.Module):
     """y = (gate(x W_gate) * x W_up) W_down, with the hidden layer normalised first if `sub_norm`."""
 
-    def __init__(self, d_model, width, *, gate, sub_norm, epsilon, in_scale, out_scale, rngs, **linear):
+    def __init__(
+        self, d_model, width, *, gate, sub_norm, epsilon, in_scale, out_scale, rngs, down_activation_bits=None, **linear
+    ):
         """Arguments as for `Mlp`; gate: a name in `GATES`."""
         self.gate = Linear(d_model, width, rngs=rngs, **linear)
         self.up = Linear(d_model, width, rngs=rngs, init_scale=in_scale, **linear)
+        linear["activation_bits"] = down_activation_bits or linear["activation_bits"]
         self.down = Linear(width, d_model, rngs=rngs, init_scale=out_scale, **linear)
         self.activation, self.sub_norm, self.epsilon = gate, sub_norm, epsilon
 

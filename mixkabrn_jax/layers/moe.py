@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mixkabrn_jax.layers.linear import normal_init
+from mixkabrn_jax.layers.norm import rms_norm
 from mixkabrn_jax.layers.variables import Buffer
 from mixkabrn_jax.ops import routing
 
@@ -32,16 +33,27 @@ class RouterConfig:
 
 
 class Balance(NamedTuple):
-    """What routing did, for losses and logs."""
+    """What routing did, for losses and logs. Padding is left out; the losses come before any coefficient."""
 
     load_E: jax.Array
-    """Choices that fell on each expert, padding left out."""
+    """Choices that fell on each expert, dropped ones too."""
     loss: jax.Array
-    """Expert-level balance loss, 1 when balanced, before any coefficient."""
+    """Expert-level balance loss over all tokens, 1 when balanced."""
+    sequence_loss: jax.Array
+    """The same within each row of the batch, as a mean over rows."""
+    device_loss: jax.Array
+    """Device-level balance loss over all tokens, 1 when balanced."""
+    z_loss: jax.Array
+    """Mean square of the logits' logsumexp."""
+    dropped: jax.Array
+    """Share of choices that found no room; exactly 0 when dropless."""
 
 
 class MixtureOfExperts(nnx.Module):
-    """y = sum of the chosen experts times their gates + the shared experts. Dropless: every choice is computed."""
+    """y = sum of the chosen experts times their gates + the shared experts.
+
+    Dropless unless it has a capacity. Gates of dropped choices are lost: what remains is not scaled up.
+    """
 
     def __init__(
         self,
@@ -53,6 +65,9 @@ class MixtureOfExperts(nnx.Module):
         dispatch: str,
         feed_forward: Callable[..., nnx.Module],
         rngs: nnx.Rngs,
+        capacity_factor: float = 0.0,
+        device_groups: int = 1,
+        router_norm_epsilon: float | None = None,
     ):
         """
         Args:
@@ -62,6 +77,11 @@ class MixtureOfExperts(nnx.Module):
                 every expert on every token and drops what was not chosen: for a few narrow experts it is faster,
                 since all of them are one wide product and KAN features are computed once. The results are the same.
             feed_forward: makes the experts, called as feed_forward(width, num_experts=..., rngs=...).
+            capacity_factor: 0 computes every choice. Above 0 every expert has room for this many times its even part
+                of the choices, and choices beyond it are dropped (`routing.plan_with_capacity` says which): shapes
+                and work do not depend on the load then, but outputs depend on the other rows of the batch.
+            device_groups: devices that the experts are shared out to, as far as the device balance loss goes.
+            router_norm_epsilon: RMS-normalise what the router reads; None where inputs arrive normalised.
         """
         self.router = normal_init(rngs, (d_model, router.num_experts), 1.0)
         self.bias_E = Buffer(jnp.zeros(router.num_experts))
@@ -69,20 +89,25 @@ class MixtureOfExperts(nnx.Module):
         shared_width = num_shared_experts * expert_width
         self.shared = feed_forward(shared_width, num_experts=0, rngs=rngs) if shared_width else None
         self.config, self.dispatch = router, dispatch
+        self.capacity_factor, self.device_groups = capacity_factor, device_groups
+        self.router_norm_epsilon = router_norm_epsilon
 
     def __call__(self, x_BTD, mask_BT=None):
         """
         Args:
             x_BTD: `[B, T, D]`.
-            mask_BT: 0 leaves a position (padding) out of the balance.
+            mask_BT: 0 leaves a position (padding) out of the balance, and out of what takes up capacity.
         Returns: (`[B, T, D]`, `Balance`).
         """
-        config = self.config
+        config, num_choices = self.config, self.config.experts_per_token
         # The router is float32 whatever the compute dtype: near-ties decide which expert learns.
-        logits_BTE = x_BTD.astype(jnp.float32) @ self.router[...]
+        router_in_BTD = x_BTD.astype(jnp.float32)
+        if self.router_norm_epsilon is not None:
+            router_in_BTD = rms_norm(router_in_BTD, self.router_norm_epsilon)
+        logits_BTE = router_in_BTD @ self.router[...]
         weights_BTN, indices_BTN = routing.top_k_gates(
             logits_BTE,
-            config.experts_per_token,
+            num_choices,
             score=config.score,
             bias=self.bias_E[...],
             num_groups=config.num_groups,
@@ -90,29 +115,51 @@ class MixtureOfExperts(nnx.Module):
             normalize=config.normalize,
             scale=config.scale,
         )
-        score_BTE = routing.scores(logits_BTE, config.score)
-        balance = Balance(
-            load_E=routing.load(indices_BTN, config.num_experts, mask_BT),
-            loss=routing.balance_loss(score_BTE, indices_BTN, mask_BT),
-        )
+        x_TD, indices_TN = x_BTD.reshape(-1, x_BTD.shape[-1]), indices_BTN.reshape(-1, num_choices)
+        plan = self._plan(indices_TN, None if mask_BT is None else mask_BT.reshape(-1))
         run = self._run_all if self.dispatch == "dense" else self._run_sorted
-        num_choices = config.experts_per_token
-        y_TD = run(
-            x_BTD.reshape(-1, x_BTD.shape[-1]),
-            weights_BTN.reshape(-1, num_choices),
-            indices_BTN.reshape(-1, num_choices),
-        )
-        y_BTD = y_TD.reshape(x_BTD.shape)
+        y_BTD = run(x_TD, weights_BTN.reshape(-1, num_choices), indices_TN, plan).reshape(x_BTD.shape)
         if self.shared is not None:
             y_BTD = y_BTD + self.shared(x_BTD)
-        return y_BTD, balance
+        return y_BTD, self._balance(logits_BTE, indices_BTN, mask_BT, plan)
 
-    def _run_sorted(self, x_TD, weights_TN, indices_TN):
-        plan = routing.plan(indices_TN, self.config.num_experts)
-        rows_RD = self.experts(routing.dispatch(x_TD, plan, indices_TN.shape[-1]), plan.group_sizes_E)
+    def _plan(self, indices_TN, mask_T):
+        """Which row each choice is computed in; None where no rows are needed."""
+        num_experts = self.config.num_experts
+        if self.capacity_factor:
+            room = routing.capacity(len(indices_TN), num_experts, indices_TN.shape[-1], self.capacity_factor)
+            return routing.plan_with_capacity(indices_TN, num_experts, room, mask_T)
+        return None if self.dispatch == "dense" else routing.plan(indices_TN, num_experts)
+
+    def _balance(self, logits_BTE, indices_BTN, mask_BT, plan):
+        score_BTE = routing.scores(logits_BTE, self.config.score)
+        load_E = routing.load(indices_BTN, self.config.num_experts, mask_BT)
+        dropped = jnp.zeros(())
+        if self.capacity_factor:
+            num_kept = jnp.sum(routing.has_row(plan).astype(jnp.float32))
+            dropped = 1 - num_kept / jnp.maximum(jnp.sum(load_E), 1)
+            dropped = jnp.where(jnp.sum(load_E) > 0, dropped, 0)
+        return Balance(
+            load_E=load_E,
+            loss=routing.balance_loss(score_BTE, indices_BTN, mask_BT),
+            sequence_loss=routing.sequence_balance_loss(score_BTE, indices_BTN, mask_BT),
+            device_loss=routing.device_balance_loss(score_BTE, indices_BTN, self.device_groups, mask_BT),
+            z_loss=routing.z_loss(logits_BTE, mask_BT),
+            dropped=dropped,
+        )
+
+    def _run_sorted(self, x_TD, weights_TN, indices_TN, plan):
+        rows_RD = routing.dispatch(x_TD, plan, indices_TN.shape[-1])
+        if self.capacity_factor:  # as many rows each: one batched product
+            rows_ERD = rows_RD.reshape(self.config.num_experts, -1, rows_RD.shape[-1])
+            rows_RD = jax.vmap(lambda expert, x_RD: expert(x_RD))(self.experts, rows_ERD).reshape(rows_RD.shape)
+        else:
+            rows_RD = self.experts(rows_RD, plan.group_sizes_E)
         return routing.combine(rows_RD, weights_TN, plan)
 
-    def _run_all(self, x_TD, weights_TN, indices_TN):
+    def _run_all(self, x_TD, weights_TN, indices_TN, plan):
+        if plan is not None:
+            weights_TN = weights_TN * routing.has_row(plan).reshape(weights_TN.shape)
         y_ETD = jax.vmap(lambda expert, x_TD: expert(x_TD), in_axes=(0, None))(self.experts, x_TD)
         expert_E11 = jnp.arange(self.config.num_experts).reshape(-1, 1, 1)
         gate_ET = jnp.sum(jnp.where(indices_TN[None] == expert_E11, weights_TN[None], 0), axis=-1)

@@ -39,6 +39,7 @@ class Retention(nnx.Module):
         value_scale: float,
         out_scale: float,
         rngs: nnx.Rngs,
+        down_activation_bits: int | None = None,
         **linear,
     ):
         """
@@ -52,12 +53,14 @@ class Retention(nnx.Module):
                 does it all. The sum is known for constant decays only, so a gated decay needs "none".
             sub_norm: RMS-normalise the gated heads before the output projection.
             value_scale, out_scale: factors on the initial size of the value and output projections.
+            down_activation_bits: of the output projection's input; None for `activation_bits`.
             linear: what `Linear` takes besides its sizes.
         """
         self.query = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
         self.key = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
         self.value = Linear(d_model, num_heads * value_width, rngs=rngs, init_scale=value_scale, **linear)
         self.gate = Linear(d_model, num_heads * value_width, rngs=rngs, **linear)
+        linear["activation_bits"] = down_activation_bits or linear["activation_bits"]
         self.out = Linear(num_heads * value_width, d_model, rngs=rngs, init_scale=out_scale, **linear)
         self.num_heads, self.key_width, self.value_width = num_heads, key_width, value_width
         log_decay_H = retention.log_decay(num_heads, first_decay_exponent)

@@ -17,13 +17,17 @@ from mixkabrn_jax.models.config import ModelConfig
 class Block(nnx.Module):
     """A mixer and a feed-forward f, each as x + f(norm(x)), or as norm(alpha x + f(x)) with alpha = (2 L)^(1/4).
 
-    The second is DeepNorm (Wang et al. 2022, table 1, decoder-only): normalised after each sum, never before.
+    The second is DeepNorm (Wang et al. 2022, table 1, decoder-only): normalised after each sum, never before. Where
+    quantised matrices normalise their own input the first has no norm before a branch, except before a KAN: splines
+    need theirs on the grid.
     """
 
     def __init__(self, config: ModelConfig, *, routed: bool, rngs: nnx.Rngs):
-        self.mixer_norm = RMSNorm(config.d_model, epsilon=config.norm_epsilon)
+        has_mixer_norm = config.residual == "deepnorm" or not config.norms_inside
+        has_ffn_norm = has_mixer_norm or config.ffn == "kan"
+        self.mixer_norm = RMSNorm(config.d_model, epsilon=config.norm_epsilon) if has_mixer_norm else None
         self.mixer = _mixer(config, rngs)
-        self.ffn_norm = RMSNorm(config.d_model, epsilon=config.norm_epsilon)
+        self.ffn_norm = RMSNorm(config.d_model, epsilon=config.norm_epsilon) if has_ffn_norm else None
         feed_forward = partial(_feed_forward, config)
         if routed:
             self.ffn = MixtureOfExperts(
@@ -34,6 +38,9 @@ class Block(nnx.Module):
                 dispatch=config.expert_dispatch,
                 feed_forward=feed_forward,
                 rngs=rngs,
+                capacity_factor=config.capacity_factor,
+                device_groups=config.router_device_groups,
+                router_norm_epsilon=None if has_ffn_norm else config.norm_epsilon,
             )
         else:
             self.ffn = feed_forward(config.hidden_width, num_experts=0, rngs=rngs)
@@ -52,7 +59,7 @@ class Block(nnx.Module):
         return self._add(self.ffn_norm, x_BTD, y_BTD), state, balance
 
     def _before(self, norm, x_BTD):
-        return norm(x_BTD) if self.alpha is None else x_BTD
+        return x_BTD if norm is None or self.alpha is not None else norm(x_BTD)
 
     def _add(self, norm, x_BTD, y_BTD):
         return x_BTD + y_BTD if self.alpha is None else norm(self.alpha * x_BTD + y_BTD)
@@ -74,13 +81,12 @@ def _mixer(config, rngs):
         "rotary_kind": config.rotary_kind,
         "rotary_base": config.rotary_base,
         "rotary_layout": config.rotary_layout,
-        "sub_norm": config.sub_norm,
         "epsilon": config.norm_epsilon,
         "value_scale": _branch_scale(config),
         "out_scale": _residual_scale(config),
-        "kind": config.linear,
-        "activation_bits": config.activation_bits,
         "rngs": rngs,
+        **_linear(config),
+        **_norms(config),
     }
     if config.mixer == "attention":
         return Attention(config.d_model, **shared)
@@ -98,17 +104,33 @@ def _feed_forward(config, width, *, num_experts, rngs):
     shared = {
         "epsilon": config.norm_epsilon,
         "out_scale": _residual_scale(config),
-        "kind": config.linear,
-        "activation_bits": config.activation_bits,
         "num_experts": num_experts,
         "rngs": rngs,
+        **_linear(config),
     }
     if config.ffn == "kan":
-        return Kan(config.d_model, width, grid=config.grid, spline_share=config.spline_share, **shared)
-    shared |= {"sub_norm": config.sub_norm, "in_scale": _branch_scale(config)}
+        spline = {"spline_share": config.spline_share, "spline_kind": config.spline_linear}
+        return Kan(config.d_model, width, grid=config.grid, **spline, **shared)
+    shared |= {"in_scale": _branch_scale(config), **_norms(config)}
     if config.ffn == "mlp":
         return Mlp(config.d_model, width, **shared)
     return Glu(config.d_model, width, gate=config.ffn, **shared)
+
+
+def _linear(config):
+    return {
+        "kind": config.linear,
+        "activation_bits": config.activation_bits,
+        "down_activation_bits": config.down_activation_bits,
+    }
+
+
+def _norms(config):
+    """Where inputs of matrices are normalised; where the matrix does it itself there is no sub-norm before it."""
+    return {
+        "sub_norm": config.sub_norm and not config.norms_inside,
+        "norm_epsilon": config.norm_epsilon if config.norms_inside else None,
+    }
 
 
 def _branch_scale(config):

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from mixkabrn_jax.layers.kan import Grid
-from mixkabrn_jax.layers.linear import KINDS
+from mixkabrn_jax.layers.kan import SPLINE_KINDS, Grid
+from mixkabrn_jax.layers.linear import KINDS, NORM_PLACES
 from mixkabrn_jax.layers.mlp import GATES
 from mixkabrn_jax.layers.moe import DISPATCHES, RouterConfig
 from mixkabrn_jax.layers.retention import DECAYS, NORMALIZATIONS
@@ -55,15 +55,20 @@ class ModelConfig:
     num_shared_experts: int
     expert_width: int
     expert_dispatch: str
+    capacity_factor: float
     first_dense_layers: int
     router_score: str
     router_groups: int
     router_groups_per_token: int
     router_normalize: bool
     router_scale: float
+    router_device_groups: int
     # number format of the large matrices
     linear: str
     activation_bits: int
+    down_activation_bits: int
+    spline_linear: str
+    quant_norm: str
     sub_norm: bool
 
     def __post_init__(self):
@@ -74,6 +79,8 @@ class ModelConfig:
             ("retention_norm", NORMALIZATIONS),
             ("ffn", FEED_FORWARDS),
             ("linear", KINDS),
+            ("spline_linear", SPLINE_KINDS),
+            ("quant_norm", NORM_PLACES),
             ("compute_dtype", COMPUTE_DTYPES),
             ("rotary_kind", rotary.KINDS),
             ("rotary_layout", rotary.LAYOUTS),
@@ -115,8 +122,9 @@ class ModelConfig:
             raise ValueError(
                 f"config.model.first_dense_layers={self.first_dense_layers}: 0 to num_layers - 1 is needed"
             )
-        if not 2 <= self.activation_bits <= 8:
-            raise ValueError(f"config.model.activation_bits={self.activation_bits}: 2 to 8 is needed")
+        for field in ("activation_bits", "down_activation_bits"):
+            if not 2 <= getattr(self, field) <= 8:
+                raise ValueError(f"config.model.{field}={getattr(self, field)}: 2 to 8 is needed")
         if not 0 <= self.spline_share <= 1:
             raise ValueError(f"config.model.spline_share={self.spline_share}: 0 to 1 is needed")
         if self.num_experts < 0 or self.num_shared_experts < 0:
@@ -124,7 +132,39 @@ class ModelConfig:
                 f"config.model.num_experts={self.num_experts}, num_shared_experts={self.num_shared_experts}: "
                 "0 or more is needed"
             )
+        if self.num_experts:
+            self._check_routing()
         _ = self.grid, self.router  # raise for impossible combinations
+
+    def _check_routing(self):
+        """In the config's own names; `RouterConfig` would complain in those of `routing.top_k_gates`."""
+        for field in ("router_groups", "router_device_groups"):
+            if getattr(self, field) < 1 or self.num_experts % getattr(self, field):
+                raise ValueError(
+                    f"config.model.{field}={getattr(self, field)} does not divide "
+                    f"config.model.num_experts={self.num_experts}"
+                )
+        if not 1 <= self.router_groups_per_token <= self.router_groups:
+            raise ValueError(
+                f"config.model.router_groups_per_token={self.router_groups_per_token}: "
+                f"1 to config.model.router_groups={self.router_groups} is needed"
+            )
+        reachable = self.num_experts // self.router_groups * self.router_groups_per_token
+        if not 1 <= self.experts_per_token <= reachable:
+            raise ValueError(
+                f"config.model.experts_per_token={self.experts_per_token}: 1 to {reachable} is needed, the experts in "
+                f"{self.router_groups_per_token} of {self.router_groups} groups of config.model.num_experts="
+                f"{self.num_experts}"
+            )
+        if not 0 <= self.capacity_factor < math.inf:
+            raise ValueError(
+                f"config.model.capacity_factor={self.capacity_factor}: 0 (dropless) or more, and finite, is needed"
+            )
+
+    @property
+    def norms_inside(self) -> bool:
+        """Whether matrices normalise their own input: only quantised ones do, so that `linear="dense"` keeps norms."""
+        return self.quant_norm == "inside" and self.linear != "dense"
 
     @property
     def grid(self) -> Grid:

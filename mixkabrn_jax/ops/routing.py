@@ -1,9 +1,11 @@
 """Which experts a token goes to: scores, top-k gates, groups, balance, and the sort into expert order and back.
 
 Sources: Dai et al., DeepSeekMoE (2024), eq. 3-5 and 12-17; DeepSeek-V2 (2024), sec. 2.2; DeepSeek-V3 (2024),
-eq. 12-20. Letters: E expert, N choice (top-k slot), R row of the sorted order (R = tokens * N).
+eq. 12-20; Zoph et al., ST-MoE (2022), eq. 5. Letters: E expert, N choice (top-k slot), R row of the order by expert
+(R = tokens * N, or experts * capacity).
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -105,14 +107,72 @@ def balance_loss(scores: jax.Array, indices: jax.Array, mask: jax.Array | None =
         scores: `[..., E]`; indices: `[..., N]`; mask: `[...]` or None, 0 leaves a token out.
     Returns: `[]` float32; 0 when no token counts.
     """
+    frequency_E, mean_share_E = _frequency_and_share(scores, indices, mask)
+    return jnp.sum(frequency_E * mean_share_E)
+
+
+def device_balance_loss(
+    scores: jax.Array, indices: jax.Array, num_groups: int, mask: jax.Array | None = None
+) -> jax.Array:
+    """Device-level balance sum_d f'_d P'_d (DeepSeekMoE eq. 15-17, without its factor alpha): 1 when balanced.
+
+    The experts lie on `num_groups` devices, neighbours together; f'_d is the mean of f_i over the experts of device d,
+    P'_d the sum of their P_i. Experts of one device may differ as they like: with one device it is always 1, with a
+    device for each expert it is `balance_loss`.
+
+    Args:
+        scores: `[..., E]`; indices: `[..., N]`; mask: `[...]` or None, 0 leaves a token out.
+    Returns: `[]` float32; 0 when no token counts.
+    Raises: ValueError when the experts cannot be shared out evenly.
+    """
+    num_experts = scores.shape[-1]
+    if num_groups < 1 or num_experts % num_groups:
+        raise ValueError(f"num_groups={num_groups} does not divide num_experts={num_experts}")
+    frequency_E, mean_share_E = _frequency_and_share(scores, indices, mask)
+    frequency_of_device = jnp.mean(frequency_E.reshape(num_groups, -1), axis=1)
+    share_of_device = jnp.sum(mean_share_E.reshape(num_groups, -1), axis=1)
+    return jnp.sum(frequency_of_device * share_of_device)
+
+
+def sequence_balance_loss(scores: jax.Array, indices: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """The balance within each sequence, as a mean over sequences (DeepSeek-V3 eq. 17-20, without its factor alpha).
+
+    Args:
+        scores: `[..., T, E]`; indices: `[..., T, N]`; mask: `[..., T]` or None, 0 leaves a token out, and a sequence
+            without any token is left out of the mean.
+    Returns: `[]` float32; 1 when every sequence is balanced, 0 when no token counts.
+    """
+    mask = jnp.ones(scores.shape[:-1]) if mask is None else mask.astype(jnp.float32)
+    loss_B = jax.vmap(balance_loss)(
+        scores.reshape(-1, *scores.shape[-2:]),
+        indices.reshape(-1, *indices.shape[-2:]),
+        mask.reshape(-1, mask.shape[-1]),
+    )
+    counts_B = jnp.any(mask.reshape(-1, mask.shape[-1]) > 0, axis=1)
+    return jnp.sum(loss_B) / jnp.maximum(jnp.sum(counts_B), 1)  # a sequence without tokens has a loss of 0
+
+
+def z_loss(logits: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Mean over tokens of logsumexp(logits)^2, which keeps the router's logits small (ST-MoE eq. 5).
+
+    Args:
+        logits: `[..., E]`; mask: `[...]` or None, 0 leaves a token out.
+    Returns: `[]` float32; 0 when no token counts.
+    """
+    square = jax.nn.logsumexp(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), axis=-1) ** 2
+    weights = jnp.ones(square.shape) if mask is None else mask.astype(jnp.float32)
+    return jnp.sum(square * weights) / jnp.maximum(jnp.sum(weights), 1)
+
+
+def _frequency_and_share(scores, indices, mask):
+    """f_i, 1 for an expert with its even part of the choices, and P_i, which sum to 1 (DeepSeekMoE eq. 13, 14)."""
     num_experts, num_choices = scores.shape[-1], indices.shape[-1]
     weights = jnp.ones(scores.shape[:-1]) if mask is None else mask.astype(jnp.float32)
     num_tokens = jnp.maximum(jnp.sum(weights), 1)
     frequency_E = load(indices, num_experts, weights) * num_experts / (num_choices * num_tokens)
     total = jnp.sum(scores, axis=-1, keepdims=True)
     share = scores / jnp.where(total > 0, total, 1)
-    mean_share_E = jnp.sum(share * weights[..., None], axis=tuple(range(scores.ndim - 1))) / num_tokens
-    return jnp.sum(frequency_E * mean_share_E)
+    return frequency_E, jnp.sum(share * weights[..., None], axis=tuple(range(scores.ndim - 1))) / num_tokens
 
 
 def update_bias(bias: jax.Array, load: jax.Array, rate: float) -> jax.Array:
@@ -125,15 +185,21 @@ def update_bias(bias: jax.Array, load: jax.Array, rate: float) -> jax.Array:
 
 
 class Plan(NamedTuple):
-    """The sort of all choices by expert: row r of the sorted order is choice `order_R[r]` of token order_R[r] // N."""
+    """The order of choices by expert: row r is choice order_R[r] % N of token order_R[r] // N.
+
+    An index one past the end stands for nothing: a row that no choice fills, or a choice that got no row.
+    """
 
     order_R: jax.Array
+    """For each row, its choice among the tokens * N."""
     inverse_R: jax.Array
+    """For each of the tokens * N choices, its row."""
     group_sizes_E: jax.Array
+    """Rows of each expert."""
 
 
 def plan(indices: jax.Array, num_experts: int) -> Plan:
-    """Sorts choices `[T, N]` by expert, stably."""
+    """Sorts choices `[T, N]` by expert, stably: a row for every choice."""
     flat_R = indices.reshape(-1)
     order_R = jnp.argsort(flat_R, stable=True)
     rows_R = jnp.arange(flat_R.shape[0], dtype=order_R.dtype)
@@ -142,10 +208,42 @@ def plan(indices: jax.Array, num_experts: int) -> Plan:
     return Plan(order_R, inverse_R, group_sizes_E)
 
 
+def capacity(num_tokens: int, num_experts: int, k: int, factor: float) -> int:
+    """Rows that every expert has: ceil(factor * num_tokens * k / num_experts), at least 1 and at most one a token."""
+    return min(max(math.ceil(factor * num_tokens * k / num_experts), 1), num_tokens)
+
+
+def plan_with_capacity(indices: jax.Array, num_experts: int, capacity: int, mask: jax.Array | None = None) -> Plan:
+    """Gives each expert `capacity` rows, whatever the load; choices that find no row are dropped.
+
+    Rows go to tokens in order, a token's choices all before those of the next one: what happens to a token then does
+    not depend on later ones. (First choices of all tokens before any second one, as in GShard, would show a model its
+    future.) Rows that no choice fills are 0.
+
+    Args:
+        indices: `[T, N]`; mask: `[T]` or None, a token with 0 (padding) takes no row.
+    """
+    flat_R = indices.reshape(-1)
+    num_choices, num_rows = flat_R.shape[0], num_experts * capacity
+    mine_RE = (flat_R[:, None] == jnp.arange(num_experts)[None]).astype(jnp.int32)
+    if mask is not None:
+        mine_RE = mine_RE * jnp.repeat(mask > 0, indices.shape[-1]).astype(jnp.int32)[:, None]
+    # The number of choices of the same expert up to and with this one; 0 for padding.
+    turn_R = jnp.sum(jnp.cumsum(mine_RE, axis=0) * mine_RE, axis=1)
+    inverse_R = jnp.where((turn_R > 0) & (turn_R <= capacity), flat_R * capacity + turn_R - 1, num_rows)
+    order_R = jnp.full(num_rows, num_choices).at[inverse_R].set(jnp.arange(num_choices), mode="drop")
+    return Plan(order_R, inverse_R, jnp.full(num_experts, capacity, jnp.int32))
+
+
+def has_row(plan: Plan) -> jax.Array:
+    """For each of the tokens * N choices whether the plan computes it: `[R]` bool."""
+    return plan.inverse_R < plan.order_R.shape[0]
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def dispatch(x: jax.Array, plan: Plan, num_choices: int) -> jax.Array:
     """Tokens `[T, D]` to rows `[R, D]` in expert order. Its gradient is a gather and a sum, not a scatter-add."""
-    return x[plan.order_R // num_choices]
+    return _take(x, plan.order_R // num_choices)
 
 
 def _dispatch_forward(x, plan, num_choices):
@@ -153,7 +251,7 @@ def _dispatch_forward(x, plan, num_choices):
 
 
 def _dispatch_backward(num_choices, plan, grad_RD):
-    return jnp.sum(grad_RD[plan.inverse_R].reshape(-1, num_choices, grad_RD.shape[-1]), axis=1), None
+    return jnp.sum(_take(grad_RD, plan.inverse_R).reshape(-1, num_choices, grad_RD.shape[-1]), axis=1), None
 
 
 dispatch.defvjp(_dispatch_forward, _dispatch_backward)
@@ -167,10 +265,15 @@ def combine(y: jax.Array, weights: jax.Array, plan: Plan) -> jax.Array:
 
 @jax.custom_vjp
 def _unsort(y_RD, plan):
-    return y_RD[plan.inverse_R]
+    return _take(y_RD, plan.inverse_R)
 
 
-_unsort.defvjp(lambda y, plan: (_unsort(y, plan), plan), lambda plan, grad: (grad[plan.order_R], None))
+_unsort.defvjp(lambda y, plan: (_unsort(y, plan), plan), lambda plan, grad: (_take(grad, plan.order_R), None))
+
+
+def _take(rows, index):
+    """An index past the end reads as 0."""
+    return rows.at[index].get(mode="fill", fill_value=0)
 
 
 def _keep_best_groups(choice_E, num_groups, groups_per_token, best):

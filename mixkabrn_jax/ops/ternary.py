@@ -5,6 +5,8 @@ Wang et al., BitNet (2023), eq. 1-5 for binary weights. A weight matrix here is 
 experts and fused projections are vmapped, so that each has a scale of its own.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -18,6 +20,7 @@ def quantize_weight(w: jax.Array) -> tuple[jax.Array, jax.Array]:
         w: any shape; one scale for the whole array.
     Returns: (codes int8 of the same shape, scale `[]`); w ~ codes * scale.
     """
+    w = w.astype(jnp.promote_types(w.dtype, jnp.float32))  # as for activations
     scale = jnp.maximum(jnp.mean(jnp.abs(w)), _SMALLEST_SCALE)
     return jnp.clip(jnp.round(w / scale), -1, 1).astype(jnp.int8), scale
 
@@ -27,6 +30,7 @@ def binarize_weight(w: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     Returns: (codes int8 of the same shape, scale `[]`); w ~ codes * scale.
     """
+    w = w.astype(jnp.promote_types(w.dtype, jnp.float32))
     codes = jnp.where(w >= jnp.mean(w), 1, -1).astype(jnp.int8)
     return codes, jnp.maximum(jnp.mean(jnp.abs(w)), _SMALLEST_SCALE)
 
@@ -63,6 +67,32 @@ def fake_quant_activation(x: jax.Array, bits: int = 8) -> jax.Array:
     return _straight_through(x, *quantize_activation(x, bits))
 
 
+def integer_matmul(x_codes: jax.Array, x_scale: jax.Array, w_codes: jax.Array, w_scale: jax.Array) -> jax.Array:
+    """The product of quantised activations and weights: int8 times int8 summed exactly in int32, scaled once.
+
+    Equal to the product of the fake-quantised factors up to the rounding of the latter. XLA has no fast int8 product
+    for a single row on a CPU; this is the definition that a kernel has to meet.
+
+    Args:
+        x_codes: int8 `[..., D]`; x_scale: `[..., 1]`, as `quantize_activation` gives them.
+        w_codes: int8 `[D, F]`; w_scale: `[]`, as `quantize_weight` gives them.
+    Returns: `[..., F]` in the scales' dtype.
+    """
+    total = jnp.einsum("...d,df->...f", x_codes, w_codes, preferred_element_type=jnp.int32)
+    return total.astype(x_scale.dtype) * (x_scale * w_scale)
+
+
+def statistics(w: jax.Array, quantize: Callable = quantize_weight) -> tuple[jax.Array, jax.Array]:
+    """Of one matrix's codes: (share of zeros `[]`, scale `[]`)."""
+    codes, scale = quantize(w)
+    return jnp.mean((codes == 0).astype(jnp.float32)), scale
+
+
+def flip_rate(old_w: jax.Array, new_w: jax.Array, quantize: Callable = quantize_weight) -> jax.Array:
+    """Share of one matrix's codes that differ after an update, `[]`; 0 where only sizes changed."""
+    return jnp.mean((quantize(old_w)[0] != quantize(new_w)[0]).astype(jnp.float32))
+
+
 def pack(codes: jax.Array) -> jax.Array:
     """Packs ternary codes four to a byte along the first axis; any size.
 
@@ -88,6 +118,34 @@ def unpack(packed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     if packed.shape != (-(-shape[0] // 4), *shape[1:]):
         raise ValueError(f"packed codes of shape {packed.shape} do not hold an array of shape {shape}")
     digits = jnp.concatenate([packed >> (2 * i) & 3 for i in range(4)])
+    return digits[: shape[0]].astype(jnp.int8) - 1
+
+
+def pack_base3(codes: jax.Array) -> jax.Array:
+    """Packs ternary codes five to a byte along the first axis, 1.6 bits each; any size.
+
+    byte[r] = sum_i (code[r + i R/5] + 1) 3^i, at most 242, with the R rows padded by code -1 to a multiple of 5: the
+    layout of `pack` in base 3. It is a fifth smaller than `pack` and needs divisions to unpack: for files.
+
+    Args:
+        codes: int8 `[R, ...]` in {-1, 0, 1}.
+    Returns: uint8 `[ceil(R / 5), ...]`.
+    """
+    rows = -(-codes.shape[0] // 5)
+    digits = (codes + 1).astype(jnp.uint8)
+    digits = jnp.pad(digits, [(0, 5 * rows - codes.shape[0])] + [(0, 0)] * (codes.ndim - 1))
+    digits = digits.reshape((5, rows, *codes.shape[1:]))
+    return sum(digits[i] * jnp.uint8(3**i) for i in range(5))
+
+
+def unpack_base3(packed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Inverse of `pack_base3`: int8 codes of the given shape.
+
+    Raises: ValueError when the packed array cannot hold that shape.
+    """
+    if packed.shape != (-(-shape[0] // 5), *shape[1:]):
+        raise ValueError(f"packed codes of shape {packed.shape} do not hold an array of shape {shape}")
+    digits = jnp.concatenate([packed // jnp.uint8(3**i) % jnp.uint8(3) for i in range(5)])
     return digits[: shape[0]].astype(jnp.int8) - 1
 
 

@@ -142,7 +142,7 @@ class _Report:
         self._clock += time.monotonic() - began
 
     def train(self, at, sums):
-        values = step.means(sums, self._run.experiment.training.balance_loss)
+        values = step.means(sums, self._run.experiment.training)
         self.require_number(at, "loss", values["loss"])
         values["learning_rate"] = float(self._rate(at - 1))
         now = time.monotonic()
@@ -160,7 +160,7 @@ class _Report:
             )
 
     def validation(self, at, sums):
-        values = step.means(sums, self._run.experiment.training.balance_loss)
+        values = step.means(sums, self._run.experiment.training)
         self.require_number(at, "validation loss", values["loss"])
         sizes = {"parameters": self._parameters["total"], "active_parameters": self._parameters["active"]}
         self._file.write(at, "validation", values | {"tokens": int(sums.tokens)} | sizes)

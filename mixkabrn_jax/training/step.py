@@ -6,11 +6,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
 from mixkabrn_jax.models import language
+from mixkabrn_jax.models.quantize import WeightStatistics, has_quantised, weight_statistics
 from mixkabrn_jax.training.losses import cross_entropy
+
+AUXILIARY_LOSSES = ("balance_loss", "sequence_balance_loss", "device_balance_loss", "router_z_loss")
+"""Each is the name of a coefficient in `StepConfig`, of a total in `Sums` and of a figure in the log."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +25,22 @@ class StepConfig:
     accumulation_steps: int
     """Microbatches whose gradients are summed before one update."""
     balance_loss: float
-    """Coefficient of the expert balance loss (alpha 1 of DeepSeekMoE), summed over layers."""
+    """Coefficient of the expert balance loss (alpha 1 of DeepSeekMoE), summed over layers. A product of two means: with
+    accumulation it is the mean of those of the microbatches, which is not that of the batch."""
+    sequence_balance_loss: float
+    """Coefficient of the balance loss within each row of the batch (alpha of DeepSeek-V3), summed over layers."""
+    device_balance_loss: float
+    """Coefficient of the device balance loss (alpha 2 of DeepSeekMoE), summed over layers; with accumulation the mean
+    of those of the microbatches, as `balance_loss`."""
+    router_z_loss: float
+    """Coefficient of the mean square of the router's logsumexp (ST-MoE), summed over layers."""
     router_bias_rate: float
     """Step of the router bias towards an even load; 0 leaves the bias alone."""
 
     def __post_init__(self):
         if self.accumulation_steps < 1:
             raise ValueError(f"config.training.accumulation_steps={self.accumulation_steps}: at least 1 is needed")
-        for field in ("balance_loss", "router_bias_rate"):
+        for field in (*AUXILIARY_LOSSES, "router_bias_rate"):
             if not 0 <= getattr(self, field) < math.inf:
                 raise ValueError(f"config.training.{field}={getattr(self, field)}: 0 or more is needed")
 
@@ -39,11 +52,18 @@ class Sums(NamedTuple):
     tokens: jax.Array
     num_bytes: jax.Array
     updates: jax.Array
-    balance: jax.Array
-    """Balance loss summed over layers, one term an update."""
     grad_norm: jax.Array
+    balance_loss: jax.Array
+    """This and the other auxiliary losses are summed over layers, without coefficient, one term an update."""
+    sequence_balance_loss: jax.Array
+    device_balance_loss: jax.Array
+    router_z_loss: jax.Array
+    dropped: jax.Array
+    """Choices that found no room, in all layers."""
     load_LE: jax.Array | None
     """Choices that fell on each expert; None without experts."""
+    weights: WeightStatistics | None
+    """Of the quantised matrices, one term an update; None without any."""
 
 
 class TrainState(NamedTuple):
@@ -73,7 +93,9 @@ def zero_sums(model: language.LanguageModel) -> Sums:
     config = model.config
     shape = (config.num_layers - config.first_dense_layers, config.num_experts)
     load_LE = jnp.zeros(shape) if config.num_experts else None
-    return Sums(*(jnp.zeros(()) for _ in Sums._fields[:-1]), load_LE=load_LE)
+    weights = WeightStatistics(*(jnp.zeros(()) for _ in WeightStatistics._fields)) if has_quantised(model) else None
+    scalars = {field: jnp.zeros(()) for field in Sums._fields if field not in ("load_LE", "weights")}
+    return Sums(**scalars, load_LE=load_LE, weights=weights)
 
 
 def make_train_step(graph, optimizer: optax.GradientTransformation, config: StepConfig):
@@ -82,37 +104,65 @@ def make_train_step(graph, optimizer: optax.GradientTransformation, config: Step
     The batch is a dict of arrays `[B, T]` as `data.packing` makes them; B must be a multiple of accumulation_steps.
     """
 
-    def loss(params, buffers, batch, num_tokens):
+    def loss(params, buffers, batch, whole):
         sums = _forward(graph, params, buffers, batch)
-        balance = sums.balance / config.accumulation_steps
-        return sums.nats / num_tokens + config.balance_loss * balance, sums._replace(balance=balance)
+        # A mean over the whole batch is the microbatches' means by their part of it: exact for means over tokens or
+        # rows. The other two losses have no such parts; each microbatch counts the same.
+        part = _Counts.of(batch)
+        weight = {"sequence_balance_loss": part.rows / whole.rows, "router_z_loss": part.tokens / whole.tokens}
+        terms = {
+            name: getattr(sums, name) * weight.get(name, 1 / config.accumulation_steps) for name in AUXILIARY_LOSSES
+        }
+        total = sums.nats / whole.weights
+        for name in AUXILIARY_LOSSES:
+            if getattr(config, name):  # one that is only reported costs no backward pass
+                total = total + getattr(config, name) * terms[name]
+        return total, sums._replace(**terms)
 
-    def microbatch(state, batch, num_tokens):
-        return jax.grad(loss, has_aux=True)(state.params, state.buffers, batch, num_tokens)
+    def microbatch(state, batch, whole):
+        return jax.grad(loss, has_aux=True)(state.params, state.buffers, batch, whole)
 
     def step(state: TrainState, batch) -> TrainState:
-        num_tokens = jnp.maximum(jnp.sum(batch["weights"]), 1)
+        whole = _Counts(*(jnp.maximum(count, 1) for count in _Counts.of(batch)))
         if config.accumulation_steps == 1:
-            grads, sums = microbatch(state, batch, num_tokens)
+            grads, sums = microbatch(state, batch, whole)
         else:
             parts = jax.tree.map(lambda a: a.reshape(config.accumulation_steps, -1, *a.shape[1:]), batch)
 
             def add(total, part):
-                return jax.tree.map(jnp.add, total, microbatch(state, part, num_tokens)), None
+                return jax.tree.map(jnp.add, total, microbatch(state, part, whole)), None
 
             zeros = jax.tree.map(jnp.zeros_like, (state.params, state.sums))
             (grads, sums), _ = jax.lax.scan(add, zeros, parts)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        sums = sums._replace(updates=jnp.ones(()), grad_norm=optax.tree.norm(grads))
+        old, model = (nnx.merge(graph, values, state.buffers) for values in (state.params, params))
+        # Every step, not on log lines only: flips need the codes before the update, and their mean over the steps of
+        # a line says more than its last step. 1.4 ms of the 300 of a step of lm.py:tiny on two CPU cores.
+        weights = weight_statistics(old, model)
+        sums = sums._replace(updates=jnp.ones(()), grad_norm=optax.tree.norm(grads), weights=weights)
         buffers = state.buffers
         if config.router_bias_rate and sums.load_LE is not None:
-            model = nnx.merge(graph, params, buffers)
             _, _, buffers = split(language.update_router_bias(model, sums.load_LE, config.router_bias_rate))
         total = jax.tree.map(jnp.add, state.sums, sums)
         return TrainState(state.step + 1, params, buffers, optimizer_state, total)
 
     return step
+
+
+class _Counts(NamedTuple):
+    """What means over a batch are taken over."""
+
+    weights: jax.Array
+    tokens: jax.Array
+    """Positions that are no padding."""
+    rows: jax.Array
+    """Those that are not padding alone."""
+
+    @classmethod
+    def of(cls, batch):
+        counts_BT = batch["segment_ids"] > 0
+        return cls(jnp.sum(batch["weights"]), jnp.sum(counts_BT), jnp.sum(jnp.any(counts_BT, axis=1)))
 
 
 def size(params: nnx.State) -> float:
@@ -129,11 +179,14 @@ def make_evaluate_step(graph):
     return evaluate
 
 
-def means(sums: Sums, balance_loss: float) -> dict[str, float]:
+def means(sums: Sums, config: StepConfig) -> dict[str, float]:
     """The figures of a log line.
 
-    Always nats per token and bits per byte; for sums over updates also the gradient norm and, with experts, the
-    balance loss (1 a layer when even), the total that was minimised, and the busiest expert's load over the mean.
+    Always nats per token and bits per byte; for sums over updates also the gradient norm and, with experts, each
+    auxiliary loss (balance: 1 a layer when even) by the name of its coefficient, the total that was minimised, the
+    busiest expert's load over the mean (1 when even, the worst layer), the entropy of the load over its largest value
+    (1 when even, the mean of layers) and the share of choices that were dropped; with quantised matrices the share of
+    zeros among their codes, of codes that an update changed, and their scale, each the mean of all matrices.
     """
     sums = jax.device_get(sums)
     values = {
@@ -143,23 +196,36 @@ def means(sums: Sums, balance_loss: float) -> dict[str, float]:
     if sums.updates:
         values["grad_norm"] = float(sums.grad_norm / sums.updates)
     if sums.updates and sums.load_LE is not None:
-        values["balance_loss"] = float(sums.balance / sums.updates)
-        values["total_loss"] = values["loss"] + balance_loss * values["balance_loss"]
-        values["max_load"] = float((sums.load_LE.max(axis=-1) / sums.load_LE.mean(axis=-1)).max())
+        for name in AUXILIARY_LOSSES:
+            values[name] = float(getattr(sums, name) / sums.updates)
+        values["total_loss"] = values["loss"] + sum(getattr(config, name) * values[name] for name in AUXILIARY_LOSSES)
+        # Sums over padding alone have a load of 0, and so all of these figures.
+        share_LE = sums.load_LE / np.maximum(sums.load_LE.sum(axis=-1, keepdims=True), 1)
+        values["max_load"] = float(share_LE.max() * share_LE.shape[-1])
+        entropy_L = -(share_LE * np.log(np.where(share_LE > 0, share_LE, 1))).sum(axis=-1)
+        values["load_entropy"] = float(entropy_L.mean() / math.log(max(share_LE.shape[-1], 2)))
+        values["dropped"] = float(sums.dropped / max(sums.load_LE.sum(), 1))
+    if sums.updates and sums.weights is not None:
+        values |= {f"weight_{name}": float(x / sums.updates) for name, x in sums.weights._asdict().items()}
     return values
 
 
 def _forward(graph, params, buffers, batch) -> Sums:
     model = nnx.merge(graph, params, buffers)
     output = model(batch["tokens"], segment_ids_BT=batch["segment_ids"])
-    zero = zero_sums(model)
-    balance, load_LE = (zero.balance, zero.load_LE) if output.balance is None else output.balance[::-1]
-    return Sums(
+    sums = zero_sums(model)._replace(
         nats=cross_entropy(output.logits_BTW, batch["targets"], batch["weights"]),
         tokens=jnp.sum(batch["weights"]),
         num_bytes=jnp.sum(batch["num_bytes"]).astype(jnp.float32),
-        updates=zero.updates,
-        balance=jnp.sum(balance),
-        grad_norm=zero.grad_norm,
-        load_LE=load_LE,
+    )
+    balance = output.balance
+    if balance is None:
+        return sums
+    return sums._replace(
+        load_LE=balance.load_E,
+        balance_loss=jnp.sum(balance.loss),
+        sequence_balance_loss=jnp.sum(balance.sequence_loss),
+        device_balance_loss=jnp.sum(balance.device_loss),
+        router_z_loss=jnp.sum(balance.z_loss),
+        dropped=jnp.sum(balance.dropped * jnp.sum(balance.load_E, axis=-1)),
     )

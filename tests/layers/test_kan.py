@@ -109,6 +109,20 @@ def test_outputs_start_with_the_promised_variance_and_share_of_splines(spline_sh
     check(layer, spline_share * init_scale**2)
 
 
+def test_ternary_splines_are_the_sum_over_edges_of_their_codes():
+    layer, x = make(spline_kind="ternary"), inputs(8, D)
+    y, layer_bar, _ = value_and_gradients(layer, x, reference.normal(2, 8, F))
+    spline_GDF = np.asarray(layer.spline[...]).reshape(GRID.num_basis, D, F)
+    quantised = [codes * scale for codes, scale in map(reference.quantize_weight, spline_GDF)]
+    want = edges(x, layer.base[...], np.concatenate(quantised), GRID)
+    reference.assert_close(y, want, terms=4 * D * (GRID.num_basis + 1))
+    # Straight through: the gradient of the coefficients that were multiplied.
+    knots = reference.uniform_knots(GRID.low, GRID.high, GRID.num_intervals, GRID.degree)
+    basis = reference.bspline_basis(x, knots, GRID.degree)
+    want = np.einsum("rdg,rf->gdf", basis, reference.normal(2, 8, F)).reshape(-1, F)
+    reference.assert_close(layer_bar.spline[...], want, terms=8 * 4)
+
+
 def test_two_layers_meet_at_a_hidden_layer_of_unit_size():
     options = {"grid": GRID, "spline_share": 0.5, "kind": "dense", "activation_bits": 8}
     kan = Kan(D, 7, epsilon=1e-6, out_scale=0.5, rngs=nnx.Rngs(3), **options)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mixkabrn_jax.layers.linear import KINDS, Linear
+from mixkabrn_jax.layers.linear import KINDS, IntegerLinear, Linear, effective_spline
+from mixkabrn_jax.ops import ternary
 from tests import reference
 
 GROUPS = np.array([3, 0, 5], np.int32)
@@ -56,6 +57,66 @@ def test_each_expert_has_a_matrix_and_a_scale_of_its_own(kind):
     want_x, want_w = reference.grouped_matmul_gradient(x, w, GROUPS, out_bar)
     reference.assert_close(w_bar, want_w, terms=8)
     reference.assert_close(x_bar, want_x, terms=F)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_norm_inside_comes_before_the_quantiser(kind):
+    layer, x = make(kind, norm_epsilon=1e-6), 100 * reference.normal(1, 2, 4, D)
+    normed = x / np.sqrt((x.astype(np.float64) ** 2).mean(axis=-1, keepdims=True) + 1e-6)
+    want = effective_input(normed, kind) @ effective(layer.kernel[...], kind)
+    reference.assert_close(jax.jit(lambda layer, x: layer(x))(layer, x), want, terms=D)
+
+
+@pytest.mark.parametrize("norm_epsilon", [None, 1e-6])
+@pytest.mark.parametrize("kind", ["ternary", "binary"])
+def test_integers_give_what_the_quantised_layer_gives(kind, norm_epsilon):
+    run = jax.jit(lambda layer, x: layer(x))
+    layer, x = make(kind, norm_epsilon=norm_epsilon), 3 * reference.normal(1, 2, 4, D)
+    integers = IntegerLinear(layer)
+    reference.assert_close(run(integers, x), run(layer, x), terms=D)
+    assert integers.packed[...].nbytes == D // 4 * F
+    assert not jax.tree.leaves(nnx.state(integers, nnx.Param))
+    assert jax.eval_shape(run, integers, jnp.zeros((2, D), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_integers_of_experts_give_what_the_quantised_experts_give():
+    group_sizes = np.array([3, 0, 4], np.int32)  # and a row that is nobody's
+    run = jax.jit(lambda layer, x, group_sizes: layer(x, group_sizes))
+    layer, x = make("ternary", 3), reference.normal(1, 8, D)
+    layer.kernel[...] = layer.kernel[...] * np.array([1.0, 0.1, 50.0], np.float32).reshape(3, 1, 1)
+    got, want = (np.asarray(run(layer, x, group_sizes)) for layer in (IntegerLinear(layer), layer))
+    reference.assert_close(got[:3], want[:3], terms=D)
+    reference.assert_close(got, want, terms=D)
+
+
+def test_a_dense_layer_has_no_integers():
+    with pytest.raises(ValueError, match="a dense layer has no codes"):
+        IntegerLinear(make("dense"))
+
+
+def test_ternary_splines_have_a_scale_for_each_basis_function():
+    spline_EGDF = reference.normal(3, 2, 4, 5, 3) * np.geomspace(0.01, 1, 4, dtype=np.float32).reshape(4, 1, 1)
+    spline = jnp.array(spline_EGDF.reshape(2, 20, 3))
+    got, pull = jax.vjp(lambda spline: effective_spline(spline, 4, "ternary"), spline)
+    want = np.stack([[effective(w, "ternary") for w in expert] for expert in spline_EGDF])
+    reference.assert_close(np.asarray(got).reshape(want.shape)[:, 0], want[:, 0])  # small, and not rounded away
+    reference.assert_close(got, want.reshape(2, 20, 3))
+    out_bar = jnp.array(reference.normal(4, 2, 20, 3))
+    np.testing.assert_array_equal(pull(out_bar)[0], out_bar)
+    np.testing.assert_array_equal(effective_spline(spline, 4, "dense"), spline)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_ternary_layer_and_its_gradients_are_bitnets():
+    z = reference.golden("bitlinear")
+    layer = Linear(24, 16, kind="ternary", activation_bits=8, rngs=nnx.Rngs(0))
+    layer.kernel = nnx.Param(jnp.array(z["w"].T))
+    y, w_bar, x_bar = value_and_gradients(layer, jnp.array(z["x"]), None, jnp.array(z["cotangent"]))
+    for got, name in ((y, "y"), (w_bar.T, "grad_w"), (x_bar, "grad_x")):
+        reference.assert_close(got, z[name], atol=1e-6 * np.abs(z[name]).max())
+    integers = jax.jit(lambda layer, x: layer(x))(IntegerLinear(layer), jnp.array(z["x"]))
+    reference.assert_close(integers, z["y"], atol=1e-6 * np.abs(z["y"]).max())
+    np.testing.assert_array_equal(IntegerLinear(layer).packed[...], ternary.pack(jnp.array(z["w_ternary"].T, jnp.int8)))
 
 
 def test_activation_bits_reach_the_quantiser():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mixkabrn_jax.layers.mlp import Mlp
+from mixkabrn_jax.layers.mlp import Mlp, SwiGlu
 from mixkabrn_jax.layers.moe import DISPATCHES, MixtureOfExperts, RouterConfig
 from tests import reference
 
@@ -19,9 +19,9 @@ ROUTERS = {
 }
 
 
-def make(router=ROUTER, dispatch="sorted", num_shared=1, kind="dense"):
+def make(router=ROUTER, dispatch="sorted", num_shared=1, kind="dense", **more):
     feed_forward = functools.partial(Mlp, D, sub_norm=True, epsilon=1e-6, out_scale=1.0, kind=kind, activation_bits=8)
-    options = {"router": router, "num_shared_experts": num_shared, "expert_width": 5, "dispatch": dispatch}
+    options = {"router": router, "num_shared_experts": num_shared, "expert_width": 5, "dispatch": dispatch, **more}
     moe = MixtureOfExperts(D, feed_forward=feed_forward, rngs=nnx.Rngs(0), **options)
     moe.bias_E[...] = 0.2 * jnp.asarray(reference.normal(9, router.num_experts))
     return moe
@@ -175,6 +175,113 @@ def test_the_router_reads_float32_whatever_the_compute_dtype():
     y, balance = jax.jit(lambda moe, x: moe(x))(moe, jnp.ones((1, 3, D), jnp.bfloat16))
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(balance.load_E, [0, 3, 0, 0, 0, 0])
+
+
+def test_with_a_capacity_choices_that_find_no_room_are_dropped_and_counted():
+    x, out_bar = reference.normal(1, B, T, D), reference.normal(2, B, T, D)
+    mask = np.ones((B, T), np.float32)
+    mask[0, 5:] = 0
+    moe = make(num_shared=0, capacity_factor=0.8)
+    indices = choices(moe, x)
+    kept = reference.within_capacity(indices.reshape(-1, 2), E, 4, mask.reshape(-1)).reshape(indices.shape)
+    assert 0 < kept[mask > 0].sum() < kept[mask > 0].size
+    indices_TN, kept_TN = indices.reshape(-1, 2), kept.reshape(-1, 2)
+
+    def definition(moe, x):
+        def one(token):
+            x_D, chosen_N, kept_N = token
+            score_E = jax.nn.softmax(x_D @ moe.router[...])
+            y_1D, total = jnp.zeros((1, D)), sum(score_E[e] for e in chosen_N)  # gates of dropped choices are lost
+            for e, is_kept in zip(chosen_N, kept_N, strict=True):
+                expert = jax.tree.map(lambda a, e=e: a[e], moe.experts)
+                y_1D = y_1D + is_kept * score_E[e] / total * expert(x_D[None])
+            return y_1D[0]
+
+        y_TD = jax.lax.map(one, (x.reshape(-1, D), indices_TN, kept_TN))
+        return y_TD.reshape(x.shape), 0.0
+
+    def run(moe, x):
+        y, balance = moe(x, mask)
+        return y, balance.dropped
+
+    want = value_and_gradients(definition, moe, x, out_bar)
+    forward = 2 * D + 2 * 5 + E
+    for dispatch in DISPATCHES:
+        moe.dispatch = dispatch
+        got = value_and_gradients(run, moe, x, out_bar)
+        reference.assert_close(got[0], want[0], terms=forward)
+        for leaf, want_leaf in zip(jax.tree.leaves(got[2]), jax.tree.leaves(want[2]), strict=True):
+            reference.assert_close(leaf, want_leaf, terms=B * T * forward)
+        reference.assert_close(got[1], 1 - kept[mask > 0].mean())
+
+
+@pytest.mark.parametrize("dispatch", DISPATCHES)
+def test_a_capacity_shows_no_token_a_later_one(dispatch):
+    moe = make(dispatch=dispatch, capacity_factor=0.5)
+    run = jax.jit(lambda moe, x: moe(x)[0])
+    x = reference.normal(1, 1, 12, D)
+    before = run(moe, x)
+    for changed in (11, 6, 1):
+        other = x.copy()
+        other[:, changed:] = reference.normal(7, 1, 12 - changed, D)
+        np.testing.assert_array_equal(run(moe, other)[:, :changed], before[:, :changed])
+
+
+def test_all_losses_are_those_of_the_router_s_scores():
+    moe = make(device_groups=3)
+    x = reference.normal(1, B, T, D)
+    mask = np.ones((B, T), np.float32)
+    mask[1, 2:] = 0
+    balance = jax.jit(lambda moe, x, mask: moe(x, mask)[1])(moe, x, mask)
+    indices = choices(moe, x)
+    logits = np.asarray(x, np.float64) @ np.asarray(moe.router[...], np.float64)
+    scores = reference.softmax(logits)
+    reference.assert_close(balance.sequence_loss, reference.sequence_balance_loss(scores, indices, mask), terms=B * T)
+    reference.assert_close(balance.device_loss, reference.device_balance_loss(scores, indices, 3, mask), terms=B * T)
+    reference.assert_close(balance.z_loss, reference.z_loss(logits, mask), terms=B * T)
+
+
+# --- DeepSeek's blocks -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("score", "dispatch"), [("softmax", "sorted"), ("sigmoid", "dense")])
+def test_a_whole_block_is_deepseeks(score, dispatch):
+    z = reference.golden(f"moe_{score}")
+    width = z["param/experts.down_proj"].shape[-1]
+    num_experts, d_model = z["param/gate.weight"].shape
+    router = RouterConfig(
+        num_experts,
+        int(z["top_k"]),
+        score=score,
+        num_groups=int(z["n_group"]),
+        groups_per_token=int(z["topk_group"]),
+        normalize=bool(z["norm_topk_prob"]),
+        scale=float(z["routed_scaling_factor"]),
+    )
+    options = {"sub_norm": False, "epsilon": 1e-6, "out_scale": 1.0, "kind": "dense", "activation_bits": 8}
+    moe = MixtureOfExperts(
+        d_model,
+        router=router,
+        num_shared_experts=z["param/shared_experts.up_proj.weight"].shape[0] // width,
+        expert_width=width,
+        dispatch=dispatch,
+        feed_forward=functools.partial(SwiGlu, d_model, **options),
+        rngs=nnx.Rngs(0),
+    )
+    moe.router = nnx.Param(jnp.array(z["param/gate.weight"].T, jnp.float32))  # the peer's router is float32 too
+    if score == "sigmoid":
+        moe.bias_E[...] = jnp.array(z["param/gate.e_score_correction_bias"], jnp.float32).astype(moe.bias_E[...].dtype)
+    gate_EFD, up_EFD = np.split(z["param/experts.gate_up_proj"], 2, axis=1)
+    down_EDF = z["param/experts.down_proj"]
+    for part, peer in ((moe.experts.gate, gate_EFD), (moe.experts.up, up_EFD), (moe.experts.down, down_EDF)):
+        part.kernel = nnx.Param(jnp.array(peer.swapaxes(1, 2)))
+    for name in ("gate", "up", "down"):
+        getattr(moe.shared, name).kernel = nnx.Param(jnp.array(z[f"param/shared_experts.{name}_proj.weight"].T))
+    y, balance = jax.jit(lambda moe, x: moe(x))(moe, jnp.array(z["x"]))
+    assert y.dtype == jnp.float64
+    reference.assert_close(y, z["y"], atol=1e-6 * np.abs(z["y"]).max())
+    np.testing.assert_array_equal(balance.load_E, np.bincount(z["topk_indices"].ravel(), minlength=num_experts))
 
 
 @pytest.mark.parametrize(

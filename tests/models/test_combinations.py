@@ -37,8 +37,8 @@ def pairwise(combinations):
 COVER = pairwise(ALL)
 
 
-def learns_one_batch_and_repeats_it(mixer, ffn, linear, num_experts):
-    config = toy.model_config(mixer=mixer, ffn=ffn, linear=linear, num_experts=num_experts)
+def learns_one_batch_and_repeats_it(mixer, ffn, linear, num_experts, **more):
+    config = toy.model_config(mixer=mixer, ffn=ffn, linear=linear, num_experts=num_experts, **more)
     model = toy.make(config)
     # Rows that start differently and go on by a rule, so that what was learnt can be asked for.
     row_T = (np.arange(13) * 5) % config.vocab_size
@@ -77,3 +77,17 @@ def test_a_combination_learns_one_batch_and_repeats_it(mixer, ffn, linear, num_e
 )
 def test_every_other_combination_learns_one_batch_and_repeats_it(mixer, ffn, linear, num_experts):
     learns_one_batch_and_repeats_it(mixer, ffn, linear, num_experts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ffn", "changes"),
+    [
+        ("kan", {"spline_linear": "ternary"}),
+        ("kan", {"quant_norm": "inside"}),
+        ("swiglu", {"quant_norm": "inside", "activation_bits": 4}),
+        ("mlp", {"capacity_factor": 1.25, "router_score": "sigmoid"}),
+    ],
+)
+def test_every_number_format_learns_one_batch_and_repeats_it(ffn, changes):
+    learns_one_batch_and_repeats_it("retention", ffn, "ternary", 4, **changes)

@@ -13,7 +13,7 @@ from tests import toy
             ({field: "other"}, f"config.model.{field}='other'")
             for field in (
                 *("mixer", "ffn", "linear", "compute_dtype", "rotary_kind", "rotary_layout", "residual", "decay"),
-                *("expert_dispatch", "router_score", "retention_norm"),
+                *("expert_dispatch", "router_score", "retention_norm", "spline_linear", "quant_norm"),
             )
         ),
         *(
@@ -37,10 +37,17 @@ from tests import toy
         ({"grid_low": 3.0}, "low=3.0"),
         ({"grid_intervals": 0}, "grid_intervals=0"),
         ({"spline_degree": -1}, "degree=-1"),
-        ({"experts_per_token": 5}, "experts_per_token=5"),
-        ({"experts_per_token": 0}, "experts_per_token=0"),
-        ({"router_groups": 3}, "num_groups=3"),
-        ({"router_groups": 2, "router_groups_per_token": 3}, "groups_per_token=3"),
+        ({"experts_per_token": 5}, "config.model.experts_per_token=5: 1 to 4"),
+        ({"experts_per_token": 0}, "config.model.experts_per_token=0: 1 to 4"),
+        ({"router_groups": 4, "experts_per_token": 2}, "config.model.experts_per_token=2: 1 to 1"),
+        ({"router_groups": 3}, "config.model.router_groups=3 does not divide config.model.num_experts=4"),
+        ({"router_groups": 0}, "config.model.router_groups=0"),
+        ({"router_groups": 2, "router_groups_per_token": 3}, "config.model.router_groups_per_token=3: 1 to"),
+        ({"router_device_groups": 3}, "config.model.router_device_groups=3 does not divide"),
+        ({"router_device_groups": 0}, "config.model.router_device_groups=0"),
+        ({"capacity_factor": -1.0}, "config.model.capacity_factor=-1.0"),
+        ({"capacity_factor": float("inf")}, "config.model.capacity_factor=inf"),
+        ({"down_activation_bits": 1}, "config.model.down_activation_bits=1"),
     ],
 )
 def test_a_field_that_cannot_be_is_named(changes, message):
@@ -58,7 +65,7 @@ def test_a_number_that_must_be_positive_is_named(field, value):
 
 
 def test_fields_of_switched_off_parts_are_not_checked():
-    assert toy.model_config(num_experts=0, experts_per_token=9, router_groups=5).router is None
+    assert toy.model_config(num_experts=0, experts_per_token=9, router_groups=5, capacity_factor=-1.0).router is None
 
 
 def test_an_unknown_field_is_a_type_error():

@@ -223,6 +223,67 @@ def test_the_gradient_of_the_balance_loss_lowers_the_scores_of_loaded_experts():
     reference.assert_close(got, want, terms=8 * 5)
 
 
+def routed(seed, *shape, k=2):
+    """(logits, scores, indices, mask) of rows of different lengths, the last of them padding alone."""
+    logits = reference.normal(seed, *shape)
+    mask = np.arange(shape[1])[None] < np.linspace(shape[1], 0, shape[0]).astype(int)[:, None]
+    return logits, reference.softmax(logits).astype(np.float32), np.argsort(-logits, axis=-1)[..., :k], mask
+
+
+def test_the_sequence_balance_loss_is_the_mean_of_each_sequence_s():
+    _, scores, indices, mask = routed(17, 4, 7, 6)
+    loss = jax.jit(jax.value_and_grad(routing.sequence_balance_loss))
+    value, bar = loss(scores, indices, mask)
+    reference.assert_close(value, reference.sequence_balance_loss(scores, indices, mask), terms=7)
+    assert loss(scores, indices, np.zeros_like(mask))[0] == 0
+    # Of a mean over three sequences, the gradient is a third of each one's own.
+    alone = jax.jit(jax.grad(routing.balance_loss))
+    for b in range(3):
+        reference.assert_close(bar[b], alone(scores[b], indices[b], mask[b]) / 3, terms=7)
+    assert not bar[3].any()
+    # One expert in each sequence: even over the batch, as uneven as can be within each sequence.
+    scores = np.broadcast_to(np.eye(4)[:, None], (4, 5, 4)).astype(np.float32)
+    indices = np.broadcast_to(np.arange(4)[:, None, None], (4, 5, 1))
+    reference.assert_close(balance_loss(scores, indices), 1.0, terms=20)
+    reference.assert_close(jax.jit(routing.sequence_balance_loss)(scores, indices), 4.0, terms=5)
+
+
+@pytest.mark.parametrize("num_groups", [1, 3, 6])
+def test_the_device_balance_loss_is_the_definition(num_groups):
+    _, scores, indices, mask = routed(18, 4, 7, 6)
+    loss = jax.jit(jax.value_and_grad(routing.device_balance_loss), static_argnums=2)
+    loss, bar = loss(scores, indices, num_groups, mask)
+    reference.assert_close(loss, reference.device_balance_loss(scores, indices, num_groups, mask), terms=28)
+    # Linear in P: each expert's mean share is weighed by the mean frequency of its device.
+    num_tokens = mask.sum()
+    f = [6 / (2 * num_tokens) * (indices[mask] == e).sum() for e in range(6)]
+    f = np.repeat(np.mean(np.reshape(f, (num_groups, -1)), axis=1), 6 // num_groups)
+    s = scores.astype(np.float64)
+    total = s.sum(axis=-1, keepdims=True)
+    want = mask[..., None] * (f - (s * f).sum(axis=-1, keepdims=True) / total) / total / num_tokens
+    reference.assert_close(bar, want, terms=28, atol=reference.tolerance(f, 28) / num_tokens)
+    if num_groups == 1:
+        reference.assert_close(loss, 1.0, terms=28)
+    if num_groups == 6:
+        reference.assert_close(loss, balance_loss(scores, indices, mask), terms=28)
+    with pytest.raises(ValueError, match="num_groups=4 does not divide num_experts=6"):
+        routing.device_balance_loss(scores, indices, 4)
+
+
+def test_the_z_loss_is_the_mean_square_of_the_logsumexp_and_its_gradient_is_finite():
+    logits, _, _, mask = routed(19, 4, 7, 6)
+    logits = 3 * logits
+    z_loss = jax.jit(jax.value_and_grad(routing.z_loss))
+    loss, bar = z_loss(logits, mask)
+    reference.assert_close(loss, reference.z_loss(logits, mask), terms=28)
+    size = np.log(np.exp(logits.astype(np.float64)).sum(axis=-1, keepdims=True))
+    want = mask[..., None] * 2 * size * reference.softmax(logits.astype(np.float64)) / mask.sum()
+    reference.assert_close(bar, want, terms=6)
+    assert z_loss(logits, np.zeros_like(mask))[0] == 0
+    logits[0, 0], logits[0, 1] = [1e4, -1e4, 0.0, 0.0, 0.0, 0.0], -1e4
+    assert all(np.isfinite(leaf).all() for leaf in z_loss(logits, mask))
+
+
 def test_bias_moves_by_the_rate_towards_the_mean_load():
     bias = np.array([0.5, 0.0, -0.25, 1.0], np.float32)
     counts = np.array([10, 2, 6, 6], np.float32)
@@ -261,6 +322,62 @@ def test_combine_gives_each_token_its_own_rows_weighed_and_both_gradients_follow
     reference.assert_close(x_bar, bar * per_token, terms=2)
     along = (x.astype(np.float64) * bar).sum(axis=1, keepdims=True)
     reference.assert_close(weights_bar, factor[indices] * along, terms=3)
+
+
+# --- Capacity ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "want"),
+    [((33, 8, 3, 1.0), 13), ((32, 8, 2, 1.25), 10), ((1, 8, 2, 1.0), 1), ((4, 8, 2, 100.0), 4), ((7, 4, 1, 0.01), 1)],
+)
+def test_capacity_is_the_factor_times_the_even_part_rounded_up(arguments, want):
+    assert routing.capacity(*arguments) == want
+
+
+@pytest.mark.parametrize(("E", "N", "capacity"), [(2, 1, 3), (5, 2, 2), (5, 3, 9)])
+def test_choices_beyond_capacity_are_dropped_in_order(E, N, capacity):
+    rng = np.random.default_rng(E * N)
+    indices = np.stack([rng.permutation(E)[:N] for _ in range(9)])
+    mask, x = rng.random(9) < 0.8, reference.normal(20, 9, 3)
+
+    @jax.jit
+    def place(indices, mask, x):
+        plan = routing.plan_with_capacity(indices, E, capacity, mask)
+        return plan, routing.has_row(plan), routing.dispatch(x, plan, N)
+
+    plan, has_row, rows = place(indices, mask.astype(np.float32), x)
+    want = reference.within_capacity(indices, E, capacity, mask)
+    assert want.all() == (capacity == 9 and mask.all())
+    np.testing.assert_array_equal(np.asarray(has_row).reshape(9, N), want)
+    assert plan.order_R.shape == (E * capacity,)
+    np.testing.assert_array_equal(plan.group_sizes_E, np.full(E, capacity))
+    # Each expert's rows are its kept tokens in order, then nothing.
+    for e, got in enumerate(np.asarray(rows).reshape(E, capacity, 3)):
+        tokens = np.argwhere(want & (indices == e))[:, 0]
+        np.testing.assert_array_equal(got, np.concatenate([x[tokens], np.zeros((capacity - len(tokens), 3))]))
+
+
+def test_dropped_choices_have_no_part_in_values_or_gradients():
+    indices = np.random.default_rng(5).integers(0, 5, (7, 2))
+    indices[:, 1] = (indices[:, 0] + 1) % 5
+    x, weights, bar = reference.normal(13, 7, 3), reference.normal(14, 7, 2), reference.normal(15, 7, 3)
+    factor = reference.normal(16, 5)
+    plan = jax.jit(lambda indices: routing.plan_with_capacity(indices, 5, 2))(indices)
+    kept = reference.within_capacity(indices, 5, 2, np.ones(7))
+    assert 0 < kept.sum() < kept.size
+
+    def layer(x, weights):
+        rows = routing.dispatch(x, plan, 2) * np.repeat(factor, 2)[:, None]
+        return routing.combine(rows, weights, plan)
+
+    out, vjp = jax.vjp(layer, jnp.array(x), jnp.array(weights))
+    x_bar, weights_bar = vjp(jnp.array(bar))
+    gain = np.where(kept, factor[indices].astype(np.float64), 0)
+    per_token = (weights * gain).sum(axis=1, keepdims=True)
+    reference.assert_close(out, x * per_token, terms=2)
+    reference.assert_close(x_bar, bar * per_token, terms=2)
+    reference.assert_close(weights_bar, gain * (x.astype(np.float64) * bar).sum(axis=1, keepdims=True), terms=3)
 
 
 # --- DeepSeek's routers ------------------------------------------------------------------------------------------

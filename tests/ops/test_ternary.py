@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -148,13 +150,68 @@ def test_fake_activations_have_the_value_of_codes_times_scale_and_the_gradient_o
 
 
 def test_the_integer_product_scaled_once_is_the_fake_quantised_product():
-    x, w = jnp.array(reference.normal(8, 9, 64)), jnp.array(reference.normal(9, 64, 12))
+    x, w = jnp.array(reference.normal(8, 3, 9, 64)), jnp.array(reference.normal(9, 64, 12))
     x_codes, x_scale = ternary.quantize_activation(x)
     w_codes, w_scale = ternary.quantize_weight(w)
     whole = np.asarray(x_codes, np.int32) @ np.asarray(w_codes, np.int32)
+    assert np.abs(whole).max() > 127  # int8 would overflow
     want = whole * np.asarray(x_scale, np.float64) * float(w_scale)
-    got = ternary.fake_quant_activation(x) @ ternary.fake_quant_weight(w)
-    reference.assert_close(got, want, terms=64)
+    reference.assert_close(ternary.fake_quant_activation(x) @ ternary.fake_quant_weight(w), want, terms=64)
+    got = jax.jit(ternary.integer_matmul)(x_codes, x_scale, w_codes, w_scale)
+    # The sum is exact; the two scales and their product with it are rounded, of each token to its own size.
+    np.testing.assert_allclose(got, want, rtol=2 * EPS)
+    products = [
+        str(e.outvars[0].aval.dtype)
+        for e in jax.make_jaxpr(ternary.integer_matmul)(x_codes, x_scale, w_codes, w_scale).eqns
+        if e.primitive.name == "dot_general"
+    ]
+    assert products == ["int32"]
+
+
+def test_codes_are_counted_before_and_after_an_update():
+    w = reference.normal(10, 30, 20)
+    codes, scale = reference.quantize_weight(w)
+    zeros, got_scale = ternary.statistics(jnp.array(w))
+    reference.assert_close(zeros, (codes == 0).mean())
+    reference.assert_close(got_scale, scale)
+    other = w + 0.3 * reference.normal(11, 30, 20)
+    want = (reference.quantize_weight(other)[0] != codes).mean()
+    assert 0.1 < want < 0.9
+    reference.assert_close(ternary.flip_rate(jnp.array(w), jnp.array(other)), want)
+    assert ternary.flip_rate(jnp.array(w), jnp.array(4 * w)) == 0
+    binary = [reference.binarize_weight(a)[0] for a in (w, other)]
+    got = ternary.flip_rate(jnp.array(w), jnp.array(other), ternary.binarize_weight)
+    reference.assert_close(got, (binary[0] != binary[1]).mean())
+    assert ternary.statistics(jnp.array(w), ternary.binarize_weight)[0] == 0
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_degenerate_factors_give_finite_products_and_gradients(dtype):
+    """Constant tokens and matrices, large and vanishing, of a single row."""
+
+    @jax.jit
+    def run(x, w):
+        def product(x, w):
+            return jnp.sum(ternary.fake_quant_activation(x) @ ternary.fake_quant_weight(w)).astype(jnp.float32)
+
+        codes = (*ternary.quantize_activation(x), *ternary.quantize_weight(w))
+        return *jax.value_and_grad(product, argnums=(0, 1))(x, w), ternary.integer_matmul(*codes)
+
+    for x, w in itertools.product([0.0, 3.0, 1e4, -1e4, 1e-30], [0.0, -2.0, 1e4]):
+        x, w = jnp.full((1, 8), x, dtype), jnp.full((8, 3), w, dtype)
+        value, gradients, integers = run(x, w)
+        # Constants are represented exactly, but for the rounding of scales; 1e-30 becomes 0.
+        want = 24 * float(x[0, 0]) * float(w[0, 0])
+        reference.assert_close(value, want, atol=reference.tolerance(want, 24, dtype) + 1e-20)
+        assert all(np.isfinite(leaf.astype(jnp.float32)).all() for leaf in (*gradients, integers))
+
+
+def test_weights_of_half_precision_are_quantised_in_single():
+    w = jnp.asarray(reference.normal(12, 64, 48), jnp.bfloat16)
+    codes, scale = ternary.quantize_weight(w)
+    want_codes, want_scale = reference.quantize_weight(np.asarray(w, np.float64))
+    np.testing.assert_array_equal(codes, want_codes)
+    reference.assert_close(scale, want_scale)
 
 
 # --- Packing -----------------------------------------------------------------------------------------------------
@@ -178,6 +235,26 @@ def test_packing_round_trips_for_any_size(rows, columns):
     unpacked = jax.jit(ternary.unpack, static_argnums=1)(packed, codes.shape)
     assert unpacked.dtype == jnp.int8
     np.testing.assert_array_equal(unpacked, codes)
+
+
+@given(rows=st.integers(1, 16), columns=st.integers(1, 3))
+@settings(max_examples=6)
+def test_five_codes_fit_in_a_byte_for_any_size(rows, columns):
+    codes = np.random.default_rng(rows).integers(-1, 2, (rows, columns)).astype(np.int8)
+    packed = jax.jit(ternary.pack_base3)(codes)
+    assert packed.dtype == jnp.uint8
+    assert packed.shape == (-(-rows // 5), columns)
+    padded = np.concatenate([codes, np.full((-rows % 5, columns), -1, np.int8)])
+    np.testing.assert_array_equal(packed, reference.pack_base3(padded))
+    unpacked = jax.jit(ternary.unpack_base3, static_argnums=1)(packed, codes.shape)
+    assert unpacked.dtype == jnp.int8
+    np.testing.assert_array_equal(unpacked, codes)
+
+
+@pytest.mark.parametrize("unpack", [ternary.unpack, ternary.unpack_base3])
+def test_bytes_of_another_size_are_refused(unpack):
+    with pytest.raises(ValueError, match=r"packed codes of shape \(3, 2\) do not hold an array of shape \(99, 2\)"):
+        unpack(jnp.zeros((3, 2), jnp.uint8), (99, 2))
 
 
 # --- The BitNet of transformers ----------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import pytest
 from flax import nnx
 
 from mixkabrn_jax import sharding
+from mixkabrn_jax.models.quantize import weight_statistics
 from mixkabrn_jax.sharding import MeshConfig
 from mixkabrn_jax.training import optimizer, step
 from mixkabrn_jax.training.evaluate import evaluate
@@ -15,7 +17,10 @@ from tests import reference, toy
 
 # A large epsilon: Adam's first steps would turn a rounding of a gradient near 0 into a whole step otherwise.
 RULE = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer", epsilon=1.0, peak_rate=0.5)), 10)
-CONFIG = toy.model_config(ffn="mlp", mixer="attention", expert_dispatch="dense")
+CONFIG = toy.model_config(ffn="mlp", mixer="attention", expert_dispatch="dense", router_device_groups=2)
+# Losses that are means over tokens or rows, and so add up over microbatches; and all auxiliary losses.
+LINEAR = {"balance_loss": 0.0, "sequence_balance_loss": 0.5, "device_balance_loss": 0.0, "router_z_loss": 0.25}
+ALL = {"balance_loss": 0.5, "sequence_balance_loss": 0.25, "device_balance_loss": 0.125, "router_z_loss": 0.0625}
 
 
 @functools.cache
@@ -54,23 +59,27 @@ def assert_alike(got, want, atol=None):
 
 
 def test_accumulating_microbatches_is_one_large_batch():
-    """Without the balance loss, which is the mean of those of the microbatches."""
+    """Without the two balance losses that are no sums over rows: those are the mean of those of the microbatches."""
     batch = ragged_batch()
-    update, state = make(balance_loss=0.0, router_bias_rate=0.0)
+    batch["segment_ids"][3] = 0  # a row of padding has no part in the mean over rows
+    batch["weights"] = (batch["segment_ids"] > 0).astype(np.float32)
+    update, state = make(router_bias_rate=0.0, **LINEAR)
     want = update(state, batch)
-    update, state = make(balance_loss=0.0, router_bias_rate=0.25, accumulation_steps=4)
+    update, state = make(router_bias_rate=0.25, accumulation_steps=4, **LINEAR)
     got = update(state, batch)
     assert_alike(got.params, want.params)
     np.testing.assert_array_equal(got.sums.load_LE, want.sums.load_LE)
-    # The balance loss is a mean over the microbatches, and the bias follows the load of the whole batch.
+    # The balance losses are means over the microbatches, and the bias follows the load of the whole batch.
     graph, params, buffers = step.split(toy.make(CONFIG))
     evaluate_step = jax.jit(step.make_evaluate_step(graph))
     parts = [jax.tree.map(lambda rows, i=i: rows[i : i + 2], batch) for i in range(0, 8, 2)]
-    balance = [float(evaluate_step(params, buffers, part).balance) for part in parts]
-    reference.assert_close(got.sums.balance, np.mean(balance), terms=8 * 12)
+    parts = [evaluate_step(params, buffers, part) for part in parts]
+    for field in ("balance_loss", "device_balance_loss"):
+        mean = np.mean([float(getattr(part, field)) for part in parts])
+        reference.assert_close(getattr(got.sums, field), mean, terms=8 * 12)
     load = np.asarray(want.sums.load_LE)
     np.testing.assert_array_equal(bias(got), 0.25 * np.sign(load.mean(axis=-1, keepdims=True) - load))
-    for field in ("nats", "grad_norm", "tokens", "num_bytes", "updates"):
+    for field in ("nats", "grad_norm", "tokens", "num_bytes", "updates", "sequence_balance_loss", "router_z_loss"):
         reference.assert_close(getattr(got.sums, field), getattr(want.sums, field), terms=8 * 12 * 29)
 
 
@@ -79,7 +88,7 @@ def bias(state):
 
 
 def test_padding_has_no_influence():
-    update, state = make(balance_loss=0.5, router_bias_rate=0.25)
+    update, state = make(router_bias_rate=0.25, **ALL)
     batch = ragged_batch()
     want = update(state, batch)
     other = {key: value.copy() for key, value in batch.items()}
@@ -94,7 +103,7 @@ def test_padding_has_no_influence():
 
 
 def test_sums_add_up_and_their_means_are_the_figures():
-    update, state = make(balance_loss=0.5, router_bias_rate=0.25)
+    update, state = make(router_bias_rate=0.25, **ALL)
     batches = [even_batch(), ragged_batch() | {"num_bytes": 3 * ragged_batch()["num_bytes"]}]
     graph, _, _ = step.split(toy.make(CONFIG))
     evaluate_step = jax.jit(step.make_evaluate_step(graph))
@@ -104,19 +113,23 @@ def test_sums_add_up_and_their_means_are_the_figures():
     norm = float(state.sums.grad_norm)
     state = update(state, batches[1])
     assert state.step == 2
-    values = step.means(state.sums, 0.5)
+    config = StepConfig(**toy.section("training", **ALL))
+    values = step.means(state.sums, config)
     nats, tokens = (sum(float(getattr(part, field)) for part in seen) for field in ("nats", "tokens"))
     assert tokens == sum(batch["weights"].sum() for batch in batches)
     num_bytes = sum(batch["num_bytes"].sum() for batch in batches)
     load = sum(np.asarray(part.load_LE) for part in seen)
-    balance = sum(float(part.balance) for part in seen) / 2
+    share = load / load.sum(axis=-1, keepdims=True)
+    auxiliary = {name: sum(float(getattr(part, name)) for part in seen) / 2 for name in step.AUXILIARY_LOSSES}
     want = {
         "loss": nats / tokens,
         "bits_per_byte": nats / np.log(2) / num_bytes,
         "grad_norm": float(state.sums.grad_norm) / 2,
-        "balance_loss": balance,
-        "total_loss": nats / tokens + 0.5 * balance,
+        **auxiliary,
+        "total_loss": nats / tokens + sum(ALL[name] * auxiliary[name] for name in ALL),
         "max_load": (load.max(axis=-1) / load.mean(axis=-1)).max(),
+        "load_entropy": -(share * np.log(share)).sum(axis=-1).mean() / np.log(4),
+        "dropped": 0.0,
     }
     assert values.keys() == want.keys()
     for name, value in want.items():
@@ -124,12 +137,12 @@ def test_sums_add_up_and_their_means_are_the_figures():
     assert 0 < norm < float(state.sums.grad_norm)
     # The same sums without updates tell of the loss alone.
     total = evaluate(evaluate_step, state.params, state.buffers, batches, place=lambda batch: batch)
-    assert step.means(total, 0.5).keys() == {"loss", "bits_per_byte"}
+    assert step.means(total, config).keys() == {"loss", "bits_per_byte"}
     reference.assert_close(total.nats, sum(float(evaluate_step(state.params, state.buffers, b).nats) for b in batches))
 
 
 def test_a_batch_of_padding_alone_moves_nothing():
-    update, state = make(balance_loss=0.5, router_bias_rate=0.25)
+    update, state = make(router_bias_rate=0.25, **ALL)
     batch = even_batch()
     for key in ("segment_ids", "weights", "num_bytes"):
         batch[key] = np.zeros_like(batch[key])
@@ -137,40 +150,83 @@ def test_a_batch_of_padding_alone_moves_nothing():
     assert after.sums.nats == 0
     assert after.sums.grad_norm == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
+    values = step.means(after.sums, StepConfig(**toy.section("training")))
+    assert all(np.isfinite(value) for value in values.values())
+    assert values["max_load"] == values["load_entropy"] == values["dropped"] == 0
 
 
 def test_the_router_bias_follows_the_load_only_when_it_is_asked_to():
     batch = even_batch()
-    update, state = make(balance_loss=0.0, router_bias_rate=0.0)
+    update, state = make(router_bias_rate=0.0, **LINEAR)
     after = update(state, batch)
     assert not bias(after).any()
     load = np.asarray(after.sums.load_LE)
-    update, state = make(balance_loss=0.5, router_bias_rate=0.25)
+    update, state = make(router_bias_rate=0.25, **ALL)
     once = update(state, batch)
     np.testing.assert_array_equal(bias(once), 0.25 * np.sign(load.mean(axis=-1, keepdims=True) - load))
     assert np.isin(bias(update(once, batch)), [-0.5, -0.25, 0.0, 0.25, 0.5]).all()
 
 
-def test_the_balance_loss_of_all_layers_has_its_coefficient():
+def test_the_auxiliary_losses_of_all_layers_have_their_coefficients():
     batch = even_batch()
     gradients = []
-    for coefficient, rate in ((0.0, 0.0), (0.5, 0.25)):  # the bias moves after the gradient
-        update, state = make(balance_loss=coefficient, router_bias_rate=rate)
+    for coefficients, rate in ((LINEAR, 0.0), (ALL, 0.25)):  # the bias moves after the gradient
+        update, state = make(router_bias_rate=rate, **coefficients)
         after = update(state, batch)
         # Adam's first moment is a tenth of the gradient after the clip, which is at a norm of 1.
         clip = max(float(after.sums.grad_norm), 1.0)
         gradients.append(jax.tree.map(lambda m, clip=clip: 10 * np.asarray(m) * clip, after.optimizer[1].mu))
     graph, params, buffers = step.split(toy.make(CONFIG))
 
-    def balance(params):
-        output = nnx.merge(graph, params, buffers)(batch["tokens"], segment_ids_BT=batch["segment_ids"])
-        return jnp.sum(output.balance.loss)
+    def auxiliary(params):
+        balance = nnx.merge(graph, params, buffers)(batch["tokens"], segment_ids_BT=batch["segment_ids"]).balance
+        terms = (balance.loss, balance.sequence_loss, balance.device_loss, balance.z_loss)
+        terms = dict(zip(step.AUXILIARY_LOSSES, map(jnp.sum, terms), strict=True))
+        return sum((ALL[name] - LINEAR[name]) * term for name, term in terms.items()), terms
 
-    want = jax.jit(jax.grad(balance))(params)
-    got = jax.tree.map(lambda a, b: (b - a) / 0.5, *gradients)
+    want, terms = jax.jit(jax.grad(auxiliary, has_aux=True))(params)
+    got = jax.tree.map(lambda a, b: b - a, *gradients)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients))
-    assert_alike(got, want, atol=2 * toy.rounding(largest, CONFIG, 8 * 12))
+    assert_alike(got, want, atol=toy.rounding(largest, CONFIG, 8 * 12))
     assert np.abs(want["routed_blocks"]["ffn"]["router"][...]).max() > 1e-2
+    # What was minimised is what is reported.
+    values = step.means(after.sums, StepConfig(**toy.section("training", **ALL)))
+    total = values["loss"]
+    for name, coefficient in ALL.items():
+        reference.assert_close(values[name], terms[name], terms=8 * 12)
+        total += coefficient * values[name]
+    reference.assert_close(values["total_loss"], total)
+    assert values["total_loss"] > values["loss"] + 0.5
+
+
+def test_dropped_choices_are_counted():
+    graph, params, buffers = step.split(toy.make(toy.model_config(ffn="mlp", mixer="attention", capacity_factor=0.5)))
+    batch = ragged_batch()
+    sums = jax.jit(step.make_evaluate_step(graph))(params, buffers, batch)
+    values = step.means(sums._replace(updates=1.0), StepConfig(**toy.section("training")))
+    # Each of 4 experts has room for an eighth of two choices a position, in each of two layers.
+    room = 2 * 4 * (2 * batch["weights"].size // 8)
+    assert 1 - room / float(np.sum(sums.load_LE)) - 1e-6 <= values["dropped"] < 1
+    assert round(float(sums.dropped)) > 0
+    reference.assert_close(sums.dropped, round(float(sums.dropped)), terms=2)
+
+
+def test_codes_are_counted_over_the_updates_of_a_line():
+    model = toy.make(toy.model_config(ffn="mlp", mixer="attention", num_experts=0, num_layers=1, linear="ternary"))
+    graph, _, _ = step.split(model)
+    config = StepConfig(**toy.section("training"))
+    update = jax.jit(step.make_train_step(graph, RULE, config))
+    states = [step.init(model, RULE)]
+    for seed in range(2):
+        states.append(update(states[-1], even_batch(seed)))
+    models = [nnx.merge(graph, state.params, state.buffers) for state in states]
+    statistics = jax.jit(weight_statistics)
+    seen = [statistics(*pair) for pair in itertools.pairwise(models)]
+    values = step.means(states[-1].sums, config)
+    for name in ("zeros", "flips", "scale"):
+        reference.assert_close(values[f"weight_{name}"], np.mean([getattr(part, name) for part in seen]), terms=2)
+    assert 0 < values["weight_flips"] < 1
+    assert 0 < values["weight_zeros"] < 1
 
 
 def test_eight_devices_train_as_one():
@@ -178,7 +234,7 @@ def test_eight_devices_train_as_one():
     figures = {}
     for devices in (1, 8):
         mesh = sharding.make_mesh(MeshConfig(data=devices, expert=1, model=1, context=1))
-        update, state = make(balance_loss=0.5, router_bias_rate=0.25)
+        update, state = make(router_bias_rate=0.25, **ALL)
         if devices > 1:
             state = sharding.place(state, "", mesh)
         figures[devices] = []
@@ -196,7 +252,8 @@ def test_eight_devices_train_as_one():
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("accumulation_steps", 0), ("balance_loss", -0.1), ("router_bias_rate", -1.0)]
+    ("field", "value"),
+    [("accumulation_steps", 0), ("router_bias_rate", -1.0), *((name, -0.1) for name in step.AUXILIARY_LOSSES)],
 )
 def test_a_field_that_cannot_be_is_named(field, value):
     with pytest.raises(ValueError, match=rf"config\.training\.{field}={value}"):
