@@ -96,7 +96,7 @@ def bspline_slope(x, knots, degree):
 
 
 def bspline_basis_and_slope_outside(x, knots, degree, outside):
-    """Basis and slope where the first and the last point of the grid bound the spline: clamped or in a straight line."""
+    """Basis and slope of splines that keep their value ("clamp") or their line ("linear") from the ends of the grid."""
     knots = np.broadcast_to(knots, (x.shape[-1], np.shape(knots)[-1]))
     ends = knots[:, degree], knots[:, -degree - 1]
     at = np.clip(x, *ends)

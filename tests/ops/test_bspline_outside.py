@@ -68,10 +68,10 @@ def test_far_outside_values_and_gradients_are_finite_in_every_precision(outside,
     x = jnp.array([[1e4, -1e4], [0.1, HIGH]], dtype)
     ones = jnp.ones((2, 2, INTERVALS + 3))
     knots = jnp.asarray(reference.uniform_knots(LOW, HIGH, INTERVALS, 3), jnp.float32)
-    values, x_bar = closed_form(x, ones.astype(dtype), 3, outside)
-    assert values.dtype == x_bar.dtype == dtype
-    for values, x_bar in ((values, x_bar), recursion(x, knots, ones, 3, outside)):
-        values, x_bar = np.asarray(values, np.float64), np.asarray(x_bar, np.float64)
+    closed = closed_form(x, ones.astype(dtype), 3, outside)
+    assert closed[0].dtype == closed[1].dtype == dtype
+    for pair in (closed, recursion(x, knots, ones, 3, outside)):
+        values, x_bar = (np.asarray(array, np.float64) for array in pair)
         assert np.isfinite(values).all()
         assert np.isfinite(x_bar).all()
         # Functions that sum to 1 inside go on doing so, and their slopes cancel: to the rounding of the largest.
