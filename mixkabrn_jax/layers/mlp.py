@@ -23,11 +23,11 @@ class Mlp(nnx.Module):
         self.sub_norm, self.epsilon = sub_norm, epsilon
 
     def __call__(self, x, group_sizes_E=None):
-        """`[..., D]` -> `[..., D]`, or rows sorted by expert."""
+        """`[..., D]` -> (`[..., D]`, None: there are no splines), or rows sorted by expert."""
         hidden = jax.nn.gelu(self.up(x, group_sizes_E))
         if self.sub_norm:
             hidden = rms_norm(hidden, self.epsilon)
-        return self.down(hidden, group_sizes_E)
+        return self.down(hidden, group_sizes_E), None
 
 
 class SwiGlu(nnx.Module):
@@ -41,8 +41,8 @@ class SwiGlu(nnx.Module):
         self.sub_norm, self.epsilon = sub_norm, epsilon
 
     def __call__(self, x, group_sizes_E=None):
-        """`[..., D]` -> `[..., D]`, or rows sorted by expert."""
+        """`[..., D]` -> (`[..., D]`, None: there are no splines), or rows sorted by expert."""
         hidden = jax.nn.silu(self.gate(x, group_sizes_E)) * self.up(x, group_sizes_E)
         if self.sub_norm:
             hidden = rms_norm(hidden, self.epsilon)
-        return self.down(hidden, group_sizes_E)
+        return self.down(hidden, group_sizes_E), None

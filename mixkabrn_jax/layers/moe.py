@@ -75,7 +75,8 @@ class MixtureOfExperts(nnx.Module):
         Args:
             x_BTD: `[B, T, D]`.
             mask_BT: 0 leaves a position (padding) out of the balance.
-        Returns: (`[B, T, D]`, `Balance`).
+        Returns: (`[B, T, D]`, `Balance`, the share of KAN inputs outside their grids or None without splines: the mean
+        of the routed and the shared experts').
         """
         config = self.config
         # The router is float32 whatever the compute dtype: near-ties decide which expert learns.
@@ -97,23 +98,26 @@ class MixtureOfExperts(nnx.Module):
         )
         run = self._run_all if self.dispatch == "dense" else self._run_sorted
         num_choices = config.experts_per_token
-        y_TD = run(
+        y_TD, outside = run(
             x_BTD.reshape(-1, x_BTD.shape[-1]),
             weights_BTN.reshape(-1, num_choices),
             indices_BTN.reshape(-1, num_choices),
         )
         y_BTD = y_TD.reshape(x_BTD.shape)
         if self.shared is not None:
-            y_BTD = y_BTD + self.shared(x_BTD)
-        return y_BTD, balance
+            shared_BTD, shared_outside = self.shared(x_BTD)
+            y_BTD = y_BTD + shared_BTD
+            outside = None if outside is None else (outside + shared_outside) / 2
+        return y_BTD, balance, outside
 
     def _run_sorted(self, x_TD, weights_TN, indices_TN):
         plan = routing.plan(indices_TN, self.config.num_experts)
-        rows_RD = self.experts(routing.dispatch(x_TD, plan, indices_TN.shape[-1]), plan.group_sizes_E)
-        return routing.combine(rows_RD, weights_TN, plan)
+        rows_RD, outside = self.experts(routing.dispatch(x_TD, plan, indices_TN.shape[-1]), plan.group_sizes_E)
+        return routing.combine(rows_RD, weights_TN, plan), outside
 
     def _run_all(self, x_TD, weights_TN, indices_TN):
-        y_ETD = jax.vmap(lambda expert, x_TD: expert(x_TD), in_axes=(0, None))(self.experts, x_TD)
+        y_ETD, outside_E = jax.vmap(lambda expert, x_TD: expert(x_TD), in_axes=(0, None))(self.experts, x_TD)
         expert_E11 = jnp.arange(self.config.num_experts).reshape(-1, 1, 1)
         gate_ET = jnp.sum(jnp.where(indices_TN[None] == expert_E11, weights_TN[None], 0), axis=-1)
-        return jnp.sum(gate_ET[..., None].astype(x_TD.dtype) * y_ETD, axis=0)
+        y_TD = jnp.sum(gate_ET[..., None].astype(x_TD.dtype) * y_ETD, axis=0)
+        return y_TD, None if outside_E is None else jnp.mean(outside_E)

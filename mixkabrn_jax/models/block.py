@@ -37,15 +37,19 @@ class Block(nnx.Module):
         self.routed = routed
 
     def __call__(self, x_BTD, state, position_BT, segment_ids_BT):
-        """Returns: (`[B, T, D]`, the mixer's state after these positions, `Balance` or None)."""
+        """
+        Returns: (`[B, T, D]`, the mixer's state after these positions, `Balance` or None, the share of KAN inputs
+        outside their grids or None).
+        """
         y_BTD, state = self.mixer(self.mixer_norm(x_BTD), state, position_BT, segment_ids_BT)
         x_BTD = x_BTD + y_BTD
         h_BTD = self.ffn_norm(x_BTD)
         if not self.routed:
-            return x_BTD + self.ffn(h_BTD), state, None
+            y_BTD, outside = self.ffn(h_BTD)
+            return x_BTD + y_BTD, state, None, outside
         mask_BT = None if segment_ids_BT is None else (segment_ids_BT > 0).astype(jnp.float32)
-        y_BTD, balance = self.ffn(h_BTD, mask_BT)
-        return x_BTD + y_BTD, state, balance
+        y_BTD, balance, outside = self.ffn(h_BTD, mask_BT)
+        return x_BTD + y_BTD, state, balance, outside
 
 
 def _mixer(config, rngs):
@@ -83,7 +87,7 @@ def _feed_forward(config, width, *, num_experts, rngs):
         "rngs": rngs,
     }
     if config.ffn == "kan":
-        return Kan(config.d_model, width, grid=config.grid, spline_share=config.spline_share, **shared)
+        return Kan(config.d_model, width, kan=config.kan, **shared)
     kind = {"mlp": Mlp, "swiglu": SwiGlu}[config.ffn]
     return kind(config.d_model, width, sub_norm=config.sub_norm, **shared)
 

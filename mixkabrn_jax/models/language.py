@@ -30,6 +30,8 @@ class Output(NamedTuple):
     state: State
     balance: Balance | None
     """Routing of every mixture layer, with a leading layer dimension; None without experts."""
+    outside_L: jax.Array | None
+    """Share of each layer's KAN inputs that lie outside their grids, float32; None without splines."""
 
 
 class LanguageModel(nnx.Module):
@@ -60,20 +62,22 @@ class LanguageModel(nnx.Module):
 
         def run(x_BTD, layer):
             block, mixer_state = layer
-            x_BTD, mixer_state, balance = block(x_BTD, mixer_state, position_BT, segment_ids_BT)
-            return x_BTD, (mixer_state, balance)
+            x_BTD, *produced = block(x_BTD, mixer_state, position_BT, segment_ids_BT)
+            return x_BTD, produced
 
         if config.remat:
             run = jax.checkpoint(run)
         balance = None
-        mixers = []
+        mixers, shares = [], []
         for blocks, mixer_states in zip(self._stacks(), state.mixers, strict=True):
-            x_BTD, (mixer_states, balance) = jax.lax.scan(run, x_BTD, (blocks, mixer_states))
+            x_BTD, (mixer_states, balance, outside_L) = jax.lax.scan(run, x_BTD, (blocks, mixer_states))
             mixers.append(mixer_states)
+            shares.append(outside_L)
         h_BTD = self.final_norm(x_BTD)
         head_WD = (self.embedding_WD if self.head_WD is None else self.head_WD)[...].astype(h_BTD.dtype)
         logits_BTW = jnp.einsum("btd,wd->btw", h_BTD, head_WD, preferred_element_type=jnp.float32)
-        return Output(logits_BTW, State(position_BT[:, -1] + 1, tuple(mixers)), balance)
+        outside_L = None if shares[0] is None else jnp.concatenate(shares)
+        return Output(logits_BTW, State(position_BT[:, -1] + 1, tuple(mixers)), balance, outside_L)
 
     def step(self, tokens_B, state: State):
         """One token a row. Returns: (logits `[B, W]`, state)."""

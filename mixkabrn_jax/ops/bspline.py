@@ -47,7 +47,7 @@ def basis(x: jax.Array, knots: jax.Array, degree: int, outside: str = "fade") ->
     num_basis = knots.shape[-1] - degree - 1
     if degree < 0 or num_basis < 1:
         raise ValueError(f"degree {degree} needs at least {degree + 2} knots, got {knots.shape[-1]}")
-    _check_outside(outside)
+    check_outside(outside)
     if knots.ndim != x.ndim + 1:
         knots = knots.reshape((1,) * (x.ndim - 1) + (-1, knots.shape[-1]))
     if outside == "fade":
@@ -79,7 +79,7 @@ def uniform_basis(
     Raises: ValueError for an empty range, no interval, a negative degree or an unknown choice outside.
     """
     _check_grid(low, high, num_intervals, degree)
-    _check_outside(outside)
+    check_outside(outside)
     dtype = x.dtype
     x = x.astype(jnp.promote_types(dtype, jnp.float32))  # a bf16 position would move the knots by a hundredth of a step
     position = (x - low) * (num_intervals / (high - low))
@@ -307,6 +307,7 @@ def _check_grid(low, high, num_intervals, degree):
         raise ValueError(f"degree={degree}: 0 or more is needed")
 
 
-def _check_outside(outside):
+def check_outside(outside: str) -> None:
+    """Raises ValueError unless it is one of `OUTSIDE`."""
     if outside not in OUTSIDE:
         raise ValueError(f"outside={outside!r}: one of {OUTSIDE} is needed")

@@ -81,11 +81,14 @@ def weight_decay(config: OptimizerConfig, num_steps: int) -> Callable[[jax.Array
 
 
 def decays(params):
-    """Which parameters weight decay applies to: not the scales of norms and not biases. Knots are Buffers."""
+    """Which parameters weight decay applies to: not the scales of norms, not biases, not the coefficients of rationals.
+
+    A rational function with smaller coefficients is another function, not a smaller one. Knots are Buffers.
+    """
 
     def is_matrix(path, _):
         name = [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)][-1]
-        return not name.startswith(("scale", "bias"))
+        return not name.startswith(("scale", "bias", "numerator", "denominator"))
 
     return jax.tree_util.tree_map_with_path(is_matrix, params)
 

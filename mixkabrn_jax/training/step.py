@@ -42,6 +42,8 @@ class Sums(NamedTuple):
     balance: jax.Array
     """Balance loss summed over layers, one term an update."""
     grad_norm: jax.Array
+    outside: jax.Array | None
+    """Share of KAN inputs outside their grids, one term an update; None without splines."""
     load_LE: jax.Array | None
     """Choices that fell on each expert; None without experts."""
 
@@ -73,7 +75,9 @@ def zero_sums(model: language.LanguageModel) -> Sums:
     config = model.config
     shape = (config.num_layers - config.first_dense_layers, config.num_experts)
     load_LE = jnp.zeros(shape) if config.num_experts else None
-    return Sums(*(jnp.zeros(()) for _ in Sums._fields[:-1]), load_LE=load_LE)
+    has_splines = config.ffn == "kan" and config.kan_basis == "bspline"
+    scalars = {name: jnp.zeros(()) for name in Sums._fields}
+    return Sums(**scalars | {"outside": jnp.zeros(()) if has_splines else None, "load_LE": load_LE})
 
 
 def make_train_step(graph, optimizer: optax.GradientTransformation, config: StepConfig):
@@ -84,8 +88,9 @@ def make_train_step(graph, optimizer: optax.GradientTransformation, config: Step
 
     def loss(params, buffers, batch, num_tokens):
         sums = _forward(graph, params, buffers, batch)
-        balance = sums.balance / config.accumulation_steps
-        return sums.nats / num_tokens + config.balance_loss * balance, sums._replace(balance=balance)
+        balance, outside = jax.tree.map(lambda a: a / config.accumulation_steps, (sums.balance, sums.outside))
+        value = sums.nats / num_tokens + config.balance_loss * balance
+        return value, sums._replace(balance=balance, outside=outside)
 
     def microbatch(state, batch, num_tokens):
         return jax.grad(loss, has_aux=True)(state.params, state.buffers, batch, num_tokens)
@@ -132,8 +137,9 @@ def make_evaluate_step(graph):
 def means(sums: Sums, balance_loss: float) -> dict[str, float]:
     """The figures of a log line.
 
-    Always nats per token and bits per byte; for sums over updates also the gradient norm and, with experts, the
-    balance loss (1 a layer when even), the total that was minimised, and the busiest expert's load over the mean.
+    Always nats per token and bits per byte; for sums over updates also the gradient norm; with splines, the share of
+    KAN inputs outside their grids; and with experts, the balance loss (1 a layer when even), the total that was
+    minimised, and the busiest expert's load over the mean.
     """
     sums = jax.device_get(sums)
     values = {
@@ -142,6 +148,8 @@ def means(sums: Sums, balance_loss: float) -> dict[str, float]:
     }
     if sums.updates:
         values["grad_norm"] = float(sums.grad_norm / sums.updates)
+    if sums.updates and sums.outside is not None:
+        values["outside_grid"] = float(sums.outside / sums.updates)
     if sums.updates and sums.load_LE is not None:
         values["balance_loss"] = float(sums.balance / sums.updates)
         values["total_loss"] = values["loss"] + balance_loss * values["balance_loss"]
@@ -161,5 +169,6 @@ def _forward(graph, params, buffers, batch) -> Sums:
         updates=zero.updates,
         balance=jnp.sum(balance),
         grad_norm=zero.grad_norm,
+        outside=None if output.outside_L is None else jnp.mean(output.outside_L),
         load_LE=load_LE,
     )

@@ -47,10 +47,10 @@ def token_by_token(moe, x_BTD, indices_BTN, mask_BT):
         logits_E = x_D @ moe.router[...]
         score_E = jax.nn.softmax(logits_E) if config.score == "softmax" else jax.nn.sigmoid(logits_E)
         total = sum(score_E[e] for e in chosen_N) if config.normalize else 1.0
-        y_1D = jnp.zeros((1, D)) if moe.shared is None else moe.shared(x_D[None])
+        y_1D = jnp.zeros((1, D)) if moe.shared is None else moe.shared(x_D[None])[0]
         for e in chosen_N:
             expert = jax.tree.map(lambda a, e=e: a[e], moe.experts)
-            y_1D = y_1D + config.scale * score_E[e] / total * expert(x_D[None])
+            y_1D = y_1D + config.scale * score_E[e] / total * expert(x_D[None])[0]
         return y_1D[0], score_E / jnp.sum(score_E)
 
     y_TD, share_TE = jax.lax.map(one, (x_TD, indices_TN))
@@ -85,7 +85,7 @@ def test_both_dispatches_are_the_loop_over_tokens_in_values_and_gradients(name):
     want = value_and_gradients(lambda moe, x: token_by_token(moe, x, indices, mask), moe, x, out_bar)
 
     def run(moe, x):
-        y, balance = moe(x, mask)
+        y, balance, _ = moe(x, mask)
         return y, balance.loss
 
     # Gradients are sums over tokens, of what comes back through the experts and, for the router, the gates.
@@ -120,7 +120,7 @@ def test_shared_experts_are_added_whatever_the_routing():
     moe, alone = make(num_shared=2), make(num_shared=0)
     assert moe.shared.up.kernel[...].shape == (D, 10)  # as wide as two experts
     alone.router, alone.experts = moe.router, moe.experts
-    got, routed, shared = jax.jit(lambda moe, alone, x: (moe(x)[0], alone(x)[0], moe.shared(x)))(moe, alone, x)
+    got, routed, shared = jax.jit(lambda moe, alone, x: (moe(x)[0], alone(x)[0], moe.shared(x)[0]))(moe, alone, x)
     reference.assert_close(got, np.asarray(routed) + np.asarray(shared), terms=2 * D + 20)
     assert np.abs(shared).max() > 0.1
 
@@ -153,7 +153,7 @@ def test_an_expert_without_tokens_has_gradients_of_zero(dispatch):
     x, out_bar = reference.normal(1, B, T, D), reference.normal(2, B, T, D)
 
     def run(moe, x):
-        y, balance = moe(x)
+        y, balance, _ = moe(x)
         return y, balance.loss
 
     assert (choices(moe, x) != 2).all()
@@ -172,7 +172,7 @@ def test_the_router_reads_float32_whatever_the_compute_dtype():
     router = np.zeros((D, E), np.float32)
     router[0] = [1.0, 1.001, 0.5, 0.5, 0.5, 0.5]  # 1.001 is 1 in bfloat16
     moe.router[...] = jnp.asarray(router)
-    y, balance = jax.jit(lambda moe, x: moe(x))(moe, jnp.ones((1, 3, D), jnp.bfloat16))
+    y, balance, _ = jax.jit(lambda moe, x: moe(x))(moe, jnp.ones((1, 3, D), jnp.bfloat16))
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(balance.load_E, [0, 3, 0, 0, 0, 0])
 
