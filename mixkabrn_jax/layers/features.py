@@ -73,16 +73,16 @@ class Features(nnx.Module):
             num_experts: 0, or the leading dimension of what it owns.
         """
         experts = (num_experts,) if num_experts else ()
-        self.knots_DM = self.numerator_PK = self.denominator_PK = None
-        if basis == "bspline" and knots == "adaptive":
+
+        def repeated(kind, count, row):
             # float32 whatever the compute dtype: in bfloat16 neighbouring knots would fall on each other.
-            knots_M = grid.knots().astype(jnp.float32)
-            self.knots_DM = Buffer(jnp.broadcast_to(knots_M, (*experts, d_in, *knots_M.shape)))
-        if basis == "rational":
-            numerator_K, denominator_K = (jnp.array(row, jnp.float32) for row in bases.GELU)
-            groups, kind = (*experts, rational_groups), nnx.Param if trained else Buffer
-            self.numerator_PK = kind(jnp.broadcast_to(numerator_K, (*groups, *numerator_K.shape)))
-            self.denominator_PK = kind(jnp.broadcast_to(denominator_K, (*groups, *denominator_K.shape)))
+            row = jnp.asarray(row, jnp.float32)
+            return kind(jnp.broadcast_to(row, (*experts, count, *row.shape)))
+
+        self.knots_DM = repeated(Buffer, d_in, grid.knots()) if basis == "bspline" and knots == "adaptive" else None
+        rational, kind = basis == "rational", nnx.Param if trained else Buffer
+        self.numerator_PK = repeated(kind, rational_groups, bases.GELU[0]) if rational else None
+        self.denominator_PK = repeated(kind, rational_groups, bases.GELU[1]) if rational else None
         self.grid, self.basis = grid, basis
 
     @property

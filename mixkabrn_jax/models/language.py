@@ -1,11 +1,13 @@
 """The language model: embedding, stacks of blocks run by `lax.scan`, final norm, head."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mixkabrn_jax.layers import refinement
 from mixkabrn_jax.layers.moe import Balance
 from mixkabrn_jax.layers.norm import RMSNorm
 from mixkabrn_jax.models.block import Block
@@ -120,6 +122,23 @@ def update_router_bias(model: LanguageModel, load_LE: jax.Array, rate: float) ->
     bias = state["routed_blocks"]["ffn"]["bias_E"]
     state["routed_blocks"]["ffn"]["bias_E"] = bias.replace(routing.update_bias(bias[...], load_LE, rate))
     return nnx.merge(graph, state)
+
+
+def extend_grid(model: LanguageModel, num_intervals: int) -> LanguageModel:
+    """The model with all its splines on a grid of more intervals (`refinement.extend_grid`); itself is left as it is.
+
+    Raises: ValueError for fewer intervals than there are, or a model without splines.
+    """
+    if model.config.ffn != "kan":
+        raise ValueError(f"config.model.ffn={model.config.ffn!r} has no splines: 'kan' is needed")
+    new = nnx.clone(model)
+    new.config = dataclasses.replace(model.config, grid_intervals=num_intervals)
+    for blocks in new._stacks():
+        for kan in (blocks.ffn.experts, blocks.ffn.shared) if blocks.routed else (blocks.ffn,):
+            if kan is not None:
+                kan.up = refinement.extend_grid(kan.up, num_intervals)
+                kan.down = refinement.extend_grid(kan.down, num_intervals)
+    return new
 
 
 def count_parameters(model: LanguageModel) -> dict[str, int]:

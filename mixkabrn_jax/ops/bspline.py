@@ -134,9 +134,15 @@ def fit(x: jax.Array, y: jax.Array, knots: jax.Array, degree: int, ridge: float 
         scale = jnp.where(scale > 0, scale, 1)
         num_basis = basis_NG.shape[1]
         rows = jnp.concatenate([basis_NG, penalty * scale * jnp.eye(num_basis, dtype=basis_NG.dtype)])
-        right = jnp.concatenate([y_NF, jnp.zeros((num_basis, y_NF.shape[1]), y_NF.dtype)])
         q, r = jnp.linalg.qr(rows)
-        return jax.scipy.linalg.solve_triangular(r, q.T @ right)
+        q_NG = q[: basis_NG.shape[0]]  # the other rows meet zeros
+
+        def step(coef_GF):
+            left_NF = y_NF - jnp.matmul(basis_NG, coef_GF, precision="highest")
+            return coef_GF + jax.scipy.linalg.solve_triangular(r, jnp.matmul(q_NG.T, left_NF, precision="highest"))
+
+        # Once more for what the ridge has left over: it biases by its square then, and rounding is that of the rest.
+        return step(step(jnp.zeros((num_basis, y_NF.shape[1]), y_NF.dtype)))
 
     coef_DGF = jax.vmap(solve, in_axes=1)(basis_NDG, y)
     return coef_DGF.swapaxes(1, 2)
