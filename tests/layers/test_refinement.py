@@ -1,7 +1,5 @@
 """A layer on another grid: pykan's numbers, exactness, purity, stacks, what is refused."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +7,7 @@ import pytest
 from flax import nnx
 
 from mixkabrn_jax.layers import refinement
+from mixkabrn_jax.layers.features import KNOTS
 from mixkabrn_jax.layers.kan import KanLayer
 from mixkabrn_jax.layers.variables import Buffer
 from tests import reference, toy
@@ -76,3 +75,86 @@ def test_a_layer_and_its_update_from_samples_and_its_refinement_are_pykans(stem,
     assert_golden(splines(z["refine_x"], refined), want, dtype)
     if dtype == np.float64:
         assert_golden(coefficients(refined), z["refined_coef"] * z["scale_sp"][..., None], dtype)
+
+
+@pytest.mark.parametrize(("knots", "num_intervals"), [("uniform", 8), ("uniform", 7), ("adaptive", 8), ("adaptive", 7)])
+def test_an_extended_grid_keeps_the_layer_and_leaves_its_own_as_it_is(knots, num_intervals):
+    layer = make(toy.kan(-2.0, 2.0, 4, 3, knots=knots))
+    before = jax.tree.map(np.asarray, nnx.state(layer))
+    x = np.linspace(-2, 2, 64, dtype=np.float32).reshape(-1, D)
+    extended = extend_grid(layer, num_intervals)
+    assert extended.spline[...].shape == ((num_intervals + 3) * D, F)
+    assert extended.features.grid.num_intervals == num_intervals
+    want = np.asarray(run(layer, x))
+    error = np.abs(np.asarray(run(extended, x)) - want).max() / np.abs(want).max()
+    # A multiple of the intervals is exact to rounding; seven on four can only come near.
+    assert error < 1e-5 if num_intervals % 4 == 0 else 1e-3 < error < 0.3
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(layer), before)
+    assert layer.features.grid.num_intervals == 4
+    if knots == "adaptive":
+        assert extended.features.knots_DM[...].shape == (D, num_intervals + 7)
+        assert extended.features.knots_DM[...].dtype == jnp.float32
+
+
+def test_knots_move_to_the_samples_and_the_layer_stays_what_it_was_there():
+    layer = make(adaptive(num_intervals=12))
+    x = np.exp(0.4 * reference.normal(1, 300, D)).clip(0.2, 1.9)
+    before = jax.tree.map(np.asarray, nnx.state(layer))
+    updated = update_grid(layer, x, 0.02)
+    knots = np.asarray(updated.features.knots_DM[...])
+    reference.assert_close(knots[:, 3], x.min(axis=0), terms=4)
+    reference.assert_close(knots[:, -4], x.max(axis=0), terms=4)
+    want = np.asarray(run(layer, x))
+    # Twelve intervals where there were six of them: nearly the same function, and of the same spread.
+    assert np.abs(np.asarray(run(updated, x)) - want).max() < 0.1 * np.abs(want).max()
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(layer), before)
+
+
+def test_stacked_layers_and_experts_change_each_as_if_alone():
+    layers = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), make(adaptive(), num_experts=3))
+    x = reference.normal(3, 2, 3, 50, D)
+    updated = update_grid(layers, x, 0.5)
+    for index in ((0, 2), (1, 0)):
+        alone = jax.tree.map(lambda a, at=index: a[at], layers)
+        want = update_grid(alone, x[index], 0.5)
+        for got, leaf in zip(jax.tree.leaves(updated), jax.tree.leaves(want), strict=True):
+            reference.assert_close(got[index], leaf, terms=1000)
+
+
+def test_experts_with_knots_of_their_own_are_each_expert_alone():
+    layer = make(adaptive(), num_experts=3)
+    layer.features.knots_DM[...] = layer.features.knots_DM[...] * jnp.float32([1, 2, 3]).reshape(3, 1, 1)
+    x, sizes = reference.normal(4, 9, D), np.array([4, 0, 5], np.int32)
+    got, outside = jax.jit(lambda layer, x: (layer(x, sizes), layer.features.outside(x, sizes)))(layer, x)
+    shares = []
+    for expert, rows in ((0, slice(0, 4)), (2, slice(4, 9))):
+        alone = jax.tree.map(lambda a, e=expert: a[e], layer)
+        reference.assert_close(got[rows], run(alone, x[rows]), terms=100)
+        shares.append(len(x[rows]) * float(alone.features.outside(x[rows])))
+    reference.assert_close(outside, sum(shares) / 9)
+    assert 0 < outside < 0.2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: refinement.extend_grid(make(adaptive()), 3), "num_intervals=3: at least the layer's 4"),
+        (lambda: refinement.extend_grid(make(toy.kan(-1, 1, 3, 3, kan_basis="rbf")), 6), "kan_basis='rbf'"),
+        (lambda: refinement.update_grid(make(toy.kan(-1, 1, 3, 3)), np.zeros((5, D)), 0.0), "knots='uniform'"),
+        (lambda: refinement.update_grid(make(adaptive()), np.zeros((5, D + 1)), 0.0), r"\('N', 4\) is needed"),
+        (lambda: refinement.update_grid(make(adaptive(), 3), np.zeros((5, D)), 0.0), r"\(3, 'N', 4\) is needed"),
+    ],
+)
+def test_what_cannot_be_refined_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_adaptive_knots_follow_the_closed_form_until_they_move():
+    """Values and gradients; in every mode outside the grid."""
+    x = 2 * reference.normal(5, 12, D)
+    for outside in ("fade", "linear"):
+        layers = [make(toy.kan(-2.0, 2.0, 4, 3, knots=knots, outside_grid=outside)) for knots in KNOTS]
+        want, got = (jax.jit(jax.value_and_grad(lambda x, k=k: jnp.sum(jnp.sin(k(x)))))(x) for k in layers)
+        reference.assert_close(got[0], want[0], terms=1000)
+        reference.assert_close(got[1], want[1], terms=1000)
