@@ -202,3 +202,10 @@ def test_moments_of_what_does_not_change_are_kept_to_the_bit_and_a_map_keeps_the
         np.testing.assert_array_equal(got["scale"], was["scale"])
         # The map's rows sum to 1: even moments stay as large as they are.
         reference.assert_close(got["spline"], np.full((3, 3), np.asarray(was["spline"])[0, 0]), terms=4)
+    # Where signs differ a root may map to 0; the step stays one of the learning rate.
+    grads = {"scale": jnp.ones(3), "spline": jnp.array([[1.0] * 3, [-3.0] * 3])}
+    _, state = rule.update(grads, rule.init(params), params)
+    steep = jnp.array([[1.5, -0.5], [0.5, 0.6]])
+    carried = optimizer.carry_moments(state, lambda tree: {**tree, "spline": steep @ tree["spline"]})[1]
+    assert (carried.nu["spline"] >= carried.mu["spline"] ** 2).all()
+    assert np.abs(carried.mu["spline"]).min() > 0
