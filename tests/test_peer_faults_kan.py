@@ -45,27 +45,24 @@ def test_pykan_writes_files_unasked_and_keeps_what_it_was_last_called_with(tmp_p
     monkeypatch.chdir(tmp_path)
     layer = make()
     before = jax.tree.map(np.asarray, nnx.state(layer))
-    layer(reference.normal(1, 5, D))
+    run(layer, reference.normal(1, 40, D))
     assert not list(tmp_path.iterdir())
     jax.tree.map(np.testing.assert_array_equal, nnx.state(layer), before)
 
 
-@pytest.mark.parametrize("knots", ["uniform", "adaptive"])
-def test_pykan_crashes_at_degree_zero(knots):
-    layer, x = make(toy.kan(-2.0, 2.0, 4, 0, knots=knots)), reference.normal(1, 40, D)
+def test_pykan_crashes_at_degree_zero():
+    layer, x = make(toy.kan(-2.0, 2.0, 4, 0, knots="adaptive")), reference.normal(1, 40, D)
 
     @jax.jit
     def everything(layer, x):
-        if knots == "adaptive":
-            layer = refinement.update_grid(layer, x, 0.02)
-        finer = refinement.extend_grid(layer, 8)
-        return layer(x), finer(x), jax.grad(lambda layer: jnp.sum(layer(x) ** 2))(layer).spline[...]
+        layer = refinement.update_grid(layer, x, 0.02)
+        gradient = jax.grad(lambda layer: jnp.sum(layer(x) ** 2))(layer)
+        return layer(x), refinement.extend_grid(layer, 8)(x), gradient.spline[...]
 
     y, finer_y, spline_bar = everything(layer, x)
-    inside = (np.abs(x) < 2).all(axis=1) if knots == "uniform" else slice(None)
-    # A sample on a knot may round to either side of it.
-    off = np.abs(np.asarray(finer_y)[inside] - np.asarray(y)[inside]).max(axis=1) > 1e-5
-    assert off.sum() <= (0 if knots == "uniform" else 2 * 5)
+    # The function jumps at its knots, which lie on samples: a knot that rounds to another side takes its row along.
+    moved = np.abs(np.asarray(finer_y) - np.asarray(y)).max(axis=1) > 1e-5
+    assert moved.sum() <= 5 * D
     assert np.abs(spline_bar).max() > 0
 
 

@@ -79,7 +79,7 @@ def test_an_init_draws_the_variance_it_is_named_for(init):
 
 
 def test_pykans_init_goes_through_its_noise_and_shrinks_the_signal_as_pykans_does():
-    layer = make(toy.kan(-1.0, 1.0, 5, 3, kan_init="pykan"), (64, 64))
+    layer = jax.jit(lambda: make(toy.kan(-1.0, 1.0, 5, 3, kan_init="pykan"), (64, 64)))()
     x = np.random.default_rng(0).uniform(-1, 1, (512, 64)).astype(np.float32)
     assert abs(float(run(layer, x).std()) - 0.175) < 0.02
     base = np.asarray(layer.base[...], np.float64) * np.sqrt(64)
@@ -128,10 +128,10 @@ ROWS = {
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_is_finite_on_degenerate_inputs_in_single_and_half_precision(mode):
-    layer = make(toy.kan(-3.0, 3.0, 4, 3, **MODES[mode]))
+    layer = make(toy.kan(-3.0, 3.0, 4, 2, **MODES[mode]))
     if mode == "adaptive":  # as a constant feature leaves them
-        crowded_M = jnp.asarray(0.3 + 1e-6 * np.arange(11), jnp.float32)
-        layer.features.knots_DM = Buffer(jnp.broadcast_to(crowded_M, (D, 11)))
+        crowded_M = jnp.asarray(0.3 + 1e-6 * np.arange(9), jnp.float32)
+        layer.features.knots_DM = Buffer(jnp.broadcast_to(crowded_M, (D, 9)))
     for dtype in (jnp.float32, jnp.bfloat16):
         for rows in ROWS.values():
             out = value_and_gradients(layer, jnp.asarray(rows, dtype), jnp.ones((12, F), dtype))

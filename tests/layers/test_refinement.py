@@ -96,24 +96,16 @@ def test_an_extended_grid_keeps_the_layer_and_leaves_its_own_as_it_is(knots, num
         assert extended.features.knots_DM[...].dtype == jnp.float32
 
 
-def test_knots_move_to_the_samples_and_the_layer_stays_what_it_was_there():
-    layer = make(adaptive(num_intervals=12))
-    x = np.exp(0.4 * reference.normal(1, 300, D)).clip(0.2, 1.9)
-    before = jax.tree.map(np.asarray, nnx.state(layer))
-    updated = update_grid(layer, x, 0.02)
-    knots = np.asarray(updated.features.knots_DM[...])
-    reference.assert_close(knots[:, 3], x.min(axis=0), terms=4)
-    reference.assert_close(knots[:, -4], x.max(axis=0), terms=4)
-    want = np.asarray(run(layer, x))
-    # Twelve intervals where there were six of them: nearly the same function, and of the same spread.
-    assert np.abs(np.asarray(run(updated, x)) - want).max() < 0.1 * np.abs(want).max()
-    jax.tree.map(np.testing.assert_array_equal, nnx.state(layer), before)
-
-
 def test_stacked_layers_and_experts_change_each_as_if_alone():
     layers = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), make(adaptive(), num_experts=3))
     x = reference.normal(3, 2, 3, 50, D)
+    before = jax.tree.map(np.asarray, nnx.state(layers))
     updated = update_grid(layers, x, 0.5)
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(layers), before)
+    knots = np.asarray(updated.features.knots_DM[...])
+    assert knots.dtype == np.float32
+    for at, end in ((3, x.min(axis=-2)), (-4, x.max(axis=-2))):
+        reference.assert_close(knots[..., at], end, terms=4)
     for index in ((0, 2), (1, 0)):
         alone = jax.tree.map(lambda a, at=index: a[at], layers)
         want = update_grid(alone, x[index], 0.5)
@@ -121,18 +113,24 @@ def test_stacked_layers_and_experts_change_each_as_if_alone():
             reference.assert_close(got[index], leaf, terms=1000)
 
 
-def test_experts_with_knots_of_their_own_are_each_expert_alone():
-    layer = make(adaptive(), num_experts=3)
-    layer.features.knots_DM[...] = layer.features.knots_DM[...] * jnp.float32([1, 2, 3]).reshape(3, 1, 1)
+@pytest.mark.parametrize("basis", ["bspline", "rational"])
+def test_experts_with_knots_or_rationals_of_their_own_are_each_expert_alone(basis):
+    layer = make(adaptive() if basis == "bspline" else toy.kan(-2.0, 2.0, 4, 3, kan_basis=basis), num_experts=3)
+    own = "knots_DM" if basis == "bspline" else "numerator_PK"
+    spread = getattr(layer.features, own)
+    spread[...] = spread[...] * jnp.float32([1, 2, 3]).reshape(3, 1, 1)
     x, sizes = reference.normal(4, 9, D), np.array([4, 0, 5], np.int32)
     got, outside = jax.jit(lambda layer, x: (layer(x, sizes), layer.features.outside(x, sizes)))(layer, x)
-    shares = []
+    off_grid = 0
     for expert, rows in ((0, slice(0, 4)), (2, slice(4, 9))):
         alone = jax.tree.map(lambda a, e=expert: a[e], layer)
         reference.assert_close(got[rows], run(alone, x[rows]), terms=100)
-        shares.append(len(x[rows]) * float(alone.features.outside(x[rows])))
-    reference.assert_close(outside, sum(shares) / 9)
-    assert 0 < outside < 0.2
+        off_grid += (np.abs(x[rows]) > 2 * (expert + 1)).sum()
+    if basis == "bspline":
+        reference.assert_close(outside, off_grid / x.size)
+        assert off_grid > 0
+    else:
+        assert outside is None
 
 
 @pytest.mark.parametrize(

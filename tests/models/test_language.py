@@ -235,7 +235,7 @@ def test_the_router_bias_sends_tokens_elsewhere():
 
 def test_a_model_on_a_finer_grid_is_the_same_model():
     """Inputs outside the grid are clamped, since a fading spline fades faster on a finer grid."""
-    config = toy.model_config(outside_grid="clamp", first_dense_layers=1)
+    config = toy.model_config(outside_grid="clamp", first_dense_layers=1, spline_degree=1)
     model = toy.make(config)
     finer = jax.jit(language.extend_grid, static_argnums=1)(model, 6)
     assert finer.config.grid_intervals == 6

@@ -137,7 +137,7 @@ def test_a_field_that_cannot_be_is_named(field, value):
 
 def test_training_goes_on_smoothly_on_a_finer_grid_with_its_moments_carried():
     options = {"kind": "dense", "activation_bits": 8, "epsilon": 1e-6, "out_scale": 1.0, "rngs": nnx.Rngs(0)}
-    kan = Kan(2, 6, kan=toy.kan(-2.0, 2.0, 4, 3, outside_grid="clamp"), **options)
+    kan = Kan(2, 6, kan=toy.kan(-2.0, 2.0, 4, 2, outside_grid="clamp"), **options)
     x = reference.normal(1, 128, 2)
     y = np.sin(2 * x[:, ::-1]) * x
     rule = optimizer.make(config(schedule="cosine", peak_rate=1e-2, weight_decay=0.0), 400)

@@ -174,7 +174,7 @@ def test_the_balance_loss_of_all_layers_has_its_coefficient():
 
 
 def test_the_share_of_inputs_outside_the_grid_is_a_mean_over_microbatches_and_updates_and_knots_stay():
-    grid = {"grid_low": -1.0, "grid_high": 1.0, "knots": "adaptive"}
+    grid = {"grid_low": -1.0, "grid_high": 1.0, "spline_degree": 1, "knots": "adaptive"}
     model = toy.make(toy.model_config(mixer="attention", num_experts=0, num_layers=1, **grid))
     graph, _, _ = step.split(model)
     update = jax.jit(step.make_train_step(graph, RULE, StepConfig(**toy.section("training", accumulation_steps=4))))
