@@ -51,11 +51,18 @@ def get_config(size="tiny"):
     # Feed-forward: kan, mlp or swiglu.
     config.model.ffn = "kan"
     config.model.hidden_width = 48  # of the dense feed-forward, where num_experts = 0 and in first_dense_layers
-    config.model.grid_low = -3.0  # inputs arrive RMS-normalised; outside the grid splines fade to 0
+    config.model.grid_low = -3.0  # inputs arrive RMS-normalised
     config.model.grid_high = 3.0
     config.model.grid_intervals = 3
     config.model.spline_degree = 3
+    config.model.outside_grid = "fade"  # to 0; clamp keeps the value at the end of the grid, linear its slope too
+    config.model.knots = "uniform"  # static and shared; adaptive: a buffer for each input, which can follow the samples
+    config.model.kan_basis = "bspline"  # or chebyshev, fourier, rbf, rational (KAT)
+    config.model.rational_groups = 8  # of features, each with one rational function
+    config.model.kan_init = "variance"  # preserving; or pykan, glorot, lecun
     config.model.spline_share = 0.5  # of a KAN layer's initial output variance, the rest is the base matrix's
+    config.model.train_base = True  # False freezes the base matrices, train_spline the splines
+    config.model.train_spline = True
     # Mixture of experts.
     config.model.num_experts = 4  # 0 = one dense feed-forward
     config.model.experts_per_token = 2

@@ -95,6 +95,23 @@ def bspline_slope(x, knots, degree):
     return _per_input(cox_de_boor_slope, x, knots, degree)
 
 
+def bspline_basis_and_slope_outside(x, knots, degree, outside):
+    """Basis and slope of splines that keep their value ("clamp") or their line ("linear") from the ends of the grid."""
+    knots = np.broadcast_to(knots, (x.shape[-1], np.shape(knots)[-1]))
+    ends = knots[:, degree], knots[:, -degree - 1]
+    at = np.clip(x, *ends)
+    value, slope = bspline_basis(at, knots, degree), bspline_slope(at, knots, degree)
+    for end, neighbour, sign in ((ends[0], knots[:, degree + 1], -1), (ends[1], knots[:, -degree - 2], 1)):
+        # At degree 1 the slope jumps at the end: the one inside is that of the whole interval.
+        inside = (end + neighbour) / 2 if degree == 1 else end
+        end_slope = bspline_slope(inside[None], knots, degree)[0]
+        beyond = sign * (x - end) > 0
+        kept = np.where(outside == "linear", end_slope, np.zeros_like(end_slope))
+        slope = np.where(beyond[..., None], kept, slope)
+        value = value + np.where(beyond, x - end, 0)[..., None] * kept
+    return value, slope
+
+
 def bspline_fit(x, y, knots, degree):
     """Least squares, one input after the other: x `[R, D]`, y `[R, D, F]` -> `[D, F, G]`."""
     basis = bspline_basis(x, knots, degree)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mixkabrn_jax.layers.kan import KanConfig
 from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.models.language import LanguageModel
 from tests import reference
@@ -36,7 +37,14 @@ _MODEL = {
     "grid_high": 3.0,
     "grid_intervals": 3,
     "spline_degree": 3,
+    "outside_grid": "fade",
+    "knots": "uniform",
+    "kan_basis": "bspline",
+    "rational_groups": 2,
+    "kan_init": "variance",
     "spline_share": 0.5,
+    "train_base": True,
+    "train_spline": True,
     "num_experts": 4,
     "experts_per_token": 2,
     "num_shared_experts": 1,
@@ -98,6 +106,12 @@ def model_config(**changes) -> ModelConfig:
     return ModelConfig(**(_MODEL | changes))
 
 
+def kan(low, high, num_intervals, degree, **changes) -> KanConfig:
+    """What KAN layers have in common in the toy model, on another grid and with some fields changed."""
+    grid = {"grid_low": low, "grid_high": high, "grid_intervals": num_intervals, "spline_degree": degree}
+    return model_config(**grid, **changes).kan
+
+
 def section(name, **changes) -> dict:
     """One section of the toy experiment, as keywords of its dataclass."""
     return _SECTIONS[name] | changes
@@ -145,7 +159,14 @@ def make(config: ModelConfig, seed=0) -> LanguageModel:
         return jnp.asarray(is_scale + size * rng.standard_normal(leaf.shape), leaf.dtype)
 
     params = jax.tree_util.tree_map_with_path(draw, params)
-    buffers = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), buffers)
+    grid = config.kan.grid
+    knots_M = reference.uniform_knots(grid.low, grid.high, grid.num_intervals, grid.degree)
+
+    def start(path, leaf):
+        value = knots_M if "knots" in str(path) else 0
+        return jnp.broadcast_to(jnp.asarray(value, leaf.dtype), leaf.shape)
+
+    buffers = jax.tree_util.tree_map_with_path(start, buffers)
     return nnx.merge(graph, params, buffers)
 
 

@@ -11,79 +11,106 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mixkabrn_jax.layers.features import Features, Grid
 from mixkabrn_jax.layers.linear import effective_activation, effective_spline, effective_weight, multiply, normal_init
 from mixkabrn_jax.layers.norm import rms_norm
+from mixkabrn_jax.layers.variables import Buffer
 from mixkabrn_jax.ops import bspline
 
 SPLINE_KINDS = ("dense", "ternary")
+INITS = ("variance", "pykan", "glorot", "lecun")
 
 
 @dataclass(frozen=True)
-class Grid:
-    """The uniform knots of every edge: `num_intervals` on [low, high]; the spline fades to 0 outside."""
+class KanConfig:
+    """What the KAN layers of a model have in common; the fields are those of `config.model`."""
 
-    low: float
-    high: float
-    num_intervals: int
-    degree: int
+    grid: Grid
+    basis: str
+    """The functions on the edges, one of `features.BASES`."""
+    knots: str
+    """uniform: shared by all edges, static, basis in closed form. adaptive: a `Buffer` for each input, Cox-de Boor."""
+    rational_groups: int
+    init: str
+    """variance: of `spline_share`. lecun: variance 1 / fan-in of each of the two matrices; glorot: 2 / (fan-in +
+    fan-out); both as if every feature had unit power. pykan: base U(-1, 1) / sqrt(D), splines through small noise."""
+    spline_share: float
+    """The part of the output's initial variance that comes from the splines, 0 to 1, where init is variance."""
+    train_base: bool
+    """A part that is not trained is a `Buffer`: saved, without gradient."""
+    train_spline: bool
+    spline_kind: str
+    """Number format of the splines' coefficients, one of `SPLINE_KINDS`: ternary has a scale for each function."""
 
     def __post_init__(self):
-        bspline.uniform_knots(self.low, self.high, self.num_intervals, self.degree)  # raises for an impossible grid
-
-    @property
-    def num_basis(self) -> int:
-        """G, basis functions of one edge."""
-        return self.num_intervals + self.degree
-
-    def basis(self, x: jax.Array) -> jax.Array:
-        """`[..., D]` -> `[..., G, D]`."""
-        return bspline.uniform_basis(x, self.low, self.high, self.num_intervals, self.degree)
+        for field, value, only in (("knots", self.knots, "adaptive"), ("kan_init", self.init, "pykan")):
+            if value == only and self.basis != "bspline":
+                raise ValueError(
+                    f"config.model.{field}={value!r}: config.model.kan_basis='bspline' is needed, not {self.basis!r}"
+                )
 
 
 class KanLayer(nnx.Module):
-    """y = silu(x) W_base + B(x) C; the base matrix is quantised like any other, the spline on request."""
+    """y = silu(x) W_base + B(x) C; the base matrix is quantised like any other, the spline on request.
+
+    pykan's scale of every edge's spline is part of C: the product of the two is all that a layer is a function of.
+    """
 
     def __init__(
         self,
         d_in: int,
         d_out: int,
         *,
-        grid: Grid,
-        spline_share: float,
+        kan: KanConfig,
         kind: str,
         activation_bits: int,
         rngs: nnx.Rngs,
         num_experts: int = 0,
         init_scale: float = 1.0,
-        spline_kind: str = "dense",
     ):
         """
         Args:
-            grid: knots shared by all edges.
-            spline_share: the part of the output's initial variance that comes from the splines, 0 to 1. For a unit
-                normal input the output starts with variance `init_scale`^2.
+            kan: the functions on the edges and how they start. With the init "variance" and a unit normal input the
+                output starts with variance `init_scale`^2.
             kind, activation_bits, num_experts: as for `Linear`.
-            spline_kind: one of `SPLINE_KINDS`; ternary coefficients have a scale for each basis function.
         """
-        silu_power, basis_power = _mean_square(grid)
         experts = (num_experts,) if num_experts else ()
-        base_scale = init_scale * ((1 - spline_share) / silu_power) ** 0.5
-        spline_scale = init_scale * (spline_share * grid.num_basis / basis_power) ** 0.5
-        self.base = normal_init(rngs, (*experts, d_in, d_out), base_scale)
-        self.spline = normal_init(rngs, (*experts, grid.num_basis * d_in, d_out), spline_scale)
-        self.grid, self.kind, self.activation_bits = grid, kind, activation_bits
-        self.spline_kind = spline_kind
+        options = {
+            "grid": kan.grid,
+            "basis": kan.basis,
+            "knots": kan.knots,
+            "rational_groups": kan.rational_groups,
+            "trained": kan.train_spline,
+        }
+        self.features = Features(d_in, num_experts=num_experts, **options)
+        num_basis = self.features.num_basis
+        if kan.init == "pykan":
+            base, spline = _pykan_init(rngs, kan.grid, (*experts, d_in, d_out), init_scale)
+        else:
+            base_scale, spline_scale = init_scale, init_scale
+            if kan.init == "variance":
+                silu_power, basis_power = _mean_square(options)
+                base_scale = init_scale * ((1 - kan.spline_share) / silu_power) ** 0.5
+                spline_scale = init_scale * (kan.spline_share * num_basis / basis_power) ** 0.5
+            if kan.init == "glorot":
+                base_scale *= (2 * d_in / (d_in + d_out)) ** 0.5
+                spline_scale *= (2 * num_basis * d_in / (num_basis * d_in + d_out)) ** 0.5
+            base = normal_init(rngs, (*experts, d_in, d_out), base_scale)
+            spline = normal_init(rngs, (*experts, num_basis * d_in, d_out), spline_scale)
+        self.base = base if kan.train_base else Buffer(base[...])
+        self.spline = spline if kan.train_spline else Buffer(spline[...])
+        self.kind, self.spline_kind, self.activation_bits = kind, kan.spline_kind, activation_bits
 
     def __call__(self, x, group_sizes_E=None):
         """`[..., D]` -> `[..., F]`; with experts, rows `[R, D]` sorted by expert and `group_sizes_E`."""
         base = effective_weight(self.base[...], self.kind).astype(x.dtype)
-        spline = effective_spline(self.spline[...], self.grid.num_basis, self.spline_kind).astype(x.dtype)
+        spline = effective_spline(self.spline[...], self.features.num_basis, self.spline_kind).astype(x.dtype)
 
         # The basis is G times as large as x and cheap: recomputed in the backward pass, not kept for it.
         @jax.checkpoint
         def product(x, base, spline):
             edge = effective_activation(jax.nn.silu(x), self.kind, self.activation_bits)
-            basis = self.grid.basis(x).reshape(*x.shape[:-1], -1)
+            basis = self.features(x, group_sizes_E).reshape(*x.shape[:-1], -1)
             return multiply(edge, base, group_sizes_E) + multiply(basis, spline, group_sizes_E)
 
         return product(x, base, spline)
@@ -106,16 +133,44 @@ class Kan(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x, group_sizes_E=None):
-        """`[..., D]` -> `[..., D]`, or rows sorted by expert."""
+        """`[..., D]` or rows sorted by expert.
+
+        Returns: (`[..., D]`, the share of the two layers' inputs outside their grids, float32 `[]`, or None without
+        splines).
+        """
         hidden = rms_norm(self.up(x, group_sizes_E), self.epsilon)
-        return self.down(hidden, group_sizes_E)
+        outside = self.up.features.outside(x, group_sizes_E)
+        if outside is not None:
+            width, hidden_width = x.shape[-1], hidden.shape[-1]
+            outside = width * outside + hidden_width * self.down.features.outside(hidden, group_sizes_E)
+            outside = outside / (width + hidden_width)
+        return self.down(hidden, group_sizes_E), outside
 
 
-def _mean_square(grid: Grid) -> tuple[float, float]:
+def _mean_square(options) -> tuple[float, float]:
     """E[silu(x)^2] and sum_g E[B_g(x)^2] for x ~ N(0, 1), by a sum over a fine lattice."""
     with jax.ensure_compile_time_eval():
         x = jnp.linspace(-6, 6, 2401)
         density = jnp.exp(-(x**2) / 2)
         density = density / jnp.sum(density)
-        basis_GX = grid.basis(x)
+        basis_GX = Features(x.size, num_experts=0, **options)(x)  # every lattice point an input of its own
         return float(jnp.sum(density * jax.nn.silu(x) ** 2)), float(jnp.sum(density[None] * basis_GX**2))
+
+
+def _pykan_init(rngs, grid, shape, scale):
+    """The base U(-1, 1) / sqrt(D), and splines through small noise at the points of the grid, as pykan starts.
+
+    The noise is (U - 1/2) / (2 intervals), times a scale of 1 / sqrt(D). A layer starts nearly as its base alone and
+    shrinks the signal: for comparison with pykan, not for depth.
+    """
+    d_in, d_out = shape[-2:]
+    scale = scale * d_in**-0.5
+    base = scale * jax.random.uniform(rngs.params(), shape, minval=-1, maxval=1)
+    knots = grid.knots()
+    points_N1 = knots[grid.degree : grid.degree + grid.num_intervals + 1][:, None]
+    noise = jax.random.uniform(rngs.params(), (grid.num_intervals + 1, *shape), minval=-0.5, maxval=0.5)
+    noise_N1F = 0.5 / grid.num_intervals * noise.reshape(grid.num_intervals + 1, 1, -1)
+    # All edges have the same points: one factorisation. Fewer points than functions: of all splines the smallest.
+    coef_FG = bspline.fit(points_N1, noise_N1F, knots, grid.degree)[0]
+    spline = jnp.moveaxis(coef_FG.T.reshape(grid.num_basis, *shape), 0, -3)
+    return nnx.Param(base), nnx.Param(scale * spline.reshape(*shape[:-2], grid.num_basis * d_in, d_out))

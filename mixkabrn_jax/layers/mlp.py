@@ -29,11 +29,11 @@ class Mlp(nnx.Module):
         self.sub_norm, self.epsilon = sub_norm, epsilon
 
     def __call__(self, x, group_sizes_E=None):
-        """`[..., D]` -> `[..., D]`, or rows sorted by expert."""
+        """`[..., D]` -> (`[..., D]`, None: there are no splines), or rows sorted by expert."""
         hidden = jax.nn.gelu(self.up(x, group_sizes_E))
         if self.sub_norm:
             hidden = rms_norm(hidden, self.epsilon)
-        return self.down(hidden, group_sizes_E)
+        return self.down(hidden, group_sizes_E), None
 
 
 GATES = {"swiglu": jax.nn.silu, "geglu": partial(jax.nn.gelu, approximate=False)}
@@ -53,8 +53,8 @@ class Glu(nnx.Module):
         self.activation, self.sub_norm, self.epsilon = gate, sub_norm, epsilon
 
     def __call__(self, x, group_sizes_E=None):
-        """`[..., D]` -> `[..., D]`, or rows sorted by expert."""
+        """`[..., D]` -> (`[..., D]`, None: there are no splines), or rows sorted by expert."""
         hidden = GATES[self.activation](self.gate(x, group_sizes_E)) * self.up(x, group_sizes_E)
         if self.sub_norm:
             hidden = rms_norm(hidden, self.epsilon)
-        return self.down(hidden, group_sizes_E)
+        return self.down(hidden, group_sizes_E), None

@@ -97,7 +97,8 @@ class MixtureOfExperts(nnx.Module):
         Args:
             x_BTD: `[B, T, D]`.
             mask_BT: 0 leaves a position (padding) out of the balance, and out of what takes up capacity.
-        Returns: (`[B, T, D]`, `Balance`).
+        Returns: (`[B, T, D]`, `Balance`, the share of KAN inputs outside their grids or None without splines: the mean
+        of the routed and the shared experts').
         """
         config, num_choices = self.config, self.config.experts_per_token
         # The router is float32 whatever the compute dtype: near-ties decide which expert learns.
@@ -118,10 +119,13 @@ class MixtureOfExperts(nnx.Module):
         x_TD, indices_TN = x_BTD.reshape(-1, x_BTD.shape[-1]), indices_BTN.reshape(-1, num_choices)
         plan = self._plan(indices_TN, None if mask_BT is None else mask_BT.reshape(-1))
         run = self._run_all if self.dispatch == "dense" else self._run_sorted
-        y_BTD = run(x_TD, weights_BTN.reshape(-1, num_choices), indices_TN, plan).reshape(x_BTD.shape)
+        y_TD, outside = run(x_TD, weights_BTN.reshape(-1, num_choices), indices_TN, plan)
+        y_BTD = y_TD.reshape(x_BTD.shape)
         if self.shared is not None:
-            y_BTD = y_BTD + self.shared(x_BTD)
-        return y_BTD, self._balance(logits_BTE, indices_BTN, mask_BT, plan)
+            shared_BTD, shared_outside = self.shared(x_BTD)
+            y_BTD = y_BTD + shared_BTD
+            outside = None if outside is None else (outside + shared_outside) / 2
+        return y_BTD, self._balance(logits_BTE, indices_BTN, mask_BT, plan), outside
 
     def _plan(self, indices_TN, mask_T):
         """Which row each choice is computed in; None where no rows are needed."""
@@ -152,15 +156,17 @@ class MixtureOfExperts(nnx.Module):
         rows_RD = routing.dispatch(x_TD, plan, indices_TN.shape[-1])
         if self.capacity_factor:  # as many rows each: one batched product
             rows_ERD = rows_RD.reshape(self.config.num_experts, -1, rows_RD.shape[-1])
-            rows_RD = jax.vmap(lambda expert, x_RD: expert(x_RD))(self.experts, rows_ERD).reshape(rows_RD.shape)
+            rows_ERD, outside_E = jax.vmap(lambda expert, x_RD: expert(x_RD))(self.experts, rows_ERD)
+            rows_RD, outside = rows_ERD.reshape(rows_RD.shape), None if outside_E is None else jnp.mean(outside_E)
         else:
-            rows_RD = self.experts(rows_RD, plan.group_sizes_E)
-        return routing.combine(rows_RD, weights_TN, plan)
+            rows_RD, outside = self.experts(rows_RD, plan.group_sizes_E)
+        return routing.combine(rows_RD, weights_TN, plan), outside
 
     def _run_all(self, x_TD, weights_TN, indices_TN, plan):
         if plan is not None:
             weights_TN = weights_TN * routing.has_row(plan).reshape(weights_TN.shape)
-        y_ETD = jax.vmap(lambda expert, x_TD: expert(x_TD), in_axes=(0, None))(self.experts, x_TD)
+        y_ETD, outside_E = jax.vmap(lambda expert, x_TD: expert(x_TD), in_axes=(0, None))(self.experts, x_TD)
         expert_E11 = jnp.arange(self.config.num_experts).reshape(-1, 1, 1)
         gate_ET = jnp.sum(jnp.where(indices_TN[None] == expert_E11, weights_TN[None], 0), axis=-1)
-        return jnp.sum(gate_ET[..., None].astype(x_TD.dtype) * y_ETD, axis=0)
+        y_TD = jnp.sum(gate_ET[..., None].astype(x_TD.dtype) * y_ETD, axis=0)
+        return y_TD, None if outside_E is None else jnp.mean(outside_E)

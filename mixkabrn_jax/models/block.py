@@ -48,15 +48,19 @@ class Block(nnx.Module):
         self.alpha = (2 * config.num_layers) ** 0.25 if config.residual == "deepnorm" else None
 
     def __call__(self, x_BTD, state, position_BT, segment_ids_BT=None, mask_BT=None):
-        """Returns: (`[B, T, D]`, the mixer's state after these positions, `Balance` or None)."""
+        """
+        Returns: (`[B, T, D]`, the mixer's state after these positions, `Balance` or None, the share of KAN inputs
+        outside their grids or None).
+        """
         h_BTD = self._before(self.mixer_norm, x_BTD)
         y_BTD, state = self.mixer(h_BTD, state, position_BT, segment_ids_BT, mask_BT)
         x_BTD = self._add(self.mixer_norm, x_BTD, y_BTD)
         h_BTD = self._before(self.ffn_norm, x_BTD)
-        if not self.routed:
-            return self._add(self.ffn_norm, x_BTD, self.ffn(h_BTD)), state, None
-        y_BTD, balance = self.ffn(h_BTD, _counts(segment_ids_BT, mask_BT))
-        return self._add(self.ffn_norm, x_BTD, y_BTD), state, balance
+        if self.routed:
+            y_BTD, balance, outside = self.ffn(h_BTD, _counts(segment_ids_BT, mask_BT))
+        else:
+            (y_BTD, outside), balance = self.ffn(h_BTD), None
+        return self._add(self.ffn_norm, x_BTD, y_BTD), state, balance, outside
 
     def _before(self, norm, x_BTD):
         return x_BTD if norm is None or self.alpha is not None else norm(x_BTD)
@@ -109,8 +113,7 @@ def _feed_forward(config, width, *, num_experts, rngs):
         **_linear(config),
     }
     if config.ffn == "kan":
-        spline = {"spline_share": config.spline_share, "spline_kind": config.spline_linear}
-        return Kan(config.d_model, width, grid=config.grid, **spline, **shared)
+        return Kan(config.d_model, width, kan=config.kan, **shared)
     shared |= {"in_scale": _branch_scale(config), **_norms(config)}
     if config.ffn == "mlp":
         return Mlp(config.d_model, width, **shared)

@@ -3,12 +3,13 @@
 import math
 from dataclasses import dataclass
 
-from mixkabrn_jax.layers.kan import SPLINE_KINDS, Grid
+from mixkabrn_jax.layers.features import BASES, KNOTS, Grid
+from mixkabrn_jax.layers.kan import INITS, SPLINE_KINDS, KanConfig
 from mixkabrn_jax.layers.linear import KINDS, NORM_PLACES
 from mixkabrn_jax.layers.mlp import GATES
 from mixkabrn_jax.layers.moe import DISPATCHES, RouterConfig
 from mixkabrn_jax.layers.retention import DECAYS, NORMALIZATIONS
-from mixkabrn_jax.ops import rotary, routing
+from mixkabrn_jax.ops import bspline, rotary, routing
 
 MIXERS = ("retention", "attention")
 FEED_FORWARDS = ("kan", "mlp", *GATES)
@@ -48,7 +49,14 @@ class ModelConfig:
     grid_high: float
     grid_intervals: int
     spline_degree: int
+    outside_grid: str
+    knots: str
+    kan_basis: str
+    rational_groups: int
+    kan_init: str
     spline_share: float
+    train_base: bool
+    train_spline: bool
     # mixture of experts
     num_experts: int
     experts_per_token: int
@@ -84,6 +92,10 @@ class ModelConfig:
             ("compute_dtype", COMPUTE_DTYPES),
             ("rotary_kind", rotary.KINDS),
             ("rotary_layout", rotary.LAYOUTS),
+            ("outside_grid", bspline.OUTSIDE),
+            ("knots", KNOTS),
+            ("kan_basis", BASES),
+            ("kan_init", INITS),
             ("expert_dispatch", DISPATCHES),
             ("router_score", routing.SCORES),
         ):
@@ -91,7 +103,7 @@ class ModelConfig:
                 raise ValueError(f"config.model.{field}={getattr(self, field)!r}: one of {known} is needed")
         for field in (
             *("d_model", "num_layers", "vocab_size", "num_heads", "key_width", "value_width", "chunk_size"),
-            *("hidden_width", "expert_width"),
+            *("hidden_width", "expert_width", "rational_groups"),
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"config.model.{field}={getattr(self, field)}: at least 1 is needed")
@@ -134,7 +146,7 @@ class ModelConfig:
             )
         if self.num_experts:
             self._check_routing()
-        _ = self.grid, self.router  # raise for impossible combinations
+        _ = self.kan, self.router  # raise for impossible combinations
 
     def _check_routing(self):
         """In the config's own names; `RouterConfig` would complain in those of `routing.top_k_gates`."""
@@ -167,9 +179,19 @@ class ModelConfig:
         return self.quant_norm == "inside" and self.linear != "dense"
 
     @property
-    def grid(self) -> Grid:
-        """The knots of every KAN edge."""
-        return Grid(self.grid_low, self.grid_high, self.grid_intervals, self.spline_degree)
+    def kan(self) -> KanConfig:
+        """What all KAN layers have in common."""
+        return KanConfig(
+            grid=Grid(self.grid_low, self.grid_high, self.grid_intervals, self.spline_degree, self.outside_grid),
+            basis=self.kan_basis,
+            knots=self.knots,
+            rational_groups=self.rational_groups,
+            init=self.kan_init,
+            spline_share=self.spline_share,
+            train_base=self.train_base,
+            train_spline=self.train_spline,
+            spline_kind=self.spline_linear,
+        )
 
     @property
     def router(self) -> RouterConfig | None:

@@ -1,11 +1,13 @@
 """The language model: embedding, stacks of blocks run by `lax.scan`, final norm, head."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mixkabrn_jax.layers import refinement
 from mixkabrn_jax.layers.moe import Balance
 from mixkabrn_jax.layers.norm import RMSNorm
 from mixkabrn_jax.models.block import Block
@@ -30,6 +32,8 @@ class Output(NamedTuple):
     state: State
     balance: Balance | None
     """Routing of every mixture layer, with a leading layer dimension; None without experts."""
+    outside_L: jax.Array | None
+    """Share of each layer's KAN inputs that lie outside their grids, float32; None without splines."""
 
 
 class LanguageModel(nnx.Module):
@@ -67,21 +71,23 @@ class LanguageModel(nnx.Module):
 
         def run(x_BTD, layer):
             block, mixer_state = layer
-            x_BTD, mixer_state, balance = block(x_BTD, mixer_state, position_BT, segment_ids_BT, mask_BT)
-            return x_BTD, (mixer_state, balance)
+            x_BTD, *produced = block(x_BTD, mixer_state, position_BT, segment_ids_BT, mask_BT)
+            return x_BTD, produced
 
         if config.remat:
             run = jax.checkpoint(run)
         balance = None
-        mixers = []
+        mixers, shares = [], []
         for blocks, mixer_states in zip(self._stacks(), state.mixers, strict=True):
-            x_BTD, (mixer_states, balance) = jax.lax.scan(run, x_BTD, (blocks, mixer_states))
+            x_BTD, (mixer_states, balance, outside_L) = jax.lax.scan(run, x_BTD, (blocks, mixer_states))
             mixers.append(mixer_states)
+            shares.append(outside_L)
         h_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
         head_WD = (self.embedding_WD if self.head_WD is None else self.head_WD)[...].astype(h_BTD.dtype)
         logits_BTW = jnp.einsum("btd,wd->btw", h_BTD, head_WD, preferred_element_type=jnp.float32)
         next_B = position_BT[:, -1] + (1 if mask_BT is None else (mask_BT[:, -1] > 0))
-        return Output(logits_BTW, State(next_B, tuple(mixers)), balance)
+        outside_L = None if shares[0] is None else jnp.concatenate(shares)
+        return Output(logits_BTW, State(next_B, tuple(mixers)), balance, outside_L)
 
     def step(self, tokens_B, state: State):
         """One token a row; an attention cache that is full drops what comes. Returns: (logits `[B, W]`, state)."""
@@ -130,6 +136,23 @@ def update_router_bias(model: LanguageModel, load_LE: jax.Array, rate: float) ->
     bias = state["routed_blocks"]["ffn"]["bias_E"]
     state["routed_blocks"]["ffn"]["bias_E"] = bias.replace(routing.update_bias(bias[...], load_LE, rate))
     return nnx.merge(graph, state)
+
+
+def extend_grid(model: LanguageModel, num_intervals: int) -> LanguageModel:
+    """The model with all its splines on a grid of more intervals (`refinement.extend_grid`); itself is left as it is.
+
+    Raises: ValueError for fewer intervals than there are, or a model without splines.
+    """
+    if model.config.ffn != "kan":
+        raise ValueError(f"config.model.ffn={model.config.ffn!r} has no splines: 'kan' is needed")
+    new = nnx.clone(model)
+    new.config = dataclasses.replace(model.config, grid_intervals=num_intervals)
+    for blocks in new._stacks():
+        for kan in (blocks.ffn.experts, blocks.ffn.shared) if blocks.routed else (blocks.ffn,):
+            if kan is not None:
+                kan.up = refinement.extend_grid(kan.up, num_intervals)
+                kan.down = refinement.extend_grid(kan.down, num_intervals)
+    return new
 
 
 def count_parameters(model: LanguageModel) -> dict[str, int]:

@@ -103,5 +103,5 @@ def _quantised(model):
         if layer.kind in QUANTIZERS:
             found.append((QUANTIZERS[layer.kind], (layer.kernel if isinstance(layer, Linear) else layer.base)[...]))
         if isinstance(layer, KanLayer) and layer.spline_kind in QUANTIZERS:
-            found.append((QUANTIZERS[layer.spline_kind], by_basis(layer.spline[...], layer.grid.num_basis)))
+            found.append((QUANTIZERS[layer.spline_kind], by_basis(layer.spline[...], layer.features.num_basis)))
     return found

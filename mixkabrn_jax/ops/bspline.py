@@ -1,13 +1,22 @@
-"""B-splines: knots, basis functions, least-squares fit.
+"""B-splines: knots, basis functions, least-squares fit, finer knots.
 
 Letters: D input feature, G basis function, M knot (M = G + degree + 1), N sample, F output feature.
 Sources: de Boor, A Practical Guide to Splines (1978), ch. IX-X; Liu et al., KAN (2024), eq. 2.10 and appendix.
+
+The grid is the part of the knots where the functions sum to 1: from the one with `degree` knots before it to the one
+with `degree` knots behind it. Outside it a spline may
+- "fade": go on as its knots have it, which is 0 beyond the last one;
+- "clamp": keep the value at the end of the grid, with slope 0;
+- "linear": go on in a straight line with the value and the slope at the end.
 """
 
 from math import comb, factorial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+OUTSIDE = ("fade", "clamp", "linear")
 
 
 def uniform_knots(low: float, high: float, num_intervals: int, degree: int) -> jax.Array:
@@ -21,7 +30,7 @@ def uniform_knots(low: float, high: float, num_intervals: int, degree: int) -> j
     return low + step * jnp.arange(-degree, num_intervals + degree + 1)
 
 
-def basis(x: jax.Array, knots: jax.Array, degree: int) -> jax.Array:
+def basis(x: jax.Array, knots: jax.Array, degree: int, outside: str = "fade") -> jax.Array:
     """Every basis function at every input, by the Cox-de Boor recursion; the knots may lie anywhere.
 
     Intervals are half open, except that the last non-empty one includes the last knot; 0/0 counts as 0. Outside the
@@ -29,27 +38,33 @@ def basis(x: jax.Array, knots: jax.Array, degree: int) -> jax.Array:
 
     Args:
         x: `[..., D]`.
-        knots: `[M]` for all features or `[D, M]`, non-decreasing.
+        knots: `[M]` for all features, `[D, M]`, or `[..., D, M]` for every input its own; non-decreasing.
         degree: polynomial degree, 0 or more.
+        outside: one of `OUTSIDE`.
     Returns: `[..., D, G]`, G = M - degree - 1, in the dtype of x and knots combined.
-    Raises: ValueError when there are too few knots for the degree.
+    Raises: ValueError when there are too few knots for the degree, or for an unknown choice outside.
     """
     num_basis = knots.shape[-1] - degree - 1
     if degree < 0 or num_basis < 1:
         raise ValueError(f"degree {degree} needs at least {degree + 2} knots, got {knots.shape[-1]}")
-    knots_DM = knots.reshape((1,) * (x.ndim - 1) + (-1, knots.shape[-1]))
-    x_D1 = x[..., None]
-    left, right = knots_DM[..., :-1], knots_DM[..., 1:]
-    at_end = (x_D1 == knots_DM[..., -1:]) & (right == knots_DM[..., -1:]) & (left < right)
-    value = (((x_D1 >= left) & (x_D1 < right)) | at_end).astype(jnp.result_type(x, knots))
-    for p in range(1, degree + 1):
-        rise = _ratio(x_D1 - knots_DM[..., : -p - 1], knots_DM[..., p:-1] - knots_DM[..., : -p - 1])
-        fall = _ratio(knots_DM[..., p + 1 :] - x_D1, knots_DM[..., p + 1 :] - knots_DM[..., 1:-p])
-        value = rise * value[..., :-1] + fall * value[..., 1:]
+    check_outside(outside)
+    if knots.ndim != x.ndim + 1:
+        knots = knots.reshape((1,) * (x.ndim - 1) + (-1, knots.shape[-1]))
+    if outside == "fade":
+        return _recursion(x, knots, degree)
+    low, high = knots[..., degree], knots[..., -degree - 1]
+    value = _recursion(_clip(x, low, high), knots, degree)
+    if outside == "linear" and degree > 0:
+        slope_low, slope_high = _end_slopes(knots, degree)
+        # Not jnp.minimum and maximum: at the very end they would add half of the line's slope to the spline's.
+        value += jnp.where(x < low, x - low, 0)[..., None] * slope_low
+        value += jnp.where(x > high, x - high, 0)[..., None] * slope_high
     return value
 
 
-def uniform_basis(x: jax.Array, low: float, high: float, num_intervals: int, degree: int) -> jax.Array:
+def uniform_basis(
+    x: jax.Array, low: float, high: float, num_intervals: int, degree: int, outside: str = "fade"
+) -> jax.Array:
     """`basis` on `uniform_knots` in closed form, basis-major: each function is the same bump, shifted.
 
     With u the distance to the bump's centre in steps and p the degree, the bump is
@@ -59,17 +74,29 @@ def uniform_basis(x: jax.Array, low: float, high: float, num_intervals: int, deg
 
     Args:
         x: `[..., D]`.
+        outside: one of `OUTSIDE`.
     Returns: `[..., G, D]`, G = num_intervals + degree, in x's dtype.
-    Raises: ValueError for an empty range, no interval or a negative degree.
+    Raises: ValueError for an empty range, no interval, a negative degree or an unknown choice outside.
     """
     _check_grid(low, high, num_intervals, degree)
+    check_outside(outside)
     dtype = x.dtype
     x = x.astype(jnp.promote_types(dtype, jnp.float32))  # a bf16 position would move the knots by a hundredth of a step
-    # Every bump is 0 one step beyond the outermost support; clamping there keeps powers of |x| = 1e30 finite.
-    position = jnp.clip((x - low) * (num_intervals / (high - low)), -degree - 1, num_intervals + degree + 1)
+    position = (x - low) * (num_intervals / (high - low))
+    below, above = (
+        jnp.where(position < 0, position, 0),
+        jnp.where(position > num_intervals, position - num_intervals, 0),
+    )
+    if outside == "fade":
+        # Every bump is 0 one step beyond the outermost support; clamping there keeps powers of |x| = 1e30 finite.
+        position = jnp.clip(position, -degree - 1, num_intervals + degree + 1)
+    else:
+        position = _clip(position, 0, num_intervals)
     if degree == 0:  # a box has no slope to meet its neighbour with: its edges are half open, the last one closed
-        cell = jnp.where(x == high, num_intervals - 1, jnp.floor(position))
+        at_end = x == high if outside == "fade" else position == num_intervals
+        cell = jnp.where(at_end, num_intervals - 1, jnp.floor(position))
         return jnp.stack([(cell == g).astype(dtype) for g in range(num_intervals)], axis=-2)
+    slope = _first_slopes(num_intervals + degree, degree)
     slabs = []
     for g in range(num_intervals + degree):
         distance = jnp.abs(position - (g - (degree - 1) / 2))
@@ -77,7 +104,10 @@ def uniform_basis(x: jax.Array, low: float, high: float, num_intervals: int, deg
             (-1) ** j * comb(degree + 1, j) * jnp.maximum((degree + 1) / 2 - j - distance, 0) ** degree
             for j in range(degree // 2 + 1)
         ]
-        slabs.append((sum(terms) / factorial(degree)).astype(dtype))
+        slab = sum(terms) / factorial(degree)
+        if outside == "linear":  # the grid is its own mirror image, so the slopes at its end are those at its start
+            slab = slab + below * slope[g] - above * slope[-1 - g]
+        slabs.append(slab.astype(dtype))
     return jnp.stack(slabs, axis=-2)
 
 
@@ -94,7 +124,9 @@ def fit(x: jax.Array, y: jax.Array, knots: jax.Array, degree: int, ridge: float 
         ridge: relative penalty on squared coefficients; None means the rounding unit of the dtype.
     Returns: `[D, F, G]`, so that `einsum("ndg,dfg->ndf", basis(x), coef)` is close to y.
     """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # bf16 has no factorisation
     basis_NDG = basis(x, knots, degree)
+    y = y.astype(basis_NDG.dtype)
     penalty = jnp.sqrt(jnp.finfo(basis_NDG.dtype).eps if ridge is None else ridge)
 
     def solve(basis_NG, y_NF):
@@ -102,9 +134,15 @@ def fit(x: jax.Array, y: jax.Array, knots: jax.Array, degree: int, ridge: float 
         scale = jnp.where(scale > 0, scale, 1)
         num_basis = basis_NG.shape[1]
         rows = jnp.concatenate([basis_NG, penalty * scale * jnp.eye(num_basis, dtype=basis_NG.dtype)])
-        right = jnp.concatenate([y_NF, jnp.zeros((num_basis, y_NF.shape[1]), y_NF.dtype)])
         q, r = jnp.linalg.qr(rows)
-        return jax.scipy.linalg.solve_triangular(r, q.T @ right)
+        q_NG = q[: basis_NG.shape[0]]  # the other rows meet zeros
+
+        def step(coef_GF):
+            left_NF = y_NF - jnp.matmul(basis_NG, coef_GF, precision="highest")
+            return coef_GF + jax.scipy.linalg.solve_triangular(r, jnp.matmul(q_NG.T, left_NF, precision="highest"))
+
+        # Once more for what the ridge has left over: it biases by its square then, and rounding is that of the rest.
+        return step(step(jnp.zeros((num_basis, y_NF.shape[1]), y_NF.dtype)))
 
     coef_DGF = jax.vmap(solve, in_axes=1)(basis_NDG, y)
     return coef_DGF.swapaxes(1, 2)
@@ -120,9 +158,10 @@ def adaptive_knots(x: jax.Array, num_intervals: int, degree: int, uniform_fracti
     Args:
         x: `[N, D]`.
         uniform_fraction: 1 = equal spacing between the extremes, 0 = quantiles.
-    Returns: `[D, M]`, increasing.
+    Returns: `[D, M]`, increasing, in float32 or better.
     """
     _check_grid(0.0, 1.0, num_intervals, degree)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     x_ND = jnp.sort(x, axis=0)
     num_samples = x_ND.shape[0]
     picks = [min(num_samples * i // num_intervals, num_samples - 1) for i in range(num_intervals)] + [-1]
@@ -131,10 +170,123 @@ def adaptive_knots(x: jax.Array, num_intervals: int, degree: int, uniform_fracti
     uniform_ID = x_ND[:1] + (x_ND[-1:] - x_ND[:1]) * ramp_I1
     inner_ID = uniform_fraction * uniform_ID + (1 - uniform_fraction) * quantile_ID
     inner_ID = _separate(inner_ID)
-    step_1D = (inner_ID[-1:] - inner_ID[:1]) / num_intervals
-    outside_P1 = jnp.arange(1, degree + 1, dtype=x.dtype)[:, None]
-    below, above = inner_ID[:1] - step_1D * outside_P1[::-1], inner_ID[-1:] + step_1D * outside_P1
-    return jnp.concatenate([below, inner_ID, above]).T
+    return _extend(inner_ID.T, degree)
+
+
+def refine_knots(knots: jax.Array, num_intervals: int, degree: int) -> jax.Array:
+    """Another number of intervals on the same grid, their ends on straight lines between the old ones.
+
+    When the new number is a multiple of the old one, all old points of the grid are among the new ones, bit for bit.
+    Beyond the ends the knots continue with the mean spacing (Liu et al. 2024, sec. 2.4).
+
+    Args:
+        knots: `[M]` or `[D, M]`.
+    Returns: `[M']` or `[D, M']`, M' = num_intervals + 2 * degree + 1.
+    Raises: ValueError for no interval or too few knots for the degree.
+    """
+    _check_grid(0.0, 1.0, num_intervals, degree)
+    old_intervals = knots.shape[-1] - 2 * degree - 1
+    if old_intervals < 1:
+        raise ValueError(f"degree {degree} needs at least {2 * degree + 2} knots, got {knots.shape[-1]}")
+    inner = knots[..., degree : degree + old_intervals + 1]
+    # In integers, so that a point that stays has a weight of exactly 0 for its neighbour.
+    whole, rest = divmod(np.arange(num_intervals + 1) * old_intervals, num_intervals)
+    left, right = inner[..., whole], inner[..., np.minimum(whole + 1, old_intervals)]
+    weight = jnp.asarray(rest / num_intervals, knots.dtype).reshape((1,) * (knots.ndim - 1) + (-1,))
+    return _extend(left + weight * (right - left), degree)
+
+
+def insert_knots(coef: jax.Array, knots: jax.Array, new_knots: jax.Array, degree: int) -> jax.Array:
+    """The coefficients of the same splines on finer knots, exactly.
+
+    A coefficient is the blossom of any polynomial piece under its basis function at the knots inside that function's
+    support (Ramshaw 1989); the recursion is the Oslo algorithm of Cohen, Lyche and Riesenfeld (1980).
+
+    Args:
+        coef: `[D, F, G]`.
+        knots: `[M]` or `[D, M]`, the old ones.
+        new_knots: `[M']` or `[D, M']`, all of the new ones; each old point of the grid must be among them. Beyond the
+            ends of the grid they may lie elsewhere than the old ones (as those of `refine_knots` do): then the splines
+            are the same from one end of the grid to the other, and only fade differently.
+    Returns: `[D, F, G']`.
+    """
+    steps = np.arange(degree + 1)
+    rows = (coef.shape[0],)
+    knots = jnp.broadcast_to(knots, (*rows, knots.shape[-1]))
+    new_knots = jnp.broadcast_to(new_knots, (*rows, new_knots.shape[-1]))
+
+    def one_input(coef_FG, knots_M, new_M):
+        num_basis = new_M.shape[0] - degree - 1
+        new_G = np.arange(num_basis)
+        # Of the intervals under each new function, the widest on the grid: the piece over it is known, and narrow
+        # ones would take their own rounding far outside.
+        interval = np.arange(new_M.shape[0] - 1)
+        on_grid = (interval >= degree) & (interval < num_basis)
+        under_GP = jnp.where(on_grid, jnp.diff(new_M), -1)[new_G[:, None] + steps[None]]
+        chosen_G = new_G + jnp.argmax(under_GP, axis=1)
+        middle_G = (new_M[chosen_G] + new_M[chosen_G + 1]) / 2
+        piece_G = jnp.searchsorted(knots_M, middle_G, side="right") - 1
+        piece_G = jnp.clip(piece_G, degree, knots_M.shape[0] - degree - 2)
+        value_FGP = coef_FG[:, piece_G[:, None] - degree + steps[None]]
+        for p in range(1, degree + 1):
+            left_GP = knots_M[piece_G[:, None] - degree + steps[None, p:]]
+            right_GP = knots_M[piece_G[:, None] + 1 + steps[None, : degree + 1 - p]]
+            weight_GP = _ratio(new_M[new_G + p][:, None] - left_GP, right_GP - left_GP)[None]
+            value_FGP = (1 - weight_GP) * value_FGP[..., :-1] + weight_GP * value_FGP[..., 1:]
+        return value_FGP[..., 0]
+
+    return jax.vmap(one_input)(coef, knots, new_knots)
+
+
+def _extend(inner, degree):
+    """`degree` more knots on each side of `[..., I]`, continued with the mean spacing."""
+    step = (inner[..., -1:] - inner[..., :1]) / (inner.shape[-1] - 1)
+    beyond = jnp.arange(1, degree + 1, dtype=inner.dtype).reshape((1,) * (inner.ndim - 1) + (-1,))
+    below, above = inner[..., :1] - step * beyond[..., ::-1], inner[..., -1:] + step * beyond
+    return jnp.concatenate([below, inner, above], axis=-1)
+
+
+def _recursion(x, knots, degree, from_left=False):
+    """Cox-de Boor for x `[..., D]` and knots `[..., D, M]`; `from_left` closes the intervals on the right instead."""
+    x_D1 = x[..., None]
+    left, right = knots[..., :-1], knots[..., 1:]
+    if from_left:
+        inside = (x_D1 > left) & (x_D1 <= right)
+    else:
+        at_end = (x_D1 == knots[..., -1:]) & (right == knots[..., -1:]) & (left < right)
+        inside = ((x_D1 >= left) & (x_D1 < right)) | at_end
+    value = inside.astype(jnp.result_type(x, knots))
+    for p in range(1, degree + 1):
+        rise = _ratio(x_D1 - knots[..., : -p - 1], knots[..., p:-1] - knots[..., : -p - 1])
+        fall = _ratio(knots[..., p + 1 :] - x_D1, knots[..., p + 1 :] - knots[..., 1:-p])
+        value = rise * value[..., :-1] + fall * value[..., 1:]
+    return value
+
+
+def _end_slopes(knots, degree):
+    """Slopes of all basis functions at the first and at the last point of the grid, seen from inside (de Boor X.12)."""
+    widths = knots[..., degree:] - knots[..., :-degree]
+    for end, from_left in ((knots[..., degree], False), (knots[..., -degree - 1], True)):
+        lower = degree * _ratio(_recursion(end, knots, degree - 1, from_left), widths)
+        yield lower[..., :-1] - lower[..., 1:]
+
+
+def _first_slopes(num_basis, degree):
+    """Slopes in 1/step of the uniform basis functions at the first point of the grid, as Python numbers."""
+
+    def bump(u):  # of one degree less, half open
+        if degree == 1:
+            return float(-0.5 <= u < 0.5)
+        terms = ((-1) ** j * comb(degree, j) * max(degree / 2 - j - abs(u), 0) ** (degree - 1) for j in range(degree))
+        return sum(terms) / factorial(degree - 1)
+
+    centres = [g - (degree - 1) / 2 for g in range(num_basis)]
+    return [bump(0.5 - centre) - bump(-0.5 - centre) for centre in centres]
+
+
+def _clip(x, low, high):
+    """x within [low, high]; at the ends the slope is 1, not the half of jnp.clip."""
+    return jnp.where(x < low, low, jnp.where(x > high, high, x))
 
 
 def _separate(knots_ID):
@@ -159,3 +311,9 @@ def _check_grid(low, high, num_intervals, degree):
         raise ValueError(f"num_intervals={num_intervals}: at least 1 is needed")
     if degree < 0:
         raise ValueError(f"degree={degree}: 0 or more is needed")
+
+
+def check_outside(outside: str) -> None:
+    """Raises ValueError unless it is one of `OUTSIDE`."""
+    if outside not in OUTSIDE:
+        raise ValueError(f"outside={outside!r}: one of {OUTSIDE} is needed")

@@ -81,11 +81,14 @@ def weight_decay(config: OptimizerConfig, num_steps: int) -> Callable[[jax.Array
 
 
 def decays(params):
-    """Which parameters weight decay applies to: not norms' scales, biases and heads' decays. Knots are Buffers."""
+    """Which parameters weight decay applies to: not norms' scales, biases, heads' decays and coefficients of rationals.
+
+    A rational function with smaller coefficients is another function, not a smaller one. Knots are Buffers.
+    """
 
     def is_matrix(path, _):
         name = [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)][-1]
-        return not name.startswith(("scale", "bias", "decay"))
+        return not name.startswith(("scale", "bias", "decay", "numerator", "denominator"))
 
     return jax.tree_util.tree_map_with_path(is_matrix, params)
 
@@ -98,3 +101,33 @@ def make(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformatio
         optax.add_decayed_weights(weight_decay(config, num_steps), mask=decays),
         optax.scale_by_learning_rate(learning_rate(config, num_steps)),
     )
+
+
+def carry_moments(state: optax.OptState, change: Callable) -> optax.OptState:
+    """The optimiser's state after a change of the parameters that is linear in them, such as a finer spline grid.
+
+    Adam steps by m / sqrt(v), entry by entry, and the change takes a step as it takes the parameters. So m is mapped
+    like a parameter and v as the square of its mapped root: where v is even, the next steps are the mapped old ones.
+    Gradients of more and narrower functions are smaller by a factor; it cancels in the ratio, and old moments are
+    forgotten together. The map may have negative entries, and a root near 0 would make a huge step: v is kept at m^2 or
+    more, a step of the learning rate.
+
+    Args:
+        state: as `make` gives it.
+        change: parameters to parameters, linear; it is applied to trees of moments. An array that it hands back as it
+            is keeps its moments to the bit.
+    Returns: the state for the changed parameters. Second moments are not negative.
+    """
+
+    def carry(part):
+        if not isinstance(part, optax.ScaleByAdamState):
+            return part
+        old_root = jax.tree.map(jnp.sqrt, part.nu)
+        mu, root = change(part.mu), change(old_root)
+
+        def second(nu, old_root, root, mu):
+            return nu if root is old_root else jnp.maximum(root**2, mu**2)
+
+        return part._replace(mu=mu, nu=jax.tree.map(second, part.nu, old_root, root, mu))
+
+    return jax.tree.map(carry, state, is_leaf=lambda part: isinstance(part, optax.ScaleByAdamState))

@@ -53,6 +53,8 @@ class Sums(NamedTuple):
     num_bytes: jax.Array
     updates: jax.Array
     grad_norm: jax.Array
+    outside: jax.Array | None
+    """Share of KAN inputs outside their grids, one term an update; None without splines."""
     balance_loss: jax.Array
     """This and the other auxiliary losses are summed over layers, without coefficient, one term an update."""
     sequence_balance_loss: jax.Array
@@ -94,8 +96,12 @@ def zero_sums(model: language.LanguageModel) -> Sums:
     shape = (config.num_layers - config.first_dense_layers, config.num_experts)
     load_LE = jnp.zeros(shape) if config.num_experts else None
     weights = WeightStatistics(*(jnp.zeros(()) for _ in WeightStatistics._fields)) if has_quantised(model) else None
-    scalars = {field: jnp.zeros(()) for field in Sums._fields if field not in ("load_LE", "weights")}
-    return Sums(**scalars, load_LE=load_LE, weights=weights)
+    optional = {
+        "outside": jnp.zeros(()) if config.ffn == "kan" and config.kan_basis == "bspline" else None,
+        "load_LE": load_LE,
+        "weights": weights,
+    }
+    return Sums(**{field: jnp.zeros(()) for field in Sums._fields} | optional)
 
 
 def make_train_step(graph, optimizer: optax.GradientTransformation, config: StepConfig):
@@ -107,7 +113,7 @@ def make_train_step(graph, optimizer: optax.GradientTransformation, config: Step
     def loss(params, buffers, batch, whole):
         sums = _forward(graph, params, buffers, batch)
         # A mean over the whole batch is the microbatches' means by their part of it: exact for means over tokens or
-        # rows. The other two losses have no such parts; each microbatch counts the same.
+        # rows. The other two losses have no such parts; each microbatch counts the same, and so do inputs of splines.
         part = _Counts.of(batch)
         weight = {"sequence_balance_loss": part.rows / whole.rows, "router_z_loss": part.tokens / whole.tokens}
         terms = {
@@ -117,7 +123,8 @@ def make_train_step(graph, optimizer: optax.GradientTransformation, config: Step
         for name in AUXILIARY_LOSSES:
             if getattr(config, name):  # one that is only reported costs no backward pass
                 total = total + getattr(config, name) * terms[name]
-        return total, sums._replace(**terms)
+        outside = None if sums.outside is None else sums.outside / config.accumulation_steps
+        return total, sums._replace(**terms, outside=outside)
 
     def microbatch(state, batch, whole):
         return jax.grad(loss, has_aux=True)(state.params, state.buffers, batch, whole)
@@ -182,11 +189,12 @@ def make_evaluate_step(graph):
 def means(sums: Sums, config: StepConfig) -> dict[str, float]:
     """The figures of a log line.
 
-    Always nats per token and bits per byte; for sums over updates also the gradient norm and, with experts, each
-    auxiliary loss (balance: 1 a layer when even) by the name of its coefficient, the total that was minimised, the
-    busiest expert's load over the mean (1 when even, the worst layer), the entropy of the load over its largest value
-    (1 when even, the mean of layers) and the share of choices that were dropped; with quantised matrices the share of
-    zeros among their codes, of codes that an update changed, and their scale, each the mean of all matrices.
+    Always nats per token and bits per byte; for sums over updates also the gradient norm; with splines, the share of
+    KAN inputs outside their grids; with experts, each auxiliary loss (balance: 1 a layer when even) by the name of its
+    coefficient, the total that was minimised, the busiest expert's load over the mean (1 when even, the worst layer),
+    the entropy of the load over its largest value (1 when even, the mean of layers) and the share of choices that were
+    dropped; with quantised matrices the share of zeros among their codes, of codes that an update changed, and their
+    scale, each the mean of all matrices.
     """
     sums = jax.device_get(sums)
     values = {
@@ -195,6 +203,8 @@ def means(sums: Sums, config: StepConfig) -> dict[str, float]:
     }
     if sums.updates:
         values["grad_norm"] = float(sums.grad_norm / sums.updates)
+    if sums.updates and sums.outside is not None:
+        values["outside_grid"] = float(sums.outside / sums.updates)
     if sums.updates and sums.load_LE is not None:
         for name in AUXILIARY_LOSSES:
             values[name] = float(getattr(sums, name) / sums.updates)
@@ -217,6 +227,7 @@ def _forward(graph, params, buffers, batch) -> Sums:
         nats=cross_entropy(output.logits_BTW, batch["targets"], batch["weights"]),
         tokens=jnp.sum(batch["weights"]),
         num_bytes=jnp.sum(batch["num_bytes"]).astype(jnp.float32),
+        outside=None if output.outside_L is None else jnp.mean(output.outside_L),
     )
     balance = output.balance
     if balance is None:

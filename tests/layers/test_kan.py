@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mixkabrn_jax.layers.kan import Grid, Kan, KanLayer
-from tests import reference
+from mixkabrn_jax.layers.features import Grid
+from mixkabrn_jax.layers.kan import Kan, KanLayer
+from tests import reference, toy
 
-GRID = Grid(-2.0, 2.0, 4, 3)
+KAN = toy.kan(-2.0, 2.0, 4, 3)
+GRID = KAN.grid
 D, F = 5, 6
 
 
-def make(grid=GRID, **changes):
-    options = {"grid": grid, "spline_share": 0.5, "kind": "dense", "activation_bits": 8, "rngs": nnx.Rngs(0)}
+def make(kan=KAN, **changes):
+    options = {"kan": kan, "kind": "dense", "activation_bits": 8, "rngs": nnx.Rngs(0)}
     return KanLayer(D, F, **(options | changes))
 
 
@@ -70,8 +72,9 @@ def test_a_layer_is_the_sum_over_edges_of_silu_and_spline(kind):
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 def test_a_layer_is_the_sum_over_edges_at_every_degree(degree):
-    grid = Grid(-1.5, 2.5, 3, degree)
-    layer, x = make(grid=grid), inputs(8, D)
+    kan = toy.kan(-1.5, 2.5, 3, degree)
+    grid = kan.grid
+    layer, x = make(kan=kan), inputs(8, D)
     y, layer_bar, x_bar = value_and_gradients(layer, x, reference.normal(2, 8, F))
     reference.assert_close(y, edges(x, layer.base[...], layer.spline[...], grid), terms=4 * D * (grid.num_basis + 1))
     out_bar = reference.normal(2, 8, F).astype(np.float64)
@@ -92,8 +95,9 @@ def test_a_layer_is_the_sum_over_edges_at_every_degree(degree):
 @pytest.mark.parametrize("init_scale", [1.0, 0.5])
 def test_outputs_start_with_the_promised_variance_and_share_of_splines(spline_share, init_scale):
     width, rows = 4096, 512
-    options = {"grid": Grid(-3.0, 3.0, 3, 3), "kind": "dense", "activation_bits": 8, "init_scale": init_scale}
-    layer = KanLayer(16, width, spline_share=spline_share, rngs=nnx.Rngs(0), **options)
+    kan = toy.kan(-3.0, 3.0, 3, 3, spline_share=spline_share)
+    options = {"kind": "dense", "activation_bits": 8, "init_scale": init_scale}
+    layer = KanLayer(16, width, kan=kan, rngs=nnx.Rngs(0), **options)
     run = jax.jit(lambda layer, x: layer(x))
     x = reference.normal(1, rows, 16)
 
@@ -110,7 +114,7 @@ def test_outputs_start_with_the_promised_variance_and_share_of_splines(spline_sh
 
 
 def test_ternary_splines_are_the_sum_over_edges_of_their_codes():
-    layer, x = make(spline_kind="ternary"), inputs(8, D)
+    layer, x = make(toy.kan(-2.0, 2.0, 4, 3, spline_linear="ternary")), inputs(8, D)
     y, layer_bar, _ = value_and_gradients(layer, x, reference.normal(2, 8, F))
     spline_GDF = np.asarray(layer.spline[...]).reshape(GRID.num_basis, D, F)
     quantised = [codes * scale for codes, scale in map(reference.quantize_weight, spline_GDF)]
@@ -124,18 +128,28 @@ def test_ternary_splines_are_the_sum_over_edges_of_their_codes():
 
 
 def test_two_layers_meet_at_a_hidden_layer_of_unit_size():
-    options = {"grid": GRID, "spline_share": 0.5, "kind": "dense", "activation_bits": 8}
+    options = {"kan": KAN, "kind": "dense", "activation_bits": 8}
     kan = Kan(D, 7, epsilon=1e-6, out_scale=0.5, rngs=nnx.Rngs(3), **options)
     x = inputs(9, D)
     hidden = edges(x, kan.up.base[...], kan.up.spline[...], GRID)
     hidden /= np.sqrt((hidden**2).mean(axis=-1, keepdims=True) + 1e-6)
     want = edges(hidden, kan.down.base[...], kan.down.spline[...], GRID)
     terms = (D + 7) * (GRID.num_basis + 1) * 4
-    reference.assert_close(jax.jit(lambda kan, x: kan(x))(kan, x), want, terms=terms)
+    y, outside = jax.jit(lambda kan, x: kan(x))(kan, x)
+    reference.assert_close(y, want, terms=terms)
+    off_grid = (np.abs(x) > 2).sum() + (np.abs(hidden) > 2).sum()
+    reference.assert_close(outside, off_grid / (x.size + hidden.size))
+    assert off_grid > 3
 
 
 @pytest.mark.parametrize(
-    ("grid", "message"), [((1.0, 1.0, 3, 3), "low=1.0"), ((-1.0, 1.0, 0, 3), "num_intervals=0"), ((0, 1, 2, -1), "-1")]
+    ("grid", "message"),
+    [
+        ((1.0, 1.0, 3, 3, "fade"), "low=1.0"),
+        ((-1.0, 1.0, 0, 3, "fade"), "num_intervals=0"),
+        ((0, 1, 2, -1, "fade"), "-1"),
+        ((0, 1, 2, 3, "wrap"), "outside='wrap'"),
+    ],
 )
 def test_an_impossible_grid_is_refused(grid, message):
     with pytest.raises(ValueError, match=message):

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mixkabrn_jax.layers.mlp import Mlp, SwiGlu
+from mixkabrn_jax.layers.mlp import Glu, Mlp
 from mixkabrn_jax.layers.moe import DISPATCHES, MixtureOfExperts, RouterConfig
 from tests import reference
 
 D, E, B, T = 8, 6, 2, 7
+MLP = {"sub_norm": True, "epsilon": 1e-6, "in_scale": 1.0, "out_scale": 1.0, "activation_bits": 8}
 ROUTER = RouterConfig(E, 2, score="softmax", num_groups=1, groups_per_token=1, normalize=True, scale=1.0)
 ROUTERS = {
     "softmax": dataclasses.replace(ROUTER, normalize=False, scale=2.5, experts_per_token=3),
@@ -20,7 +21,7 @@ ROUTERS = {
 
 
 def make(router=ROUTER, dispatch="sorted", num_shared=1, kind="dense", **more):
-    feed_forward = functools.partial(Mlp, D, sub_norm=True, epsilon=1e-6, out_scale=1.0, kind=kind, activation_bits=8)
+    feed_forward = functools.partial(Mlp, D, **MLP, kind=kind)
     options = {"router": router, "num_shared_experts": num_shared, "expert_width": 5, "dispatch": dispatch, **more}
     moe = MixtureOfExperts(D, feed_forward=feed_forward, rngs=nnx.Rngs(0), **options)
     moe.bias_E[...] = 0.2 * jnp.asarray(reference.normal(9, router.num_experts))
@@ -47,10 +48,10 @@ def token_by_token(moe, x_BTD, indices_BTN, mask_BT):
         logits_E = x_D @ moe.router[...]
         score_E = jax.nn.softmax(logits_E) if config.score == "softmax" else jax.nn.sigmoid(logits_E)
         total = sum(score_E[e] for e in chosen_N) if config.normalize else 1.0
-        y_1D = jnp.zeros((1, D)) if moe.shared is None else moe.shared(x_D[None])
+        y_1D = jnp.zeros((1, D)) if moe.shared is None else moe.shared(x_D[None])[0]
         for e in chosen_N:
             expert = jax.tree.map(lambda a, e=e: a[e], moe.experts)
-            y_1D = y_1D + config.scale * score_E[e] / total * expert(x_D[None])
+            y_1D = y_1D + config.scale * score_E[e] / total * expert(x_D[None])[0]
         return y_1D[0], score_E / jnp.sum(score_E)
 
     y_TD, share_TE = jax.lax.map(one, (x_TD, indices_TN))
@@ -85,7 +86,7 @@ def test_both_dispatches_are_the_loop_over_tokens_in_values_and_gradients(name):
     want = value_and_gradients(lambda moe, x: token_by_token(moe, x, indices, mask), moe, x, out_bar)
 
     def run(moe, x):
-        y, balance = moe(x, mask)
+        y, balance, _ = moe(x, mask)
         return y, balance.loss
 
     # Gradients are sums over tokens, of what comes back through the experts and, for the router, the gates.
@@ -120,7 +121,7 @@ def test_shared_experts_are_added_whatever_the_routing():
     moe, alone = make(num_shared=2), make(num_shared=0)
     assert moe.shared.up.kernel[...].shape == (D, 10)  # as wide as two experts
     alone.router, alone.experts = moe.router, moe.experts
-    got, routed, shared = jax.jit(lambda moe, alone, x: (moe(x)[0], alone(x)[0], moe.shared(x)))(moe, alone, x)
+    got, routed, shared = jax.jit(lambda moe, alone, x: (moe(x)[0], alone(x)[0], moe.shared(x)[0]))(moe, alone, x)
     reference.assert_close(got, np.asarray(routed) + np.asarray(shared), terms=2 * D + 20)
     assert np.abs(shared).max() > 0.1
 
@@ -153,7 +154,7 @@ def test_an_expert_without_tokens_has_gradients_of_zero(dispatch):
     x, out_bar = reference.normal(1, B, T, D), reference.normal(2, B, T, D)
 
     def run(moe, x):
-        y, balance = moe(x)
+        y, balance, _ = moe(x)
         return y, balance.loss
 
     assert (choices(moe, x) != 2).all()
@@ -172,7 +173,7 @@ def test_the_router_reads_float32_whatever_the_compute_dtype():
     router = np.zeros((D, E), np.float32)
     router[0] = [1.0, 1.001, 0.5, 0.5, 0.5, 0.5]  # 1.001 is 1 in bfloat16
     moe.router[...] = jnp.asarray(router)
-    y, balance = jax.jit(lambda moe, x: moe(x))(moe, jnp.ones((1, 3, D), jnp.bfloat16))
+    y, balance, _ = jax.jit(lambda moe, x: moe(x))(moe, jnp.ones((1, 3, D), jnp.bfloat16))
     assert y.dtype == jnp.bfloat16
     np.testing.assert_array_equal(balance.load_E, [0, 3, 0, 0, 0, 0])
 
@@ -259,14 +260,14 @@ def test_a_whole_block_is_deepseeks(score, dispatch):
         normalize=bool(z["norm_topk_prob"]),
         scale=float(z["routed_scaling_factor"]),
     )
-    options = {"sub_norm": False, "epsilon": 1e-6, "out_scale": 1.0, "kind": "dense", "activation_bits": 8}
+    options = MLP | {"gate": "swiglu", "sub_norm": False, "kind": "dense"}
     moe = MixtureOfExperts(
         d_model,
         router=router,
         num_shared_experts=z["param/shared_experts.up_proj.weight"].shape[0] // width,
         expert_width=width,
         dispatch=dispatch,
-        feed_forward=functools.partial(SwiGlu, d_model, **options),
+        feed_forward=functools.partial(Glu, d_model, **options),
         rngs=nnx.Rngs(0),
     )
     moe.router = nnx.Param(jnp.array(z["param/gate.weight"].T, jnp.float32))  # the peer's router is float32 too
@@ -278,7 +279,7 @@ def test_a_whole_block_is_deepseeks(score, dispatch):
         part.kernel = nnx.Param(jnp.array(peer.swapaxes(1, 2)))
     for name in ("gate", "up", "down"):
         getattr(moe.shared, name).kernel = nnx.Param(jnp.array(z[f"param/shared_experts.{name}_proj.weight"].T))
-    y, balance = jax.jit(lambda moe, x: moe(x))(moe, jnp.array(z["x"]))
+    y, balance, _ = jax.jit(lambda moe, x: moe(x))(moe, jnp.array(z["x"]))
     assert y.dtype == jnp.float64
     reference.assert_close(y, z["y"], atol=1e-6 * np.abs(z["y"]).max())
     np.testing.assert_array_equal(balance.load_E, np.bincount(z["topk_indices"].ravel(), minlength=num_experts))

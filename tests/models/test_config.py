@@ -14,13 +14,14 @@ from tests import toy
             for field in (
                 *("mixer", "ffn", "linear", "compute_dtype", "rotary_kind", "rotary_layout", "residual", "decay"),
                 *("expert_dispatch", "router_score", "retention_norm", "spline_linear", "quant_norm"),
+                *("outside_grid", "knots", "kan_basis", "kan_init"),
             )
         ),
         *(
             ({field: 0}, f"config.model.{field}=0")
             for field in (
                 *("d_model", "num_layers", "vocab_size", "num_heads", "key_width", "value_width", "chunk_size"),
-                *("hidden_width", "expert_width"),
+                *("hidden_width", "expert_width", "rational_groups"),
             )
         ),
         ({"num_heads": 3}, "config.model.num_heads=3 does not divide config.model.d_model=16"),
@@ -32,6 +33,8 @@ from tests import toy
         ({"activation_bits": 9}, "config.model.activation_bits=9"),
         ({"spline_share": 1.1}, "config.model.spline_share=1.1"),
         ({"spline_share": -0.1}, "config.model.spline_share=-0.1"),
+        ({"knots": "adaptive", "kan_basis": "rbf"}, "config.model.knots='adaptive': config.model.kan_basis='bspline'"),
+        ({"kan_init": "pykan", "kan_basis": "fourier"}, "config.model.kan_init='pykan'"),
         ({"num_experts": -1}, "config.model.num_experts=-1"),
         ({"num_shared_experts": -1}, "num_shared_experts=-1"),
         ({"grid_low": 3.0}, "low=3.0"),

@@ -231,3 +231,28 @@ def test_the_router_bias_sends_tokens_elsewhere():
         return np.asarray(load).max(axis=-1) - np.asarray(load).min(axis=-1)
 
     assert (spread(forward(model, tokens).balance.load_E) < spread(load) / 2).all()
+
+
+def test_a_model_on_a_finer_grid_is_the_same_model():
+    """Inputs outside the grid are clamped, since a fading spline fades faster on a finer grid."""
+    config = toy.model_config(outside_grid="clamp", first_dense_layers=1, spline_degree=1)
+    model = toy.make(config)
+    finer = jax.jit(language.extend_grid, static_argnums=1)(model, 6)
+    assert finer.config.grid_intervals == 6
+    assert model.config.grid_intervals == 3
+    tokens = toy.tokens(0, 2, 7)
+    want = forward(model, tokens)
+    got = forward(finer, tokens)
+    reference.assert_close(got.logits_BTW, want.logits_BTW, atol=4 * toy.rounding(want.logits_BTW, config, 7))
+    reference.assert_close(got.outside_L, want.outside_L, atol=0.0)
+    assert got.outside_L.shape == (2,)
+    assert (got.outside_L >= 0).all()
+    assert (got.outside_L < 0.1).all()
+
+
+def test_what_has_no_splines_has_no_finer_grid_and_no_share_outside_of_it():
+    model = toy.make(toy.model_config(ffn="mlp"))
+    with pytest.raises(ValueError, match=r"config\.model\.ffn='mlp' has no splines"):
+        language.extend_grid(model, 6)
+    for config in (model.config, toy.model_config(kan_basis="rational")):
+        assert jax.eval_shape(forward, toy.make(config), toy.tokens(0, 2, 4)).outside_L is None

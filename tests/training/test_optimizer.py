@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mixkabrn_jax.layers import refinement
+from mixkabrn_jax.layers.kan import Kan
 from mixkabrn_jax.training import optimizer
 from mixkabrn_jax.training.optimizer import OptimizerConfig
 from tests import reference, toy
@@ -131,3 +133,79 @@ def test_updates_are_those_of_adamw_behind_a_clip_of_the_global_norm(size):
 def test_a_field_that_cannot_be_is_named(field, value):
     with pytest.raises(ValueError, match=field):
         config(**{field: value})
+
+
+def test_training_goes_on_smoothly_on_a_finer_grid_with_its_moments_carried():
+    options = {"kind": "dense", "activation_bits": 8, "epsilon": 1e-6, "out_scale": 1.0, "rngs": nnx.Rngs(0)}
+    kan = Kan(2, 6, kan=toy.kan(-2.0, 2.0, 4, 2, outside_grid="clamp"), **options)
+    x = reference.normal(1, 128, 2)
+    y = np.sin(2 * x[:, ::-1]) * x
+    rule = optimizer.make(config(schedule="cosine", peak_rate=1e-2, weight_decay=0.0), 400)
+    change = jax.jit(lambda kan: extended(kan, 8))
+
+    def train(kan, state, steps):
+        graph, params, rest = nnx.split(kan, nnx.Param, ...)
+        state = rule.init(params) if state is None else state
+
+        @jax.jit
+        def update(params, state):
+            def loss(params):
+                return jnp.mean((nnx.merge(graph, params, rest)(x)[0] - y) ** 2)
+
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, state = rule.update(grads, state, params)
+            return jax.tree.map(jnp.add, params, updates), state, value
+
+        losses = []
+        for _ in range(steps):
+            params, state, value = update(params, state)
+            losses.append(float(value))
+        return nnx.merge(graph, params, rest), state, losses
+
+    kan, state, before = train(kan, None, 60)
+    graph, _, rest = nnx.split(kan, nnx.Param, ...)
+
+    def change_params(params):
+        return nnx.split(change(nnx.merge(graph, params, rest)), nnx.Param, ...)[1]
+
+    finer = change(kan)
+    carried = optimizer.carry_moments(state, change_params)
+    shapes = jax.tree.map(jnp.shape, rule.init(nnx.split(finer, nnx.Param, ...)[1]))
+    assert jax.tree.map(jnp.shape, carried) == shapes
+    moments = carried[1]
+    assert moments.count == state[1].count
+    assert all(np.isfinite(mu).all() for mu in jax.tree.leaves(moments.mu))
+    assert all((np.asarray(nu) >= 0).all() for nu in jax.tree.leaves(moments.nu))
+    _, _, after = train(finer, carried, 60)
+    # The first 60 steps went down, and the next are none back: the finer grid holds the same function, and the first
+    # update on it is the one that would have been next.
+    assert before[-1] < 0.5 * before[0]
+    assert all(np.diff([*before[-10:], *after]) < 0.01 * before[-1])
+    assert after[-1] < 0.9 * before[-1]
+
+
+def extended(kan, num_intervals):
+    new = nnx.clone(kan)
+    new.up = refinement.extend_grid(kan.up, num_intervals)
+    new.down = refinement.extend_grid(kan.down, num_intervals)
+    return new
+
+
+def test_moments_of_what_does_not_change_are_kept_to_the_bit_and_a_map_keeps_their_size():
+    rule = optimizer.make(config(), 10)
+    params = {"scale": jnp.ones(3), "spline": jnp.ones((2, 3))}
+    _, state = rule.update(jax.tree.map(lambda a: 0.3 * a, params), rule.init(params), params)
+    doubling = jnp.array([[1.0, 0.0], [0.5, 0.5], [-0.5, 1.5]])
+    carried = optimizer.carry_moments(state, lambda tree: {**tree, "spline": doubling @ tree["spline"]})
+    for moment in ("mu", "nu"):
+        got, was = getattr(carried[1], moment), getattr(state[1], moment)
+        np.testing.assert_array_equal(got["scale"], was["scale"])
+        # The map's rows sum to 1: even moments stay as large as they are.
+        reference.assert_close(got["spline"], np.full((3, 3), np.asarray(was["spline"])[0, 0]), terms=4)
+    # Where signs differ a root may map to 0; the step stays one of the learning rate.
+    grads = {"scale": jnp.ones(3), "spline": jnp.array([[1.0] * 3, [-3.0] * 3])}
+    _, state = rule.update(grads, rule.init(params), params)
+    steep = jnp.array([[1.5, -0.5], [0.5, 0.6]])
+    carried = optimizer.carry_moments(state, lambda tree: {**tree, "spline": steep @ tree["spline"]})[1]
+    assert (carried.nu["spline"] >= carried.mu["spline"] ** 2).all()
+    assert np.abs(carried.mu["spline"]).min() > 0

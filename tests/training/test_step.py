@@ -229,6 +229,24 @@ def test_codes_are_counted_over_the_updates_of_a_line():
     assert 0 < values["weight_zeros"] < 1
 
 
+def test_the_share_of_inputs_outside_the_grid_is_a_mean_over_microbatches_and_updates_and_knots_stay():
+    grid = {"grid_low": -1.0, "grid_high": 1.0, "spline_degree": 1, "knots": "adaptive"}
+    model = toy.make(toy.model_config(mixer="attention", num_experts=0, num_layers=1, **grid))
+    graph, _, _ = step.split(model)
+    update = jax.jit(step.make_train_step(graph, RULE, StepConfig(**toy.section("training", accumulation_steps=4))))
+    before, batch = step.init(model, RULE), even_batch()
+    state = update(before, batch)
+    first = step.means(state.sums, 0.0)["outside_grid"]
+    output = jax.jit(lambda model, batch: model(batch["tokens"], segment_ids_BT=batch["segment_ids"]))(model, batch)
+    assert output.outside_L.shape == (1,)
+    # A normal number is beyond 1 for 32%; features of a trained model's size are not far from that.
+    assert 0.2 < first < 0.5
+    reference.assert_close(first, np.mean(output.outside_L), terms=4)
+    state = update(state, batch)
+    assert abs(step.means(state.sums, 0.0)["outside_grid"] - first) < 0.1
+    jax.tree.map(np.testing.assert_array_equal, state.buffers, before.buffers)
+
+
 def test_eight_devices_train_as_one():
     """The loads of routing and the bias that follows them are those of the whole batch, not of one device's part."""
     figures = {}
