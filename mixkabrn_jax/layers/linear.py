@@ -39,7 +39,8 @@ def over_matrices(function, *weights: jax.Array):
 def effective_spline(spline: jax.Array, num_basis: int, kind: str) -> jax.Array:
     """Spline coefficients `[..., G D, F]` as a KAN layer multiplies by them; every basis function has its own scale.
 
-    Coefficients of functions at the grid's edge see few inputs and stay small: under one scale they would round to 0.
+    Functions at the grid's edge see fewer inputs than those in its middle: under one scale, coefficients that have
+    moved little would all round to 0.
     """
     return effective_weight(by_basis(spline, num_basis), kind).reshape(spline.shape)
 
@@ -80,8 +81,8 @@ class Linear(nnx.Module):
             activation_bits: of the quantised input; unused when dense.
             num_experts: 0 for one matrix, else one matrix for each expert.
             init_scale: factor on the initial standard deviation 1 / sqrt(d_in).
-            norm_epsilon: RMS-normalise the input before its quantiser (BitNet eq. 11, without a learned scale); None
-                where inputs arrive normalised.
+            norm_epsilon: RMS-normalise the input before its quantiser, without a learned scale (BitNet, sec. 2.1);
+                None where inputs arrive normalised.
         Raises: ValueError for an unknown kind.
         """
         if kind not in KINDS:
@@ -103,7 +104,7 @@ class Linear(nnx.Module):
 class IntegerLinear(nnx.Module):
     """A quantised `Linear` for evaluation: the codes of its matrix, four to a byte, and a scale for each matrix.
 
-    Gives what the `Linear` gives, to rounding, from an eighth of its bytes in bfloat16. Not trainable.
+    Gives what the `Linear` gives, to rounding, from an eighth of the bytes that bfloat16 takes. Not trainable.
     """
 
     def __init__(self, linear: Linear):

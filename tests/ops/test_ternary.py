@@ -195,11 +195,12 @@ def test_degenerate_factors_give_finite_products_and_gradients(dtype):
             return jnp.sum(ternary.fake_quant_activation(x) @ ternary.fake_quant_weight(w)).astype(jnp.float32)
 
         codes = (*ternary.quantize_activation(x), *ternary.quantize_weight(w))
-        return *jax.value_and_grad(product, argnums=(0, 1))(x, w), ternary.integer_matmul(*codes)
+        return *jax.value_and_grad(product, argnums=(0, 1))(x, w), ternary.integer_matmul(*codes), codes[1::2]
 
     for x, w in itertools.product([0.0, 3.0, 1e4, -1e4, 1e-30], [0.0, -2.0, 1e4]):
         x, w = jnp.full((1, 8), x, dtype), jnp.full((8, 3), w, dtype)
-        value, gradients, integers = run(x, w)
+        value, gradients, integers, scales = run(x, w)
+        assert all((scale > 0).all() for scale in scales)
         # Constants are represented exactly, but for the rounding of scales; 1e-30 becomes 0.
         want = 24 * float(x[0, 0]) * float(w[0, 0])
         reference.assert_close(value, want, atol=reference.tolerance(want, 24, dtype) + 1e-20)
