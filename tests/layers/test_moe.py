@@ -195,14 +195,14 @@ def test_with_a_capacity_choices_that_find_no_room_are_dropped_and_counted():
             y_1D, total = jnp.zeros((1, D)), sum(score_E[e] for e in chosen_N)  # gates of dropped choices are lost
             for e, is_kept in zip(chosen_N, kept_N, strict=True):
                 expert = jax.tree.map(lambda a, e=e: a[e], moe.experts)
-                y_1D = y_1D + is_kept * score_E[e] / total * expert(x_D[None])
+                y_1D = y_1D + is_kept * score_E[e] / total * expert(x_D[None])[0]
             return y_1D[0]
 
         y_TD = jax.lax.map(one, (x.reshape(-1, D), indices_TN, kept_TN))
         return y_TD.reshape(x.shape), 0.0
 
     def run(moe, x):
-        y, balance = moe(x, mask)
+        y, balance, _ = moe(x, mask)
         return y, balance.dropped
 
     want = value_and_gradients(definition, moe, x, out_bar)

@@ -134,7 +134,7 @@ def test_statistics_are_the_mean_of_all_quantised_matrices():
         assert path.split(".")[-1] in {"query", "key", "value", "gate", "out", "up", "down"}
         pairs = [(before.kernel, after.kernel)] if isinstance(before, Linear) else [(before.base, after.base)]
         if isinstance(before, KanLayer):
-            split = (before.grid.num_basis, -1, before.spline[...].shape[-1])
+            split = (before.features.num_basis, -1, before.spline[...].shape[-1])
             parts = [p.spline[...].reshape(*p.spline[...].shape[:-2], *split) for p in (before, after)]
             pairs.append(tuple(parts))
         for a, b in pairs:

@@ -26,7 +26,14 @@ D = 8
 
 def mixture(num_experts=4, dispatch="sorted", capacity_factor=0.0):
     router = RouterConfig(num_experts, 2, "softmax", num_groups=1, groups_per_token=1, normalize=True, scale=1.0)
-    options = {"sub_norm": False, "epsilon": 1e-6, "out_scale": 1.0, "kind": "ternary", "activation_bits": 8}
+    options = {
+        "sub_norm": False,
+        "epsilon": 1e-6,
+        "in_scale": 1.0,
+        "out_scale": 1.0,
+        "kind": "ternary",
+        "activation_bits": 8,
+    }
     return MixtureOfExperts(
         D,
         router=router,
@@ -112,7 +119,7 @@ def test_the_balance_losses_are_their_coefficient_when_balanced_whatever_k(k):
 def test_a_mixture_runs_on_one_device_without_any_set_up():
     assert not jax.distributed.is_initialized()
     assert jax.sharding.get_abstract_mesh().empty
-    y, balance = jax.jit(lambda moe, x: moe(x))(mixture(), reference.normal(0, 2, 5, D))
+    y, balance, _ = jax.jit(lambda moe, x: moe(x))(mixture(), reference.normal(0, 2, 5, D))
     assert np.isfinite(y).all()
     assert balance.load_E.sum() == 2 * 5 * 2
 
