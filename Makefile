@@ -13,7 +13,7 @@ train: $(VENV)/installed
 	$(BIN)/python -m experiments.generate --workdir=$(WORKDIR) --prompt="The American people" --max_tokens=600
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow

@@ -18,8 +18,8 @@ forward = jax.jit(lambda model, tokens: model(tokens).logits_BTW)
 
 
 @functools.cache
-def model(mixer="retention", linear="dense"):
-    return toy.make(toy.model_config(mixer=mixer, linear=linear, ffn="mlp"))
+def model(mixer="retention", linear="dense", num_experts=0):
+    return toy.make(toy.model_config(mixer=mixer, linear=linear, num_experts=num_experts, ffn="mlp"))
 
 
 def generate(model, prompt, max_tokens, sampling=DRAWN, seed=0, stop_token=None):
@@ -28,14 +28,17 @@ def generate(model, prompt, max_tokens, sampling=DRAWN, seed=0, stop_token=None)
     return np.array(list(generation.generate(model, prompt, **options)), np.int32).T
 
 
-@pytest.mark.parametrize(("mixer", "linear"), [*((mixer, "dense") for mixer in MIXERS), ("retention", "ternary")])
-def test_greedy_tokens_are_the_best_of_the_whole_pass_repeated(mixer, linear):
+@pytest.mark.parametrize(
+    ("mixer", "linear", "num_experts"),
+    [("retention", "dense", 0), ("attention", "dense", 4), ("retention", "ternary", 4)],
+)
+def test_greedy_tokens_are_the_best_of_the_whole_pass_repeated(mixer, linear, num_experts):
     prompt, number = toy.tokens(1, 3, 6), 14
-    got = generate(model(mixer, linear), prompt, number, GREEDY)
+    got = generate(model(mixer, linear, num_experts), prompt, number, GREEDY)
     tokens = np.zeros((3, 6 + number), np.int32)  # what comes later changes nothing: one shape, one compilation
     tokens[:, :6] = prompt
     for t in range(6, 6 + number):
-        tokens[:, t] = np.asarray(forward(model(mixer, linear), tokens))[:, t - 1].argmax(axis=-1)
+        tokens[:, t] = np.asarray(forward(model(mixer, linear, num_experts), tokens))[:, t - 1].argmax(axis=-1)
     np.testing.assert_array_equal(got, tokens[:, 6:])
     assert len(np.unique(got)) > 3
 
@@ -67,7 +70,7 @@ def stride(monkeypatch):
 def test_tokens_and_their_end_do_not_depend_on_the_stride(stride):
     """A row that has drawn the stop token goes on drawing it; when all rows have, that is the end."""
     prompt = toy.tokens(1, 3, 6)
-    want = generate(model(), prompt, 2 * generation.STRIDE)
+    want = generate(model(num_experts=4), prompt, 2 * generation.STRIDE)
     stop = int(want[0, 4])
     ends = [np.flatnonzero(row == stop)[0] for row in want]
     assert max(ends) + 1 < want.shape[1]
@@ -75,7 +78,7 @@ def test_tokens_and_their_end_do_not_depend_on_the_stride(stride):
         row[end:] = stop
     for number in (generation.STRIDE, 5):
         stride(number)
-        got = generate(model(), prompt, want.shape[1], stop_token=stop)
+        got = generate(model(num_experts=4), prompt, want.shape[1], stop_token=stop)
         np.testing.assert_array_equal(got[:, : max(ends) + 1], want[:, : max(ends) + 1])
         assert got.shape[1] == max(ends) + 1
 
