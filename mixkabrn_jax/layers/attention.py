@@ -59,7 +59,7 @@ class Attention(nnx.Module):
         v_BTHV = self.value(x_BTD).reshape(heads)
         if cache is None:
             if mask_BT is not None:
-                segment_ids_BT = jnp.where(mask_BT > 0, 1 if segment_ids_BT is None else segment_ids_BT, 0)
+                segment_ids_BT = (mask_BT > 0).astype(jnp.int32)  # tokens see tokens, padding sees padding
             y_BTHV = attention.causal(q_BTHK, k_BTHK, v_BTHV, segment_ids_BT)
         else:
             y_BTHV, cache = attention.cached(q_BTHK, k_BTHK, v_BTHV, cache, position_BT, mask_BT)

@@ -71,10 +71,7 @@ class Block(nnx.Module):
 
 def _counts(segment_ids_BT, mask_BT):
     """1 where a position counts in the experts' balance, 0 at padding; None when there is none."""
-    if segment_ids_BT is not None:
-        is_token_BT = (segment_ids_BT > 0).astype(jnp.float32)
-        return is_token_BT if mask_BT is None else is_token_BT * mask_BT
-    return mask_BT
+    return mask_BT if segment_ids_BT is None else (segment_ids_BT > 0).astype(jnp.float32)
 
 
 def _mixer(config, rngs):

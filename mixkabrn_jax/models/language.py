@@ -59,8 +59,11 @@ class LanguageModel(nnx.Module):
                 do not see each other. 0 marks padding.
             mask_BT: `[B, T]` or None, 0 at padding, left or right: such positions are not seen by others, do not
                 count, and leave the state as it was, so that rows of different lengths share a batch and go on.
-                Logits there mean nothing.
+                Logits there mean nothing. For rows of one document each: not together with segment ids.
+        Raises: ValueError for a mask together with segment ids.
         """
+        if segment_ids_BT is not None and mask_BT is not None:
+            raise ValueError("mask_BT together with segment_ids_BT: packed documents mark padding by segment id 0")
         config = self.config
         if state is None:
             state = self.init_state(tokens_BT.shape[0], None)
@@ -186,16 +189,15 @@ def _stack(config, num_layers, *, routed, rngs):
 def _positions(start_B, tokens_BT, segment_ids_BT, mask_BT):
     """Positions counted from the start of each document; the first document of a row goes on from `start_B`.
 
-    Padding counts for nothing: it has the position of the token that comes after it.
+    Masked padding counts for nothing: it has the position of the token that comes after it.
     """
-    if mask_BT is None:
-        count_BT = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None]
-    else:
+    if mask_BT is not None:
         is_token_BT = (mask_BT > 0).astype(jnp.int32)
-        count_BT = jnp.cumsum(is_token_BT, axis=1) - is_token_BT
+        return start_B[:, None] + jnp.cumsum(is_token_BT, axis=1) - is_token_BT
+    step_1T = jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)[None]
     if segment_ids_BT is None:
-        return start_B[:, None] + count_BT
-    begins_BT = jnp.pad(segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1], ((0, 0), (1, 0)))
-    first_BT = jax.lax.cummax(jnp.where(begins_BT, count_BT, 0), axis=1)
-    is_first_BT = jnp.cumsum(begins_BT, axis=1) == 0
-    return jnp.where(is_first_BT, start_B[:, None] + count_BT, count_BT - first_BT)
+        return start_B[:, None] + step_1T
+    begins_BT = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
+    first_BT = jnp.pad(jnp.where(begins_BT, step_1T[:, 1:], 0), ((0, 0), (1, 0)))
+    first_BT = jax.lax.cummax(first_BT, axis=1)
+    return jnp.where(first_BT == 0, start_B[:, None] + step_1T, step_1T - first_BT)

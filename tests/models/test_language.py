@@ -11,7 +11,9 @@ from mixkabrn_jax.models import language
 from mixkabrn_jax.models.config import MIXERS
 from tests import reference, toy
 
-forward = jax.jit(lambda model, tokens, state=None, segment_ids=None: model(tokens, state, segment_ids))
+forward = jax.jit(
+    lambda model, tokens, state=None, segment_ids=None, mask=None: model(tokens, state, segment_ids, mask)
+)
 step = jax.jit(lambda model, tokens, state: model.step(tokens, state))
 BOTH_STACKS = {"num_layers": 3, "first_dense_layers": 1, "ffn": "mlp"}
 
@@ -69,6 +71,101 @@ def test_documents_go_on_from_a_state():
     got = np.concatenate([first.logits_BTW, rest.logits_BTW], axis=1)
     reference.assert_close(got, whole.logits_BTW, atol=toy.rounding(got, config, 12))
     assert rest.state.position_B == 4
+
+
+@pytest.mark.parametrize("room", [None, 14])
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_padding_left_or_right_changes_nothing_and_is_gone_on_from(mixer, room):
+    config = toy.model_config(mixer=mixer, ffn="mlp")
+    model, tokens = toy.make(config), toy.tokens(0, 2, 9)
+    mask = np.ones((2, 9), np.int32)
+    mask[0, :4], mask[1, 5:] = 0, 0
+    output = forward(model, tokens, model.init_state(2, room), None, mask)
+    np.testing.assert_array_equal(output.state.position_B, [5, 5])
+    # Every token of both rows is routed to two experts in each layer, padding to none.
+    np.testing.assert_array_equal(output.balance.load_E.sum(axis=-1), [2 * 10] * 2)
+    for row in range(2):
+        kept = tokens[row : row + 1, mask[row] == 1]
+        alone = forward(model, kept, model.init_state(1, room))
+        atol = toy.rounding(alone.logits_BTW, config, 9)
+        got = np.asarray(output.logits_BTW)[row : row + 1, mask[row] == 1]
+        reference.assert_close(got, alone.logits_BTW, atol=atol)
+        if mixer == "attention" and room is None:
+            continue  # nothing was kept to go on from
+        more = toy.tokens(1, 1)
+        got, _ = step(model, np.repeat(more, 2), output.state)
+        want, _ = step(model, more, alone.state)
+        reference.assert_close(got[row : row + 1], want, atol=atol)
+
+
+def test_a_mask_together_with_documents_is_refused():
+    model, tokens = toy.make(toy.model_config(ffn="mlp", num_experts=0)), toy.tokens(0, 1, 4)
+    ones = np.ones((1, 4), np.int32)
+    with pytest.raises(ValueError, match="mask_BT together with segment_ids_BT"):
+        model(tokens, segment_ids_BT=ones, mask_BT=ones)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_a_reordered_state_is_that_of_the_reordered_rows(mixer):
+    config = toy.model_config(mixer=mixer, **BOTH_STACKS)
+    model, tokens, rows = toy.make(config), toy.tokens(0, 3, 6), np.array([2, 0, 0, 1])
+    state = forward(model, tokens, model.init_state(3, 8)).state
+    state = state._replace(position_B=state.position_B + jnp.arange(3))  # rows at different positions
+    got = jax.jit(language.reorder)(state, rows)
+    for leaf, want in zip(jax.tree.leaves(got.mixers), jax.tree.leaves(state.mixers), strict=True):
+        np.testing.assert_array_equal(leaf, np.asarray(want)[:, rows])
+    np.testing.assert_array_equal(got.position_B, np.asarray(state.position_B)[rows])
+
+
+def test_embeddings_are_scaled_for_the_stack_and_not_for_the_head():
+    plain, scaled = (toy.make(toy.model_config(ffn="mlp", num_experts=0, embedding_scale=s)) for s in (1.0, 4.0))
+    untied = toy.make(toy.model_config(ffn="mlp", num_experts=0, tied_embeddings=False))
+    for part in ("dense_blocks", "final_norm"):
+        nnx.update(getattr(untied, part), nnx.state(getattr(plain, part)))
+    untied.embedding_WD[...] = 4 * plain.embedding_WD[...]
+    untied.head_WD[...] = plain.embedding_WD[...]
+    tokens = toy.tokens(0, 2, 8)
+    want = forward(untied, tokens).logits_BTW
+    reference.assert_close(forward(scaled, tokens).logits_BTW, want, terms=16)
+
+
+@pytest.mark.parametrize("num_experts", [0, 4])
+def test_deepnorm_normalises_after_each_sum_and_never_before(num_experts):
+    """x <- norm(alpha x + f(x)) with alpha = (2 L)^(1/4); there is no norm besides."""
+    config = toy.model_config(residual="deepnorm", ffn="mlp", num_experts=num_experts)
+    model, tokens = toy.make(config), toy.tokens(0, 2, 8)
+    blocks = model.routed_blocks if num_experts else model.dense_blocks
+    position = np.broadcast_to(np.arange(8), (2, 8))
+
+    @jax.jit
+    def by_hand(model, blocks):
+        x = jnp.take(model.embedding_WD[...], tokens, axis=0)
+        for i in range(2):
+            block = jax.tree.map(lambda leaf, i=i: leaf[i], blocks)
+            y, _ = block.mixer(x, jnp.zeros((2, 2, 8, 8)), position)
+            x = block.mixer_norm(4**0.25 * x + y)
+            x = block.ffn_norm(4**0.25 * x + block.ffn(x)[0])
+        return x @ model.embedding_WD[...].T
+
+    want = by_hand(model, blocks)
+    reference.assert_close(forward(model, tokens).logits_BTW, want, atol=toy.rounding(want, config, 8))
+    assert model.final_norm is None
+
+
+def test_deepnorm_starts_with_smaller_branches():
+    """Values and both matrices of a feed-forward by (8 L)^(-1/4); queries, keys and gates as they are."""
+    configs = (toy.model_config(residual=name, ffn="swiglu", num_experts=0) for name in ("deepnorm", "pre_norm"))
+    deep, plain = (
+        jax.jit(lambda config=config: language.LanguageModel(config, rngs=nnx.Rngs(0)))().dense_blocks
+        for config in configs
+    )
+    beta, out = 16**-0.25, 4**-0.5  # of L = 2; "pre_norm" makes the last matrices smaller by out
+    ratios = {"query": 1, "key": 1, "gate": 1, "value": beta, "out": beta / out}
+    pairs = [(getattr(deep.mixer, name), getattr(plain.mixer, name), ratio) for name, ratio in ratios.items()]
+    ratios = {"gate": 1, "up": beta, "down": beta / out}
+    pairs += [(getattr(deep.ffn, name), getattr(plain.ffn, name), ratio) for name, ratio in ratios.items()]
+    for got, want, ratio in pairs:
+        reference.assert_close(got.kernel[...], ratio * np.asarray(want.kernel[...]))
 
 
 @pytest.mark.parametrize("dispatch", ["sorted", "dense"])

@@ -363,17 +363,26 @@ def test_lm_decay_goes_from_one_in_32_to_one_in_512():
 # --- The recurrence itself, from a peer --------------------------------------------------------------------------
 
 
-def test_the_three_orders_are_the_peers_numbers():
+def peers_numbers(dtype, close):
     z = reference.golden("retention_op")
     K = z["q"].shape[-1]
-    q, k, v, state = (np.asarray(a, np.float32) for a in (z["q"] * K**-0.5, z["k"], z["v"], z["initial_state"]))
-    log_decay = jnp.asarray(retention.log_decay(q.shape[2]), jnp.float32)
-    n = terms(q)
-    reference.assert_close(parallel(q, k, v, log_decay), z["o"], terms=n)
-    for run in (stepwise, *(functools.partial(chunkwise, chunk_size=c) for c in (7, 64))):
+    q, k, v, state = (np.asarray(a, dtype) for a in (z["q"] * K**-0.5, z["k"], z["v"], z["initial_state"]))
+    log_decay = jnp.asarray(retention.log_decay(q.shape[2]), dtype)
+    close(parallel(q, k, v, log_decay), z["o"])
+    for run in (stepwise, parallel, *(functools.partial(chunkwise, chunk_size=c) for c in (7, 64))):
         out, final = run(q, k, v, log_decay, np.zeros_like(state))
-        reference.assert_close(out, z["o"], terms=n)
-        reference.assert_close(final, z["final_state"], terms=n)
+        close(out, z["o"])
+        close(final, z["final_state"])
         out, final = run(q, k, v, log_decay, state)
-        reference.assert_close(out, z["o_from_state"], terms=n)
-        reference.assert_close(final, z["final_state_from_state"], terms=n)
+        close(out, z["o_from_state"])
+        close(final, z["final_state_from_state"])
+
+
+def test_the_three_orders_are_the_peers_numbers():
+    rounding = terms(reference.golden("retention_op")["q"])
+    peers_numbers(np.float32, functools.partial(reference.assert_close, terms=rounding))
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_three_orders_are_the_peers_numbers_in_double_precision():
+    peers_numbers(np.float64, lambda got, want: np.testing.assert_allclose(got, want, atol=1e-10, rtol=0))
