@@ -48,7 +48,7 @@ def get_config(size="tiny"):
     config.model.rotary_kind = "linspace"  # RetNet's frequencies; rope has RoFormer's
     config.model.rotary_base = 10000.0
     config.model.rotary_layout = "half"  # or interleaved
-    # Feed-forward: kan, mlp or swiglu.
+    # Feed-forward: kan, mlp, swiglu or geglu.
     config.model.ffn = "kan"
     config.model.hidden_width = 48  # of the dense feed-forward, where num_experts = 0 and in first_dense_layers
     config.model.grid_low = -3.0  # inputs arrive RMS-normalised
@@ -56,7 +56,7 @@ def get_config(size="tiny"):
     config.model.grid_intervals = 3
     config.model.spline_degree = 3
     config.model.outside_grid = "fade"  # to 0; clamp keeps the value at the end of the grid, linear its slope too
-    config.model.knots = "uniform"  # static and shared; adaptive: a buffer for each input, which can follow the samples
+    config.model.knots = "uniform"  # static and shared; adaptive: a buffer, which layers.refinement moves
     config.model.kan_basis = "bspline"  # or chebyshev, fourier, rbf, rational (KAT)
     config.model.rational_groups = 8  # of features, each with one rational function
     config.model.kan_init = "variance"  # preserving; or pykan, glorot, lecun
@@ -83,7 +83,7 @@ def get_config(size="tiny"):
     config.model.activation_bits = 8
     config.model.down_activation_bits = 8  # before the last matrix of each branch, whose input has outliers
     config.model.spline_linear = "dense"  # or ternary: spline coefficients with a scale for each basis function
-    config.model.quant_norm = "sub"  # norms before branches; inside: each quantised matrix normalises its own input
+    config.model.quant_norm = "sub"  # norms before branches; inside: each quantised Linear normalises its own input
     config.model.sub_norm = True  # normalise before the last matrix of each branch
 
     config.data = ConfigDict()
@@ -247,7 +247,7 @@ def _attention(config):
 def _mlp(config):
     """A KAN edge has a coefficient for every basis function and one for its base; an MLP has that many units."""
     model = config.model
-    coefficients = model.grid_intervals + model.spline_degree + 1
+    coefficients = 2 if model.kan_basis == "rational" else model.grid_intervals + model.spline_degree + 1
     return {
         "model.ffn": "mlp",
         "model.hidden_width": model.hidden_width * coefficients,

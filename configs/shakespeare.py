@@ -42,7 +42,7 @@ def get_config():
     config.model.rotary_kind = "linspace"  # RetNet's frequencies; rope has RoFormer's
     config.model.rotary_base = 10000.0
     config.model.rotary_layout = "half"  # or interleaved
-    # Feed-forward: kan, mlp or swiglu.
+    # Feed-forward: kan, mlp, swiglu or geglu.
     config.model.ffn = "kan"
     config.model.hidden_width = 36  # of the dense feed-forward, where num_experts = 0 and in first_dense_layers
     config.model.grid_low = -3.0  # inputs arrive RMS-normalised
@@ -50,7 +50,7 @@ def get_config():
     config.model.grid_intervals = 3
     config.model.spline_degree = 3
     config.model.outside_grid = "fade"  # to 0; clamp keeps the value at the end of the grid, linear its slope too
-    config.model.knots = "uniform"  # static and shared; adaptive: a buffer for each input, which can follow the samples
+    config.model.knots = "uniform"  # static and shared; adaptive: a buffer, which layers.refinement moves
     config.model.kan_basis = "bspline"  # or chebyshev, fourier, rbf, rational (KAT)
     config.model.rational_groups = 8  # of features, each with one rational function
     config.model.kan_init = "variance"  # preserving; or pykan, glorot, lecun
@@ -77,7 +77,7 @@ def get_config():
     config.model.activation_bits = 8
     config.model.down_activation_bits = 8  # before the last matrix of each branch, whose input has outliers
     config.model.spline_linear = "dense"  # or ternary: spline coefficients with a scale for each basis function
-    config.model.quant_norm = "sub"  # norms before branches; inside: each quantised matrix normalises its own input
+    config.model.quant_norm = "sub"  # norms before branches; inside: each quantised Linear normalises its own input
     config.model.sub_norm = True  # normalise before the last matrix of each branch
 
     config.data = ConfigDict()

@@ -3,6 +3,7 @@
 Both hold matrices as `[out, in]`, one set of names for each layer; here they are `[in, out]`, stacked over layers.
 """
 
+import re
 from collections.abc import Mapping
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mixkabrn_jax.layers.linear import IntegerLinear, Linear
 from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.models.language import LanguageModel
 from mixkabrn_jax.ops import retention, rotary
@@ -103,8 +105,11 @@ def load(
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation={activation!r}: one of {tuple(ACTIVATIONS)} is needed")
+    if decay not in ("paper", "lm") or num_heads < 1:
+        raise ValueError(f"decay={decay!r}, num_heads={num_heads}: 'paper' or 'lm', and at least 1, are needed")
     params = {_official_name(name): np.asarray(array) for name, array in params.items()}
-    num_layers = 1 + max((int(name.split(".")[1]) for name in params if name.startswith("layers.")), default=-1)
+    layers = (re.fullmatch(r"layers\.(\d+)\..*", name) for name in params)
+    num_layers = 1 + max((int(match[1]) for match in layers if match), default=-1)
     required = {_EMBEDDING, _FINAL_NORM, *(name for i in range(num_layers) for name in _layer_names(i))}
     missing, unknown = required - params.keys(), params.keys() - required - {_HEAD, _ANGLE, _DECAY}
     if missing or unknown or not num_layers:
@@ -112,6 +117,8 @@ def load(
             f"not the parameters of a RetNet of {num_layers} layers with gated feed-forwards and without biases: "
             f"missing {sorted(missing)}, unknown {sorted(unknown)}"
         )
+    if params[_EMBEDDING].ndim != 2:
+        raise ValueError(f"{_EMBEDDING} of shape {params[_EMBEDDING].shape}: [vocabulary, width] is needed")
     vocab_size, d_model = params[_EMBEDDING].shape
     if d_model % num_heads:
         raise ValueError(f"num_heads={num_heads} does not divide the width {d_model} of {_EMBEDDING}")
@@ -165,7 +172,7 @@ def save(model: LanguageModel, naming: str = "torchscale") -> dict[str, np.ndarr
     Args:
         naming: "torchscale" (`RetNetDecoder`) or "huggingface" (the HF-style `RetNetForCausalLM`).
     Returns: float32 arrays, with the constant buffers that both libraries keep in their state dicts.
-    Raises: ValueError for a model that is no RetNet, naming the first field in which it differs.
+    Raises: ValueError for a model that is no RetNet, naming the first field or layer in which it differs.
     """
     if naming not in NAMINGS:
         raise ValueError(f"naming={naming!r}: one of {NAMINGS} is needed")
@@ -180,6 +187,10 @@ def save(model: LanguageModel, naming: str = "torchscale") -> dict[str, np.ndarr
             raise ValueError(f"config.model.{field}={getattr(config, field)!r}: a RetNet has {value!r}")
     if config.ffn not in ACTIVATIONS.values():
         raise ValueError(f"config.model.ffn={config.ffn!r}: a RetNet has one of {tuple(ACTIVATIONS.values())}")
+    for path, layer in nnx.iter_modules(model):  # a layer may have been quantised since the model was made
+        kind = getattr(layer, "kind", "integers") if isinstance(layer, (Linear, IntegerLinear)) else "dense"
+        if kind != "dense":
+            raise ValueError(f"{'.'.join(map(str, path))} holds {kind} weights: a RetNet's are dense")
     leaves = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(model))}
     embedding = leaves["embedding_WD",]
     params = {_EMBEDDING: embedding, _HEAD: leaves.get(("head_WD",), embedding)}

@@ -71,7 +71,7 @@ class MixtureOfExperts(nnx.Module):
     ):
         """
         Args:
-            num_shared_experts: always on; together they are one feed-forward of that many times the width.
+            num_shared_experts: always on. Each is a feed-forward of its own, with its own scales where it is quantised.
             expert_width: hidden units of one expert.
             dispatch: "sorted" brings each token to its experts, so that work grows with experts_per_token; "dense" runs
                 every expert on every token and drops what was not chosen: for a few narrow experts it is faster,
@@ -86,8 +86,9 @@ class MixtureOfExperts(nnx.Module):
         self.router = normal_init(rngs, (d_model, router.num_experts), 1.0)
         self.bias_E = Buffer(jnp.zeros(router.num_experts))
         self.experts = feed_forward(expert_width, num_experts=router.num_experts, rngs=rngs)
-        shared_width = num_shared_experts * expert_width
-        self.shared = feed_forward(shared_width, num_experts=0, rngs=rngs) if shared_width else None
+        self.num_shared_experts = num_shared_experts
+        several = num_shared_experts if num_shared_experts > 1 else 0
+        self.shared = feed_forward(expert_width, num_experts=several, rngs=rngs) if num_shared_experts else None
         self.config, self.dispatch = router, dispatch
         self.capacity_factor, self.device_groups = capacity_factor, device_groups
         self.router_norm_epsilon = router_norm_epsilon
@@ -105,7 +106,7 @@ class MixtureOfExperts(nnx.Module):
         router_in_BTD = x_BTD.astype(jnp.float32)
         if self.router_norm_epsilon is not None:
             router_in_BTD = rms_norm(router_in_BTD, self.router_norm_epsilon)
-        logits_BTE = router_in_BTD @ self.router[...]
+        logits_BTE = jnp.einsum("btd,de->bte", router_in_BTD, self.router[...], precision="highest")
         weights_BTN, indices_BTN = routing.top_k_gates(
             logits_BTE,
             num_choices,
@@ -122,10 +123,16 @@ class MixtureOfExperts(nnx.Module):
         y_TD, outside = run(x_TD, weights_BTN.reshape(-1, num_choices), indices_TN, plan)
         y_BTD = y_TD.reshape(x_BTD.shape)
         if self.shared is not None:
-            shared_BTD, shared_outside = self.shared(x_BTD)
+            shared_BTD, shared_outside = self._run_shared(x_BTD)
             y_BTD = y_BTD + shared_BTD
             outside = None if outside is None else (outside + shared_outside) / 2
         return y_BTD, self._balance(logits_BTE, indices_BTN, mask_BT, plan), outside
+
+    def _run_shared(self, x_BTD):
+        if self.num_shared_experts == 1:
+            return self.shared(x_BTD)
+        y_EBTD, outside_E = jax.vmap(lambda expert: expert(x_BTD))(self.shared)
+        return jnp.sum(y_EBTD, axis=0), None if outside_E is None else jnp.mean(outside_E)
 
     def _plan(self, indices_TN, mask_T):
         """Which row each choice is computed in; None where no rows are needed."""

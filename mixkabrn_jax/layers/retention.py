@@ -46,9 +46,9 @@ class Retention(nnx.Module):
         Args:
             key_width, value_width: features of one head.
             chunk_size: positions handled in parallel.
-            decay: "paper", head h keeps 1 - 2^(-first_decay_exponent - h) of its state a step; "lm", evenly spaced
-                from 1 - 1/32 to 1 - 1/512; "learned", starts as "paper" and is trained; "gated", computed from each
-                token.
+            decay: what a head keeps of its state a step. "paper", head h 1 - 2^(-first_decay_exponent - h); "lm", from
+                1 - 1/32 to 1 - 1/512 in equal ratios; "learned", starts as "paper" and is trained; "gated", computed
+                from each token.
             normalization: "sqrt_sum", rows are divided by the root of the sum of their decays; "none", the head norm
                 does it all. The sum is known for constant decays only, so a gated decay needs "none".
             sub_norm: RMS-normalise the gated heads before the output projection.
@@ -75,7 +75,10 @@ class Retention(nnx.Module):
     def log_decay(self, x_BTD):
         """Returns the logarithm of what each head keeps a step: `[H]`, or `[B, T, H]` when gated; float32."""
         if self.decay == "gated":
-            logit_BTH = x_BTD.astype(jnp.float32) @ self.decay_gate[...]
+            x_BTD = x_BTD.astype(jnp.float32)
+            if self.query.norm_epsilon is not None:  # where matrices normalise their own input, so does the gate
+                x_BTD = rms_norm(x_BTD, self.query.norm_epsilon)
+            logit_BTH = jnp.einsum("btd,dh->bth", x_BTD, self.decay_gate[...], precision="highest")
             return jax.nn.log_sigmoid(logit_BTH) / _GATE_TEMPERATURE
         if self.decay == "learned":
             return jax.nn.log_sigmoid(self.decay_logit_H[...])

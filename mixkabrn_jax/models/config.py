@@ -123,6 +123,16 @@ class ModelConfig:
             raise ValueError(
                 f"config.model.num_heads={self.num_heads} does not divide config.model.d_model={self.d_model}"
             )
+        if not 0.001 <= self.first_decay_exponent <= 120 - self.num_heads:
+            raise ValueError(
+                f"config.model.first_decay_exponent={self.first_decay_exponent}: 0.001 to {120 - self.num_heads} is "
+                "needed, for decays between 0 and 1 in float32"
+            )
+        if max(self.grid_low, -3) > min(self.grid_high, 3) - 0.01:
+            raise ValueError(
+                f"config.model.grid_low={self.grid_low}, config.model.grid_high={self.grid_high}: inputs arrive "
+                "normalised, most of them between -3 and 3, and must fall on the grid"
+            )
         if self.decay == "gated" and self.retention_norm != "none":
             raise ValueError(
                 f"config.model.retention_norm={self.retention_norm!r} needs constant decays: 'none' with "

@@ -1,5 +1,6 @@
 """A trained model's matrices in another number format, and what their codes look like."""
 
+import dataclasses
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -30,7 +31,7 @@ def quantize(model: LanguageModel, kind: str, patterns: Iterable[str]) -> Langua
     Embedding, head, norms and router never change, nor do spline coefficients: a `KanLayer` changes its base matrix.
 
     Args:
-        kind: one of `KINDS`.
+        kind: one of `KINDS`; where all layers have it in the end, so does the model's config.
         patterns: shell patterns of layers' paths such as "routed_blocks.ffn.experts.up" or "*.mixer.*".
     Raises: ValueError for an unknown kind, and for a pattern that matches no layer.
     """
@@ -44,6 +45,8 @@ def quantize(model: LanguageModel, kind: str, patterns: Iterable[str]) -> Langua
             raise ValueError(f"patterns: {pattern!r} matches no layer; there are {', '.join(layers)}")
         for path in matched:
             layers[path].kind = kind
+    if all(layer.kind == kind for layer in layers.values()):
+        model.config = dataclasses.replace(model.config, linear=kind)
     return model
 
 

@@ -7,6 +7,7 @@ import pytest
 from mixkabrn_jax.inference.generate import generate
 from mixkabrn_jax.inference.sampling import Sampling
 from mixkabrn_jax.interop import torchscale
+from mixkabrn_jax.models import quantize
 from tests import reference, toy
 
 forward = jax.jit(lambda model, tokens: model(tokens).logits_BTW)
@@ -86,6 +87,10 @@ def test_both_namings_are_those_of_the_libraries():
         ({}, {"num_heads": 3}, "num_heads=3 does not divide the width 16"),
         ({}, {"num_heads": 4}, r"retnet_rel_pos\.angle of the checkpoint"),
         ({}, {"decay": "lm"}, r"retnet_rel_pos\.decay of the checkpoint is .* decay='lm'"),
+        ({}, {"decay": "learned"}, "decay='learned'"),
+        ({}, {"num_heads": 0}, "num_heads=0"),
+        ({"layers.x.foo": np.ones(1)}, {}, r"unknown \['layers\.x\.foo'\]"),
+        ({"embed_tokens.weight": np.ones(3)}, {}, r"embed_tokens\.weight of shape \(3,\)"),
         ({}, {"activation": "tanh"}, "activation='tanh'"),
     ],
 )
@@ -111,6 +116,13 @@ def test_a_model_that_is_no_retnet_is_not_saved_as_one(changes):
     field = next(iter(changes))
     with pytest.raises(ValueError, match=rf"config\.model\.{field}="):
         torchscale.save(retnet(**changes))
+
+
+@pytest.mark.parametrize("integers", [False, True])
+def test_a_retnet_that_was_quantised_is_not_saved_as_a_dense_one(integers):
+    model = quantize.quantize(retnet(), "ternary", ["*.mixer.query"])
+    with pytest.raises(ValueError, match=r"dense_blocks\.mixer\.query holds (ternary|integers) weights"):
+        torchscale.save(quantize.to_integers(model) if integers else model)
 
 
 @pytest.mark.parametrize("changes", [{"tied_embeddings": False}, {"ffn": "geglu"}])

@@ -116,14 +116,21 @@ def test_quantised_experts_keep_a_scale_each_in_both_dispatches(monkeypatch):
         reference.assert_close(got, want, terms=2 * (D + 5))
 
 
-def test_shared_experts_are_added_whatever_the_routing():
+def test_shared_experts_are_added_whatever_the_routing_each_with_its_own_scales():
     x = reference.normal(1, B, T, D)
-    moe, alone = make(num_shared=2), make(num_shared=0)
-    assert moe.shared.up.kernel[...].shape == (D, 10)  # as wide as two experts
-    alone.router, alone.experts = moe.router, moe.experts
-    got, routed, shared = jax.jit(lambda moe, alone, x: (moe(x)[0], alone(x)[0], moe.shared(x)[0]))(moe, alone, x)
-    reference.assert_close(got, np.asarray(routed) + np.asarray(shared), terms=2 * D + 20)
-    assert np.abs(shared).max() > 0.1
+    moe, alone = make(num_shared=2, kind="ternary"), make(num_shared=0, kind="ternary")
+    assert moe.shared.up.kernel[...].shape == (2, D, 5)
+    smaller = jnp.array([1.0, 1 / 64]).reshape(2, 1, 1)  # under one scale all of its codes would be 0
+    moe.shared.up.kernel[...] = moe.shared.up.kernel[...] * smaller
+
+    @jax.jit
+    def run(moe, alone, x):
+        one_by_one = [jax.tree.map(lambda leaf, i=i: leaf[i], moe.shared)(x)[0] for i in range(2)]
+        return moe(x)[0], alone(x)[0], jnp.stack(one_by_one)
+
+    got, routed, shared = run(moe, alone, x)
+    reference.assert_close(got, np.asarray(routed) + np.asarray(shared).sum(axis=0), terms=2 * D + 20)
+    assert (np.abs(shared).max(axis=(1, 2, 3)) > 0.1).all()
 
 
 @pytest.mark.parametrize("score", ["softmax", "sigmoid"])
@@ -278,7 +285,9 @@ def test_a_whole_block_is_deepseeks(score, dispatch):
     for part, peer in ((moe.experts.gate, gate_EFD), (moe.experts.up, up_EFD), (moe.experts.down, down_EDF)):
         part.kernel = nnx.Param(jnp.array(peer.swapaxes(1, 2)))
     for name in ("gate", "up", "down"):
-        getattr(moe.shared, name).kernel = nnx.Param(jnp.array(z[f"param/shared_experts.{name}_proj.weight"].T))
+        fused = z[f"param/shared_experts.{name}_proj.weight"].T
+        parts = np.split(fused, moe.num_shared_experts, axis=0 if name == "down" else 1)
+        getattr(moe.shared, name).kernel = nnx.Param(jnp.array(np.stack(parts) if len(parts) > 1 else fused))
     y, balance, _ = jax.jit(lambda moe, x: moe(x))(moe, jnp.array(z["x"]))
     assert y.dtype == jnp.float64
     reference.assert_close(y, z["y"], atol=1e-6 * np.abs(z["y"]).max())

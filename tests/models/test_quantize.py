@@ -96,15 +96,19 @@ def test_matrices_that_normalise_their_input_replace_the_norms_before_branches(m
         assert model.routed_blocks.mixer.sub_norm
 
 
-def test_with_norms_inside_the_size_of_the_residual_stream_reaches_no_branch():
-    config = toy.model_config(linear="ternary", quant_norm="inside", ffn="swiglu", mixer="attention")
+@pytest.mark.parametrize(
+    "changes", [{"mixer": "attention"}, {"decay": "paper"}, {"decay": "gated", "retention_norm": "none"}]
+)
+def test_with_norms_inside_the_size_of_the_residual_stream_reaches_no_branch(changes):
+    config = toy.model_config(linear="ternary", quant_norm="inside", ffn="swiglu", **changes)
     model = toy.make(config)
     block = jax.tree.map(lambda leaf: leaf[0], model.routed_blocks)
     position = jnp.arange(10, dtype=jnp.int32)[None]
     x = jnp.asarray(reference.normal(1, 1, 10, 16))
 
     def branches(x):
-        y, _ = block.mixer(x, None, position)
+        state = None if config.mixer == "attention" else jnp.zeros((1, 2, 8, 8))
+        y, _ = block.mixer(x, state, position)
         return y, block.ffn(x)[0]
 
     for got, want in zip(jax.jit(branches)(8 * x), jax.jit(branches)(x), strict=True):
