@@ -71,7 +71,7 @@ class KanLayer(nnx.Module):
         """
         Args:
             kan: the functions on the edges and how they start. With the init "variance" and a unit normal input the
-                output starts with variance `init_scale`^2.
+                output starts with variance `init_scale`^2, a little less where matrices are quantised.
             kind, activation_bits, num_experts: as for `Linear`.
         """
         experts = (num_experts,) if num_experts else ()

@@ -52,8 +52,9 @@ def update_grid(layer: KanLayer, x: jax.Array, uniform_fraction: float) -> KanLa
 def extend_grid(layer: KanLayer, num_intervals: int) -> KanLayer:
     """The layer on a grid of more intervals between the same ends.
 
-    Where the old number divides the new one the splines stay exactly as they are on the grid, by knot insertion; else
-    they are fitted by least squares on points all over it. Outside the grid a finer one fades faster.
+    Where the old number divides the new one the splines stay exactly as they are on the grid, by knot insertion (but
+    for ternary ones, whose new coefficients have new codes); else they are fitted by least squares on points all over
+    it. Outside the grid a finer one fades faster.
 
     Args:
         num_intervals: at least as many as there are.
