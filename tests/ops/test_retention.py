@@ -355,6 +355,27 @@ def test_padding_anywhere_leaves_the_recurrence_as_it_was(order, by_position):
         reference.assert_close(got_state[b : b + 1], want_state, terms=terms(q))
 
 
+@given(
+    documents=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    chunk_size=st.integers(1, 9),
+    by_position=st.booleans(),
+    dtype=st.sampled_from([jnp.float32, jnp.bfloat16]),
+)
+@settings(max_examples=6)
+def test_any_layout_of_documents_with_any_decay_is_the_definition(documents, chunk_size, by_position, dtype):
+    q, k, v, state = inputs(T=sum(documents))
+    q, k, v = (jnp.asarray(a, dtype) for a in (q, k, v))
+    ids = np.repeat([np.arange(len(documents))] * 2, documents, axis=1).astype(np.int32)
+    log_decay = -np.abs(reference.normal(7, *q.shape[:3])) if by_position else LOG_DECAY
+    want, want_state = reference.retention(q, k, v, log_decay, state, ids)
+    n = terms(q) if dtype == jnp.float32 else 1
+    for order in ("parallel", chunk_size):
+        out, final = run(q, k, v, state, ids, log_decay, order=order)
+        assert (out.dtype, final.dtype) == (dtype, jnp.float32)
+        reference.assert_close(out, want, terms=n, dtype=dtype)
+        reference.assert_close(final, want_state, terms=n, dtype=dtype)
+
+
 def test_lm_decay_goes_from_one_in_32_to_one_in_512():
     got = 1 - np.exp(np.asarray(retention.lm_log_decay(5), np.float64))
     np.testing.assert_allclose(got, [1 / 32, 1 / 64, 1 / 128, 1 / 256, 1 / 512], rtol=1e-4)
