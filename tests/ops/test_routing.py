@@ -50,17 +50,35 @@ def test_gates_are_the_definition(score, normalize, num_groups, groups_per_token
 
 
 @given(
-    E=st.sampled_from([2, 4, 8]),
+    groups=st.integers(1, 4),
+    group_size=st.integers(1, 4),
+    kept=st.integers(1, 4),
     k=st.integers(1, 4),
     lead=st.sampled_from([(), (3,), (2, 2)]),
     score=st.sampled_from(["softmax", "sigmoid"]),
+    biased=st.booleans(),
+    normalize=st.booleans(),
 )
-@settings(max_examples=6)
-def test_gates_are_the_definition_on_any_shape(E, k, lead, score):
-    k = min(k, E)
+@settings(max_examples=10)
+def test_gates_are_the_definition_on_any_shape(groups, group_size, kept, k, lead, score, biased, normalize):
+    E, kept = groups * group_size, min(kept, groups)
     logits = reference.normal(E, *lead, E)
-    got = top_k_gates(logits, k, score=score)
-    assert_same_choice(got, reference.top_k_gates(logits, k, score=score))
+    options = {"score": score, "num_groups": groups, "groups_per_token": kept, "normalize": normalize, "scale": 2.5}
+    options |= {"bias": 0.3 * reference.normal(9, E) if biased else None}
+    k = min(k, kept * group_size)
+    assert_same_choice(top_k_gates(logits, k, **options), reference.top_k_gates(logits, k, **options))
+
+
+@given(tokens=st.integers(1, 9), E=st.integers(1, 4), choices=st.integers(1, 2), room=st.integers(1, 6), data=st.data())
+@settings(max_examples=10)
+def test_any_room_keeps_the_choices_of_the_definition(tokens, E, choices, room, data):
+    choices = min(choices, E)
+    each = st.permutations(range(E)).map(lambda experts: experts[:choices])
+    indices = np.array(data.draw(st.lists(each, min_size=tokens, max_size=tokens)), np.int32)
+    mask = np.array(data.draw(st.lists(st.integers(0, 1), min_size=tokens, max_size=tokens)), np.float32)
+    plan = routing.plan_with_capacity(jnp.asarray(indices), E, room, jnp.asarray(mask))
+    kept = np.asarray(routing.has_row(plan)).reshape(indices.shape)
+    np.testing.assert_array_equal(kept, reference.within_capacity(indices, E, room, mask))
 
 
 def test_a_group_is_worth_its_best_expert_or_the_sum_of_its_best_two():
