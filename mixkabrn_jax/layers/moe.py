@@ -145,6 +145,7 @@ class MixtureOfExperts(nnx.Module):
     def _balance(self, logits_BTE, indices_BTN, mask_BT, plan):
         score_BTE = routing.scores(logits_BTE, self.config.score)
         load_E = routing.load(indices_BTN, self.config.num_experts, mask_BT)
+        best_BTN = jax.lax.top_k(jax.lax.stop_gradient(score_BTE), self.config.experts_per_token)[1]
         dropped = jnp.zeros(())
         if self.capacity_factor:
             num_kept = jnp.sum(routing.has_row(plan).astype(jnp.float32))
@@ -153,7 +154,7 @@ class MixtureOfExperts(nnx.Module):
         return Balance(
             load_E=load_E,
             loss=routing.balance_loss(score_BTE, indices_BTN, mask_BT),
-            sequence_loss=routing.sequence_balance_loss(score_BTE, indices_BTN, mask_BT),
+            sequence_loss=routing.sequence_balance_loss(score_BTE, best_BTN, mask_BT),
             device_loss=routing.device_balance_loss(score_BTE, indices_BTN, self.device_groups, mask_BT),
             z_loss=routing.z_loss(logits_BTE, mask_BT),
             dropped=dropped,

@@ -138,8 +138,9 @@ def sequence_balance_loss(scores: jax.Array, indices: jax.Array, mask: jax.Array
     """The balance within each sequence, as a mean over sequences (DeepSeek-V3 eq. 17-20, without its factor alpha).
 
     Args:
-        scores: `[..., T, E]`; indices: `[..., T, N]`; mask: `[..., T]` or None, 0 leaves a token out, and a sequence
-            without any token is left out of the mean.
+        scores: `[..., T, E]`.
+        indices: `[..., T, N]`, the best by these scores alone, whatever a bias or groups have chosen (eq. 18).
+        mask: `[..., T]` or None, 0 leaves a token out, and a sequence without any token is left out of the mean.
     Returns: `[]` float32; 1 when every sequence is balanced, 0 when no token counts.
     """
     mask = jnp.ones(scores.shape[:-1]) if mask is None else mask.astype(jnp.float32)
