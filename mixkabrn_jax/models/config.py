@@ -123,12 +123,13 @@ class ModelConfig:
             raise ValueError(
                 f"config.model.num_heads={self.num_heads} does not divide config.model.d_model={self.d_model}"
             )
-        if not 0.001 <= self.first_decay_exponent <= 120 - self.num_heads:
+        has_exponent = self.mixer == "retention" and self.decay in ("paper", "learned")
+        if has_exponent and not 0.001 <= self.first_decay_exponent <= 120 - self.num_heads:
             raise ValueError(
                 f"config.model.first_decay_exponent={self.first_decay_exponent}: 0.001 to {120 - self.num_heads} is "
-                "needed, for decays between 0 and 1 in float32"
+                f"needed with config.model.num_heads={self.num_heads}, for decays between 0 and 1 in float32"
             )
-        if max(self.grid_low, -3) > min(self.grid_high, 3) - 0.01:
+        if self.ffn == "kan" and max(self.grid_low, -3) > min(self.grid_high, 3) - 0.01:
             raise ValueError(
                 f"config.model.grid_low={self.grid_low}, config.model.grid_high={self.grid_high}: inputs arrive "
                 "normalised, most of them between -3 and 3, and must fall on the grid"

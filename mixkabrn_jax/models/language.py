@@ -93,7 +93,13 @@ class LanguageModel(nnx.Module):
         return Output(logits_BTW, State(next_B, tuple(mixers)), balance, outside_L)
 
     def step(self, tokens_B, state: State):
-        """One token a row; an attention cache that is full drops what comes. Returns: (logits `[B, W]`, state)."""
+        """One token a row; an attention cache that is full drops what comes.
+
+        Returns: (logits `[B, W]`, state).
+        Raises: ValueError for a state of attention that keeps no cache: the token would see itself alone.
+        """
+        if any(mixer is None for mixer in state.mixers):
+            raise ValueError("this state keeps no attention cache: start from init_state(batch_size, max_length)")
         output = self(tokens_B[:, None], state)
         return output.logits_BTW[:, 0], output.state
 

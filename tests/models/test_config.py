@@ -72,6 +72,8 @@ def test_a_number_that_must_be_positive_is_named(field, value):
 
 
 def test_fields_of_switched_off_parts_are_not_checked():
+    assert toy.model_config(mixer="attention", d_model=256, num_heads=128).num_heads == 128
+    assert toy.model_config(ffn="mlp", grid_low=10.0, grid_high=12.0).kan.grid.low == 10.0
     assert toy.model_config(num_experts=0, experts_per_token=9, router_groups=5, capacity_factor=-1.0).router is None
 
 

@@ -105,6 +105,12 @@ def test_a_mask_together_with_documents_is_refused():
         model(tokens, segment_ids_BT=ones, mask_BT=ones)
 
 
+def test_a_step_of_attention_without_a_cache_is_refused():
+    model, tokens = toy.make(toy.model_config(mixer="attention", ffn="mlp", num_experts=0)), toy.tokens(0, 1, 4)
+    with pytest.raises(ValueError, match=r"init_state\(batch_size, max_length\)"):
+        model.step(tokens[:, 0], model.init_state(1, None))
+
+
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_a_reordered_state_is_that_of_the_reordered_rows(mixer):
     config = toy.model_config(mixer=mixer, **BOTH_STACKS)

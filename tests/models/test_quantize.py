@@ -112,8 +112,8 @@ def test_with_norms_inside_the_size_of_the_residual_stream_reaches_no_branch(cha
         return y, block.ffn(x)[0]
 
     for got, want in zip(jax.jit(branches)(8 * x), jax.jit(branches)(x), strict=True):
-        # Eight is a power of two: only epsilon can tell the two apart, and a code may be at a tie.
-        reference.assert_close(got, want, atol=0.05 * np.abs(want).max())
+        # Eight is a power of two: only epsilon can tell the two apart, and a code of 127 may be at a tie.
+        reference.assert_close(got, want, atol=np.abs(want).max() / 127)
         assert np.abs(want).max() > 0.1
 
 
