@@ -6,6 +6,7 @@ never built.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from mixkabrn_jax.layers.linear import effective_activation, effective_spline, e
 from mixkabrn_jax.layers.norm import rms_norm
 from mixkabrn_jax.layers.variables import Buffer
 from mixkabrn_jax.ops import bspline
+from mixkabrn_jax.ops.blocks import map_rows
+from mixkabrn_jax.ops.grouped_matmul import map_groups
 
 SPLINE_KINDS = ("dense", "ternary")
 INITS = ("variance", "pykan", "glorot", "lecun")
@@ -103,17 +106,26 @@ class KanLayer(nnx.Module):
 
     def __call__(self, x, group_sizes_E=None):
         """`[..., D]` -> `[..., F]`; with experts, rows `[R, D]` sorted by expert and `group_sizes_E`."""
-        base = effective_weight(self.base[...], self.kind).astype(x.dtype)
-        spline = effective_spline(self.spline[...], self.features.num_basis, self.spline_kind).astype(x.dtype)
+        base = effective_weight(self.base[...], self.kind)
+        spline = effective_spline(self.spline[...], self.features.num_basis, self.spline_kind)
+        graph, owned = nnx.split(self.features)
 
-        # The basis is G times as large as x and cheap: recomputed in the backward pass, not kept for it.
-        @jax.checkpoint
-        def product(x, base, spline):
+        def product(weights, x, group_sizes_E=None):
+            base, spline, owned = weights
             edge = effective_activation(jax.nn.silu(x), self.kind, self.activation_bits)
-            basis = self.features(x, group_sizes_E).reshape(*x.shape[:-1], -1)
-            return multiply(edge, base, group_sizes_E) + multiply(basis, spline, group_sizes_E)
+            basis = nnx.merge(graph, owned)(x, group_sizes_E).reshape(*x.shape[:-1], -1)
+            # Cast here, so that gradients of blocks of rows are summed in float32.
+            by_base = multiply(edge, base.astype(x.dtype), group_sizes_E)
+            return by_base + multiply(basis, spline.astype(x.dtype), group_sizes_E)
 
-        return product(x, base, spline)
+        # The basis is G times as large as x and cheap: made where it is used, again in the backward pass.
+        weights = base, spline, owned
+        if group_sizes_E is None:
+            row_bytes = self.features.num_basis * x.shape[-1] * x.dtype.itemsize
+            return map_rows(partial(product, weights), x, row_bytes)
+        if jax.default_backend() == "cpu":
+            return map_groups(product, weights, x, group_sizes_E)
+        return jax.checkpoint(product)(weights, x, group_sizes_E)
 
 
 class Kan(nnx.Module):

@@ -10,7 +10,9 @@ with `degree` knots behind it. Outside it a spline may
 - "linear": go on in a straight line with the value and the slope at the end.
 """
 
+from functools import partial
 from math import comb, factorial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,35 +82,97 @@ def uniform_basis(
     """
     _check_grid(low, high, num_intervals, degree)
     check_outside(outside)
-    dtype = x.dtype
-    x = x.astype(jnp.promote_types(dtype, jnp.float32))  # a bf16 position would move the knots by a hundredth of a step
-    position = (x - low) * (num_intervals / (high - low))
-    below, above = (
-        jnp.where(position < 0, position, 0),
-        jnp.where(position > num_intervals, position - num_intervals, 0),
+    return _uniform_basis(x, _UniformGrid(low, high, num_intervals, degree, outside))
+
+
+class _UniformGrid(NamedTuple):
+    low: float
+    high: float
+    num_intervals: int
+    degree: int
+    outside: str
+
+    def position(self, x):
+        """Distance from the start of the grid in steps, where the bumps are looked up; float32 or better."""
+        position = self._steps(x)
+        if self.outside == "fade":
+            # Every bump is 0 one step beyond the outermost support; there powers of |x| = 1e30 stay finite.
+            return jnp.clip(position, -self.degree - 1, self.num_intervals + self.degree + 1)
+        return _clip(position, 0, self.num_intervals)
+
+    def beyond(self, x):
+        """Steps below the grid, negative, and steps above it; 0 elsewhere."""
+        position = self._steps(x)
+        return jnp.minimum(position, 0), jnp.maximum(position - self.num_intervals, 0)
+
+    def centres(self):
+        return [g - (self.degree - 1) / 2 for g in range(self.num_intervals + self.degree)]
+
+    def _steps(self, x):
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # a bf16 position would be a hundredth of a step off
+        position = (x - self.low) * (self.num_intervals / (self.high - self.low))
+        return jnp.where(x == self.high, self.num_intervals, position)  # whatever the rounding
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _uniform_basis(x, grid):
+    position = grid.position(x)
+    below, above = grid.beyond(x)
+    end_slopes = _first_slopes(grid.num_intervals + grid.degree, grid.degree)
+    # Slab after slab into one array: a stack of them all would be written element by element.
+    basis = jnp.zeros((*x.shape[:-1], len(end_slopes), x.shape[-1]), x.dtype)
+    for g, centre in enumerate(grid.centres()):
+        if grid.degree == 0:  # a box has no slope to meet its neighbour with: its edges are half open, the last closed
+            slab = (position >= g) & ((position < g + 1) | ((g == grid.num_intervals - 1) & (position == g + 1)))
+        else:
+            slab = _bump(position - centre, grid.degree)
+        if grid.outside == "linear":  # the grid is its own mirror image, so are the slopes at its two ends
+            slab = slab + below * end_slopes[g] - above * end_slopes[-1 - g]
+        basis = basis.at[..., g, :].set(slab.astype(x.dtype))
+    return basis
+
+
+def _uniform_basis_backward(grid, x, grad):
+    """Needs x alone: slopes are as cheap as values, and `[..., G, D]` is read once and kept nowhere."""
+    position = grid.position(x)
+    below, above = grid.beyond(x)
+    is_inside = (below == 0) & (above == 0)
+    end_slopes = _first_slopes(grid.num_intervals + grid.degree, grid.degree)
+    total = jnp.zeros(position.shape, position.dtype)
+    for g, centre in enumerate(grid.centres()):
+        slope = _bump_slope(position - centre, grid.degree)
+        if grid.outside != "fade":
+            slope = jnp.where(is_inside, slope, 0)
+        if grid.outside == "linear":
+            slope = jnp.where(below < 0, end_slopes[g], jnp.where(above > 0, -end_slopes[-1 - g], slope))
+        total = total + grad[..., g, :].astype(total.dtype) * slope
+    return ((total * (grid.num_intervals / (grid.high - grid.low))).astype(x.dtype),)
+
+
+_uniform_basis.defvjp(lambda x, grid: (_uniform_basis(x, grid), x), _uniform_basis_backward)
+
+
+def _bump(u, degree):
+    """The uniform B-spline of degree 1 or more around 0; u in steps."""
+    distance = jnp.abs(u)
+    terms = (
+        (-1) ** j * comb(degree + 1, j) * jnp.maximum((degree + 1) / 2 - j - distance, 0) ** degree
+        for j in range(degree // 2 + 1)
     )
-    if outside == "fade":
-        # Every bump is 0 one step beyond the outermost support; clamping there keeps powers of |x| = 1e30 finite.
-        position = jnp.clip(position, -degree - 1, num_intervals + degree + 1)
-    else:
-        position = _clip(position, 0, num_intervals)
-    if degree == 0:  # a box has no slope to meet its neighbour with: its edges are half open, the last one closed
-        at_end = x == high if outside == "fade" else position == num_intervals
-        cell = jnp.where(at_end, num_intervals - 1, jnp.floor(position))
-        return jnp.stack([(cell == g).astype(dtype) for g in range(num_intervals)], axis=-2)
-    slope = _first_slopes(num_intervals + degree, degree)
-    slabs = []
-    for g in range(num_intervals + degree):
-        distance = jnp.abs(position - (g - (degree - 1) / 2))
-        terms = [
-            (-1) ** j * comb(degree + 1, j) * jnp.maximum((degree + 1) / 2 - j - distance, 0) ** degree
-            for j in range(degree // 2 + 1)
-        ]
-        slab = sum(terms) / factorial(degree)
-        if outside == "linear":  # the grid is its own mirror image, so the slopes at its end are those at its start
-            slab = slab + below * slope[g] - above * slope[-1 - g]
-        slabs.append(slab.astype(dtype))
-    return jnp.stack(slabs, axis=-2)
+    return sum(terms) / factorial(degree)
+
+
+def _bump_slope(u, degree):
+    if degree == 0:
+        return jnp.zeros_like(u)
+    distance = jnp.abs(u)
+    if degree == 1:
+        return jnp.where(distance < 1, -jnp.sign(u), 0)
+    terms = (
+        (-1) ** j * comb(degree + 1, j) * jnp.maximum((degree + 1) / 2 - j - distance, 0) ** (degree - 1)
+        for j in range(degree // 2 + 1)
+    )
+    return -jnp.sign(u) * sum(terms) / factorial(degree - 1)
 
 
 def fit(x: jax.Array, y: jax.Array, knots: jax.Array, degree: int, ridge: float | None = None) -> jax.Array:
@@ -273,6 +337,8 @@ def _end_slopes(knots, degree):
 
 def _first_slopes(num_basis, degree):
     """Slopes in 1/step of the uniform basis functions at the first point of the grid, as Python numbers."""
+    if degree == 0:
+        return [0.0] * num_basis
 
     def bump(u):  # of one degree less, half open
         if degree == 1:

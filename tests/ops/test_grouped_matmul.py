@@ -12,8 +12,17 @@ from tests import reference
 
 METHODS = pytest.mark.parametrize(
     "options",
-    [{"method": "dense"}, {"method": "block"}, {"method": "block", "tile": 4}, {"method": "block", "tile": 1}],
-    ids=["dense", "block", "tile of 4", "tile of 1"],
+    [
+        {"method": "dense"},
+        {"method": "ragged"},
+        {"method": "block"},
+        {"method": "block", "tile": 4},
+        {"method": "block", "tile": 1},
+        {"method": "loop"},
+        {"method": "loop", "tile": 5},
+        {"method": "loop", "tile": 1},
+    ],
+    ids=str,
 )
 SIZES = {
     "even": [2, 2, 2, 2, 2, 2],
@@ -66,18 +75,27 @@ def test_a_single_row_goes_to_its_expert(options):
         check(reference.normal(2, 1, 5), reference.normal(3, 3, 5, 3), sizes, **options)
 
 
-@given(ends=st.lists(st.integers(0, 13), min_size=5, max_size=5), tile=st.sampled_from([None, 1, 3, 8, 128]))
-def test_any_sizes_give_the_values_and_gradients_of_the_loop(ends, tile):
-    options = {"method": "dense"} if tile is None else {"method": "block", "tile": tile}
+@given(
+    ends=st.lists(st.integers(0, 13), min_size=5, max_size=5),
+    method=st.sampled_from(["block", "loop"]),
+    tile=st.sampled_from([1, 3, 8, 0]),
+)
+def test_any_sizes_give_the_values_and_gradients_of_the_loop(ends, method, tile):
+    options = {"method": method, "tile": tile}
     sizes = np.diff([0, *sorted(ends)])
     check(reference.normal(4, 13, 4), reference.normal(5, 5, 4, 3), sizes, **options)
 
 
-@given(experts=st.integers(1, 4), rows=st.integers(1, 5), tile=st.sampled_from([1, 2, 7]))
-@settings(max_examples=5)
-def test_any_shapes_give_the_values_and_gradients_of_the_loop(experts, rows, tile):
+@given(
+    experts=st.integers(1, 4),
+    rows=st.integers(1, 5),
+    tile=st.sampled_from([1, 2, 7]),
+    method=st.sampled_from(["block", "loop"]),
+)
+@settings(max_examples=6)
+def test_any_shapes_give_the_values_and_gradients_of_the_loop(experts, rows, tile, method):
     sizes = np.random.default_rng(rows).multinomial(rows, np.ones(experts) / experts)
-    check(reference.normal(4, rows, 2), reference.normal(5, experts, 2, 1), sizes, method="block", tile=tile)
+    check(reference.normal(4, rows, 2), reference.normal(5, experts, 2, 1), sizes, method=method, tile=tile)
 
 
 @METHODS
@@ -93,14 +111,18 @@ def test_rows_past_the_sum_are_zero_whatever_they_hold(options):
     reference.assert_close(w_bar, want_w, terms=7)
 
 
-def test_block_is_the_default_and_the_methods_agree():
+@pytest.mark.parametrize(("platform", "method"), [("cpu", "loop"), ("gpu", "block"), ("tpu", "ragged")])
+def test_the_platform_chooses_the_method(monkeypatch, platform, method):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
     x, w, sizes = reference.normal(10, 9, 4), reference.normal(11, 3, 4, 2), np.array([2, 4, 1], np.int32)
-    block, dense = run(x, w, sizes, method="block"), run(x, w, sizes, method="dense")
-    np.testing.assert_array_equal(run(x, w, sizes), block)
-    reference.assert_close(block, dense, terms=4)
+
+    def program(**options):
+        return str(jax.make_jaxpr(lambda x, w: grouped_matmul.grouped_matmul(x, w, sizes, **options))(x, w))
+
+    assert program() == program(method=method) != program(method="dense")
 
 
-@pytest.mark.parametrize("method", ["block", "dense"])
+@pytest.mark.parametrize("method", grouped_matmul.METHODS)
 def test_half_precision_stays_half_and_is_summed_in_single(method):
     D = 512
     x, w = (jnp.asarray(a, jnp.bfloat16) for a in (reference.normal(12, 6, D), reference.normal(13, 2, D, 3)))
@@ -110,7 +132,7 @@ def test_half_precision_stays_half_and_is_summed_in_single(method):
     reference.assert_close(out, want, terms=1, dtype=jnp.bfloat16)
 
 
-@pytest.mark.parametrize("options", [{"method": "dense"}, {"method": "block"}, {"method": "block", "tile": 1}])
+@METHODS
 def test_weight_gradients_are_summed_in_single_precision_however_many_tiles(options):
     # Ones added up in bfloat16 stay at 256.
     rows, sizes = 1000, np.array([990, 10], np.int32)
