@@ -41,7 +41,7 @@ def get_config(size="tiny"):
     config.model.num_heads = 4
     config.model.key_width = 32  # of one head
     config.model.value_width = 32  # of one head
-    config.model.chunk_size = 64
+    config.model.chunk_size = 0  # positions handled in parallel; 0 chooses by the widths
     config.model.decay = "paper"  # or lm, learned, gated
     config.model.first_decay_exponent = 3.0  # head h forgets 2^-(3 + h) a step; the paper's 5 suits longer contexts
     config.model.retention_norm = "sqrt_sum"  # or none, which a gated decay needs
@@ -143,7 +143,6 @@ SIZES = {
         "model.num_heads": 6,
         "model.key_width": 64,
         "model.value_width": 64,
-        "model.chunk_size": 128,
         "model.first_decay_exponent": 4.0,
         "model.hidden_width": 96,
         "model.num_experts": 8,
@@ -166,7 +165,6 @@ SIZES = {
         "model.num_heads": 6,
         "model.key_width": 128,
         "model.value_width": 256,
-        "model.chunk_size": 128,
         "model.first_decay_exponent": 5.0,
         "model.hidden_width": 512,
         "model.num_experts": 32,
@@ -193,7 +191,6 @@ SIZES = {
         "model.num_heads": 8,
         "model.key_width": 256,
         "model.value_width": 512,
-        "model.chunk_size": 256,
         "model.first_decay_exponent": 5.0,
         "model.hidden_width": 768,
         "model.num_experts": 64,

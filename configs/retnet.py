@@ -30,7 +30,6 @@ def get_config(size="300m"):
             "model.num_heads": num_heads,
             "model.key_width": width // num_heads,
             "model.value_width": value_width // num_heads,
-            "model.chunk_size": 128,
             "model.first_decay_exponent": 5.0,
             "model.rotary_kind": "linspace",
             "model.rotary_layout": "interleaved",

@@ -36,7 +36,7 @@ def get_config():
     config.model.num_heads = 4
     config.model.key_width = 32  # of one head
     config.model.value_width = 32  # of one head
-    config.model.chunk_size = 64
+    config.model.chunk_size = 0
     config.model.decay = "paper"  # or lm, learned, gated
     config.model.first_decay_exponent = 3.0  # head h forgets 2^-(3 + h) a step: contexts are 64 long
     config.model.retention_norm = "sqrt_sum"  # or none, which a gated decay needs

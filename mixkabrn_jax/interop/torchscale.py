@@ -88,7 +88,7 @@ def load(
     embedding_scale: float = 1.0,
     norm_epsilon: float = 1e-6,
     decay: str = "paper",
-    chunk_size: int = 64,
+    chunk_size: int = 0,
 ) -> LanguageModel:
     """A language model whose logits are those of the checkpoint's RetNet.
 
@@ -99,7 +99,7 @@ def load(
         embedding_scale: sqrt(d_model) for a model trained with `no_scale_embedding=False`.
         norm_epsilon: its `layernorm_eps`.
         decay: "paper", or "lm" for the HF-style option `use_lm_decay`.
-        chunk_size: positions handled in parallel; any value gives the same logits.
+        chunk_size: positions handled in parallel, 0 to choose by the widths; any value gives the same logits.
     Raises: ValueError for names that are missing or unknown, shapes that do not fit, other decays or angles than a
         RetNet's, or a setting that is none of the above.
     """

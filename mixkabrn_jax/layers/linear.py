@@ -18,7 +18,9 @@ QUANTIZERS = {"ternary": ternary.quantize_weight, "binary": ternary.binarize_wei
 def multiply(x: jax.Array, weight: jax.Array, group_sizes: jax.Array | None) -> jax.Array:
     """x `[..., D]` @ weight `[D, F]`, or rows x `[R, D]` sorted by expert with weight `[E, D, F]`."""
     if group_sizes is None:
-        return x @ weight
+        # Rows as one dimension: the gradient of the weight sums over two otherwise, and on a CPU XLA first writes its
+        # input transposed, which takes as long as the product.
+        return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], -1)
     return grouped_matmul(x, weight, group_sizes)
 
 

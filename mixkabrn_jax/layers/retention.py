@@ -45,7 +45,7 @@ class Retention(nnx.Module):
         """
         Args:
             key_width, value_width: features of one head.
-            chunk_size: positions handled in parallel.
+            chunk_size: positions handled in parallel; 0 chooses it by the widths.
             decay: what a head keeps of its state a step. "paper", head h 1 - 2^(-first_decay_exponent - h); "lm", from
                 1 - 1/32 to 1 - 1/512 in equal ratios; "learned", starts as "paper" and is trained; "gated", computed
                 from each token.

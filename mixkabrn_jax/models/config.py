@@ -102,11 +102,15 @@ class ModelConfig:
             if getattr(self, field) not in known:
                 raise ValueError(f"config.model.{field}={getattr(self, field)!r}: one of {known} is needed")
         for field in (
-            *("d_model", "num_layers", "vocab_size", "num_heads", "key_width", "value_width", "chunk_size"),
+            *("d_model", "num_layers", "vocab_size", "num_heads", "key_width", "value_width"),
             *("hidden_width", "expert_width", "rational_groups"),
         ):
             if getattr(self, field) < 1:
                 raise ValueError(f"config.model.{field}={getattr(self, field)}: at least 1 is needed")
+        if self.chunk_size < 0:
+            raise ValueError(
+                f"config.model.chunk_size={self.chunk_size}: at least 1 is needed, or 0 to choose it by the widths"
+            )
         for field in ("embedding_scale", "norm_epsilon", "rotary_base", "router_scale", "first_decay_exponent"):
             if not 0 < getattr(self, field) < math.inf:
                 raise ValueError(f"config.model.{field}={getattr(self, field)}: more than 0 and finite is needed")

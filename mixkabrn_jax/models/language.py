@@ -87,7 +87,9 @@ class LanguageModel(nnx.Module):
             shares.append(outside_L)
         h_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
         head_WD = (self.embedding_WD if self.head_WD is None else self.head_WD)[...].astype(h_BTD.dtype)
-        logits_BTW = jnp.einsum("btd,wd->btw", h_BTD, head_WD, preferred_element_type=jnp.float32)
+        h_RD = h_BTD.reshape(-1, config.d_model)  # one dimension of rows, as in `layers.linear.multiply`
+        logits_RW = jnp.einsum("rd,wd->rw", h_RD, head_WD, preferred_element_type=jnp.float32)
+        logits_BTW = logits_RW.reshape(*tokens_BT.shape, -1)
         next_B = position_BT[:, -1] + (1 if mask_BT is None else (mask_BT[:, -1] > 0))
         outside_L = None if shares[0] is None else jnp.concatenate(shares)
         return Output(logits_BTW, State(next_B, tuple(mixers)), balance, outside_L)

@@ -4,9 +4,10 @@
 caller scales keys, rotates them and normalises rows (`row_scale`). Source: Sun et al., Retentive Network (2023),
 eq. 5 (parallel), 6 (recurrent), 7 (chunkwise), 8 (multi-scale decay).
 
-Letters: B batch, T time, N chunk, C position in a chunk, H head, K key width, V value width.
+Letters: B batch, T time, N chunk, C position in a chunk and S an earlier one, H head, K key width, V value width.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -69,71 +70,45 @@ def parallel(q, k, v, log_decay, state=None, segment_ids=None):
             incoming state belongs to the first position's segment; the outgoing one holds the last position's only.
     Returns: `[B, T, H, V]` in v's dtype without a state; with one, (`[B, T, H, V]`, state `[B, H, K, V]`).
     """
-    total_BTH = _total(log_decay, q.shape[1])
-    score_BHTS = _dot("bthk,bshk->bhts", q, k) * _decay_mask(total_BTH)
-    if segment_ids is not None:
-        same_BTS = segment_ids[:, :, None] == segment_ids[:, None, :]
-        score_BHTS = jnp.where(same_BTS[:, None], score_BHTS, 0)
-    out_BTHV = _dot("bhts,bshv->bthv", score_BHTS.astype(v.dtype), v)
+    chunk = _chunks(q, k, v, log_decay, segment_ids, q.shape[1])
     if state is None:
-        return out_BTHV.astype(v.dtype)
-    first_B = None if segment_ids is None else segment_ids[:, 0]
-    reach = _reach(total_BTH, segment_ids, first_B)
-    cross_BTHV = _dot("bthk,bhkv->bthv", q, state) * reach.from_state_CH[..., None]
-    added_BHKV = _dot("bthk,bthv->bhkv", k * reach.to_state_CH[..., None].astype(k.dtype), v)
-    state = state * reach.across_H[..., None, None] + added_BHKV
-    return (out_BTHV + cross_BTHV).astype(v.dtype), state
+        return _merge(_within(chunk), v)
+    state, out_NBHCV = _run(state, chunk)
+    return _merge(out_NBHCV, v), state
 
 
-def chunkwise(q, k, v, log_decay, state, *, chunk_size: int, segment_ids=None):
-    """Parallel within chunks, recurrent between them: O(T C) work, any T.
+def chunkwise(q, k, v, log_decay, state, *, chunk_size: int = 0, segment_ids=None):
+    """Parallel within chunks, recurrent between them: O(T C) work, any T. Scores are recomputed in the backward pass.
 
-    Everything but the sum of chunk states, T / C small steps, is done for all chunks at once.
+    On a CPU one chunk comes after the other, all of it in the cache; elsewhere everything but the sum of chunk
+    states, T / C small steps, is done for all chunks at once.
 
     Args:
         q, k, v, log_decay, segment_ids: as for `parallel`.
         state: `[B, H, K, V]` float32, the recurrence before the first position.
-        chunk_size: C, positions handled in parallel.
+        chunk_size: C, positions handled in parallel; 0 chooses it by the widths (`best_chunk_size`).
     Returns: (`[B, T, H, V]` in v's dtype, state `[B, H, K, V]`).
-    Raises: ValueError for a chunk size below 1.
+    Raises: ValueError for a negative chunk size.
     """
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size={chunk_size}: at least 1 is needed")
-    batch, length = q.shape[:2]
-    chunk_size = min(chunk_size, length)
-    num_chunks = -(-length // chunk_size)
-    q, k, v = (_split(a, num_chunks, chunk_size) for a in (q, k, v))
-    flat = (batch * num_chunks, chunk_size)
-    if log_decay.ndim == 1:
-        flat_decay = log_decay
-        step_NC = jnp.arange(num_chunks * chunk_size).reshape(num_chunks, -1)
-        # The last chunk's padding does not decay.
-        steps_NC = jnp.minimum(step_NC + 1, length) - step_NC[:, :1]
-        total_BNCH = (steps_NC[..., None].astype(log_decay.dtype) * log_decay.reshape(1, 1, -1))[None]
+    if chunk_size < 0:
+        raise ValueError(f"chunk_size={chunk_size}: at least 1 is needed, or 0 to choose it by the widths")
+    chunks = _chunks(q, k, v, log_decay, segment_ids, chunk_size or best_chunk_size(q.shape[-1], v.shape[-1]))
+    run = jax.checkpoint(_run)
+    if jax.default_backend() == "cpu":
+        state, out_N1BHCV = jax.lax.scan(run, state, jax.tree.map(lambda a: a[:, None], chunks))
+        out_NBHCV = out_N1BHCV[:, 0]
     else:
-        log_decay = _split(log_decay, num_chunks, chunk_size)
-        flat_decay = log_decay.reshape(*flat, -1)
-        total_BNCH = jnp.cumsum(log_decay, axis=2)
-    segment_BNC, before_BN, flat_segments = None, None, None
-    if segment_ids is not None:
-        segment_BNC = _split(segment_ids, num_chunks, chunk_size, mode="edge")
-        before_BN = jnp.concatenate([segment_ids[:, :1], segment_BNC[:, :-1, -1]], axis=1)
-        flat_segments = segment_BNC.reshape(flat)
-    reach = _reach(total_BNCH, segment_BNC, before_BN)
+        state, out_NBHCV = run(state, chunks)
+    return _merge(out_NBHCV, v), state
 
-    added_BNHKV = _dot("bnchk,bnchv->bnhkv", k * reach.to_state_CH[..., None].astype(k.dtype), v)
 
-    def advance(state_BHKV, chunk):
-        across_BH, added_BHKV = chunk
-        return state_BHKV * across_BH[..., None, None] + added_BHKV, state_BHKV
+def best_chunk_size(key_width: int, value_width: int) -> int:
+    """Where the work on scores, C (K + V) a position, equals that on states, 2 K V; a power of two, 32 to 256.
 
-    across_BNH = jnp.broadcast_to(reach.across_H, added_BNHKV.shape[:3])
-    chunks = jax.tree.map(lambda a: a.swapaxes(0, 1).astype(state.dtype), (across_BNH, added_BNHKV))
-    state, state_NBHKV = jax.lax.scan(advance, state, chunks)
-    cross_BNCHV = _dot("bnchk,nbhkv->bnchv", q, state_NBHKV) * reach.from_state_CH[..., None]
-    inner = parallel(*(a.reshape(*flat, *a.shape[3:]) for a in (q, k, v)), flat_decay, segment_ids=flat_segments)
-    out_BNCHV = inner.reshape(v.shape) + cross_BNCHV
-    return out_BNCHV.reshape(batch, -1, *v.shape[3:])[:, :length].astype(v.dtype), state
+    Smaller chunks do less of the first and more of the second; products of less than 32 rows are slow on any machine.
+    """
+    best = 2 * key_width * value_width / (key_width + value_width)
+    return min(max(2 ** round(math.log2(best)), 32), 256)
 
 
 def recurrent(q, k, v, log_decay, state):
@@ -148,61 +123,98 @@ def recurrent(q, k, v, log_decay, state):
     return jnp.einsum("bhk,bhkv->bhv", q.astype(state.dtype), state).astype(v.dtype), state
 
 
-class _Reach(NamedTuple):
-    """How much of what survives in a chunk; leading dimensions are those of the chunks, or 1."""
+class _Chunks(NamedTuple):
+    """What chunks work on, heads before positions, so that every product is a batch of plain matrices."""
 
-    from_state_CH: jax.Array
-    """Of the state before the chunk, at each position."""
-    to_state_CH: jax.Array
-    """Of each position, in the state after the chunk."""
-    across_H: jax.Array
-    """Of the state before the chunk, in the state after it."""
-
-
-def _reach(total_CH, segment_C, before):
-    """
-    Args:
-        total_CH: `[..., C, H]`, sums of log decays from the chunk's start through each position.
-        segment_C: `[..., C]` or None; before: `[...]`, the segment of the position before the chunk.
-    """
-    from_state_CH = jnp.exp(total_CH)
-    to_state_CH = jnp.exp(total_CH[..., -1:, :] - total_CH)
-    across_H = from_state_CH[..., -1, :]
-    if segment_C is not None:
-        sees_state_C = segment_C == before[..., None]
-        reaches_end_C = segment_C == segment_C[..., -1:]
-        from_state_CH = from_state_CH * sees_state_C[..., None]
-        to_state_CH = to_state_CH * reaches_end_C[..., None]
-        across_H = across_H * sees_state_C[..., -1:]
-    return _Reach(from_state_CH, to_state_CH, across_H)
+    q: jax.Array
+    """`[N, B, H, C, K]`."""
+    k: jax.Array
+    v: jax.Array
+    total: jax.Array
+    """`[N, B or 1, H, C]`, sums of log decays from the chunk's start through each position."""
+    segment: jax.Array | None
+    """`[N, B, C]`."""
+    before: jax.Array | None
+    """`[N, B]`, the segment of the position before the chunk."""
 
 
-def _total(log_decay, length):
-    """Sums of log decays through each position: `[1, T, H]` from `[H]`, `[B, T, H]` from its like."""
-    if log_decay.ndim == 3:
-        return jnp.cumsum(log_decay, axis=1)
-    return (jnp.arange(1, length + 1, dtype=log_decay.dtype)[:, None] * log_decay[None])[None]
+def _chunks(q, k, v, log_decay, segment_ids, chunk_size):
+    length = q.shape[1]
+    chunk_size = min(chunk_size, length)
+    num_chunks = -(-length // chunk_size)
+
+    def split(a, mode="constant"):
+        """`[B, T, H, ...]` -> `[N, B, H, C, ...]`, filled up at the end."""
+        padding = num_chunks * chunk_size - length
+        a = jnp.pad(a, [(0, 0), (0, padding)] + [(0, 0)] * (a.ndim - 2), mode=mode)
+        a = a.reshape(a.shape[0], num_chunks, chunk_size, *a.shape[2:]).swapaxes(0, 1)
+        return a.swapaxes(2, 3) if a.ndim > 3 else a
+
+    if log_decay.ndim == 1:
+        step_NC = jnp.arange(num_chunks * chunk_size).reshape(num_chunks, -1)
+        # The last chunk's padding does not decay.
+        steps_NC = jnp.minimum(step_NC + 1, length) - step_NC[:, :1]
+        total_NBHC = steps_NC[:, None, None].astype(log_decay.dtype) * log_decay.reshape(1, 1, -1, 1)
+    else:
+        total_NBHC = jnp.cumsum(split(log_decay), axis=-1)
+    segment_NBC, before_NB = None, None
+    if segment_ids is not None:
+        segment_NBC = split(segment_ids, mode="edge")
+        before_NB = jnp.concatenate([segment_ids[None, :, 0], segment_NBC[:-1, :, -1]])
+    return _Chunks(split(q), split(k), split(v), total_NBHC, segment_NBC, before_NB)
 
 
-def _decay_mask(total_BTH):
-    """The product of the decays from s + 1 to t for s <= t, else 0, as `[B, H, T, S]`.
+def _run(state_BHKV, chunks):
+    """N chunks: (state after them, outputs `[N, B, H, C, V]`)."""
+    from_state_NBHC = jnp.exp(chunks.total)
+    to_state_NBHC = jnp.exp(chunks.total[..., -1:] - chunks.total)
+    across_NBH = from_state_NBHC[..., -1]
+    if chunks.segment is not None:
+        sees_state_NBC = chunks.segment == chunks.before[..., None]
+        reaches_end_NBC = chunks.segment == chunks.segment[..., -1:]
+        from_state_NBHC = from_state_NBHC * sees_state_NBC[:, :, None]
+        to_state_NBHC = to_state_NBHC * reaches_end_NBC[:, :, None]
+        across_NBH = across_NBH * sees_state_NBC[:, :, None, -1]
+    k_NBHCK = chunks.k * to_state_NBHC[..., None].astype(chunks.k.dtype)
+    added_NBHKV = _dot("nbhck,nbhcv->nbhkv", k_NBHCK, chunks.v)
+
+    def advance(state_BHKV, chunk):
+        across_BH, added_BHKV = chunk
+        return state_BHKV * across_BH[..., None, None] + added_BHKV, state_BHKV
+
+    steps = jax.tree.map(lambda a: a.astype(state_BHKV.dtype), (across_NBH, added_NBHKV))
+    state_BHKV, state_NBHKV = jax.lax.scan(advance, state_BHKV, steps)
+    cross_NBHCV = _dot("nbhck,nbhkv->nbhcv", chunks.q, state_NBHKV) * from_state_NBHC[..., None]
+    return state_BHKV, _within(chunks) + cross_NBHCV
+
+
+def _within(chunks):
+    """What the positions of a chunk see of each other: `[N, B, H, C, V]`."""
+    score_NBHCS = _dot("nbhck,nbhsk->nbhcs", chunks.q, chunks.k) * _decay_mask(chunks.total)
+    if chunks.segment is not None:
+        same_NBCS = chunks.segment[..., :, None] == chunks.segment[..., None, :]
+        score_NBHCS = jnp.where(same_NBCS[:, :, None], score_NBHCS, 0)
+    return _dot("nbhcs,nbhsv->nbhcv", score_NBHCS.astype(chunks.v.dtype), chunks.v)
+
+
+def _merge(out_NBHCV, v_BTHV):
+    """As v is laid out, without what the last chunk was filled up with."""
+    batch, length, *heads = v_BTHV.shape
+    out_BNCHV = out_NBHCV.transpose(1, 0, 3, 2, 4)
+    return out_BNCHV.reshape(batch, -1, *heads)[:, :length].astype(v_BTHV.dtype)
+
+
+def _decay_mask(total_C):
+    """The product of the decays from s + 1 to c for s <= c, else 0: `[..., C, S]`.
 
     The exponents of the future are taken out before exp: 0 * inf would give NaN gradients.
     """
-    total_BHT = total_BTH.swapaxes(1, 2)
-    exponent_BHTS = total_BHT[..., :, None] - total_BHT[..., None, :]
-    steps_T = jnp.arange(total_BTH.shape[1])
-    is_past_11TS = (steps_T[:, None] >= steps_T[None, :])[None, None]
-    return jnp.where(is_past_11TS, jnp.exp(jnp.where(is_past_11TS, exponent_BHTS, 0)), 0)
+    exponent_CS = total_C[..., :, None] - total_C[..., None, :]
+    step_C = jnp.arange(total_C.shape[-1])
+    is_past_CS = (step_C[:, None] >= step_C[None, :]).reshape((1,) * (total_C.ndim - 1) + 2 * step_C.shape)
+    return jnp.where(is_past_CS, jnp.exp(jnp.where(is_past_CS, exponent_CS, 0)), 0)
 
 
 def _dot(subscripts, a, b):
     """A product that accumulates in float32 (or better) whatever the operands' dtype."""
     return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.promote_types(jnp.result_type(a, b), jnp.float32))
-
-
-def _split(a, num_chunks, chunk_size, mode="constant"):
-    """`[B, T, ...]` -> `[B, N, C, ...]`, filled up at the end."""
-    padding = num_chunks * chunk_size - a.shape[1]
-    a = jnp.pad(a, [(0, 0), (0, padding)] + [(0, 0)] * (a.ndim - 2), mode=mode)
-    return a.reshape(a.shape[0], num_chunks, chunk_size, *a.shape[2:])

@@ -20,12 +20,13 @@ from tests import toy
         *(
             ({field: 0}, f"config.model.{field}=0")
             for field in (
-                *("d_model", "num_layers", "vocab_size", "num_heads", "key_width", "value_width", "chunk_size"),
+                *("d_model", "num_layers", "vocab_size", "num_heads", "key_width", "value_width"),
                 *("hidden_width", "expert_width", "rational_groups"),
             )
         ),
         ({"num_heads": 3}, "config.model.num_heads=3 does not divide config.model.d_model=16"),
         ({"decay": "gated"}, "config.model.retention_norm='sqrt_sum' needs constant decays"),
+        ({"chunk_size": -1}, "config.model.chunk_size=-1"),
         ({"key_width": 7}, "config.model.key_width=7"),
         ({"first_dense_layers": 2}, "config.model.first_dense_layers=2"),
         ({"first_dense_layers": -1}, "config.model.first_dense_layers=-1"),

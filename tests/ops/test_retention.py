@@ -407,3 +407,16 @@ def test_the_three_orders_are_the_peers_numbers():
 @pytest.mark.usefixtures("x64")
 def test_the_three_orders_are_the_peers_numbers_in_double_precision():
     peers_numbers(np.float64, lambda got, want: np.testing.assert_allclose(got, want, atol=1e-10, rtol=0))
+
+
+@pytest.mark.parametrize(("widths", "size"), [((64, 64), 64), ((64, 128), 64), ((128, 256), 128), ((8, 8), 32)])
+def test_the_chunk_size_follows_the_widths(widths, size):
+    assert retention.best_chunk_size(*widths) == size
+    q, k, v, log_decay, state = (
+        jnp.zeros(s) for s in ((1, 99, 1, widths[0]),) * 2 + ((1, 99, 1, widths[1]), (1,), (1, 1, *widths))
+    )
+
+    def program(size):
+        return str(jax.make_jaxpr(lambda q: retention.chunkwise(q, k, v, log_decay, state, chunk_size=size))(q))
+
+    assert program(0) == program(size) != program(16)

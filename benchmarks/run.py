@@ -1,0 +1,102 @@
+"""Our four parts beside their floors and their peers, timed in turns in one run.
+
+    python -m benchmarks.run                       # ours and the floors
+    make bench                                     # and the peers, in an environment of their own
+    python -m benchmarks.run --suite=gpu           # larger shapes in bfloat16, and the kernels
+    python -m benchmarks.run --only='moe*'
+
+Prints one table and writes it to benchmarks/results/, as Markdown and as JSON with the machine and the versions.
+"""
+
+import argparse
+import datetime
+import fnmatch
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a peer's idle threads are not to spin while ours are timed
+
+import jax
+
+from benchmarks.cases import kan, moe, retention, step, ternary
+from benchmarks.measure import measure, table
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+PARTS = (kan, retention, moe, ternary, step)
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchscale", "pykan", "jaxkan", "transformers")
+
+
+def main():
+    options = _options()
+    if options.suite == "gpu" and jax.default_backend() != "gpu":
+        sys.exit("--suite=gpu: JAX sees no GPU here; install jax[cuda12] or jax[cuda13] on a machine that has one")
+    rows, figures = [], {}
+    cases = {name: build for part in PARTS for name, build in part.cases(options).items()}
+    for name, build in cases.items():
+        if not fnmatch.fnmatch(name, options.only):
+            continue
+        case = build()
+        measured = measure(name, case)
+        print(table(measured) if not rows else "\n".join(table(measured).splitlines()[2:]), flush=True)
+        rows += measured
+        figures[name] = case.figures
+    if not rows:
+        sys.exit(f"--only={options.only!r}: none of {', '.join(cases)}")
+    about = _about(options)
+    name = f"{options.suite}{'-peers' if options.peers else ''}"
+    if options.only == "*":
+        RESULTS.mkdir(exist_ok=True)
+        record = {"about": about, "figures": figures, "rows": [row._asdict() for row in rows]}
+        (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+        head = f"`python -m benchmarks.run {' '.join(sys.argv[1:])}`, " + "; ".join(
+            f"{key} {value}" for key, value in about.items()
+        )
+        (RESULTS / f"{name}.md").write_text(f"{head}\n\n{table(rows)}\n")
+        print(f"written: {RESULTS / name}.md and .json")
+
+
+def _options():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--only", default="*", help="a pattern of names of cases; nothing is written then")
+    parser.add_argument("--peers", action="store_true", help="other implementations too; they must be installed")
+    return parser.parse_args()
+
+
+def _about(options):
+    """What a figure depends on."""
+    git = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
+    device = jax.devices()[0].device_kind if options.suite == "gpu" else _processor()
+    versions = {name: _version(name) for name in PACKAGES}
+    return {
+        "date": str(datetime.date.today()),
+        "commit": commit or "unknown",
+        "device": device,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: found for name, found in versions.items() if found},
+    }
+
+
+def _processor():
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    main()
