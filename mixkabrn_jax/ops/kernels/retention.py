@@ -16,6 +16,7 @@ Letters: B batch, T time, N chunk, H head, K key width, V value width; X and Y t
 """
 
 from functools import partial
+from math import log
 from typing import NamedTuple
 
 import jax
@@ -75,10 +76,10 @@ class _Static(NamedTuple):
 
 
 class _Reach(NamedTuple):
-    """How much of what survives; as `ops.retention` has it. B is 1 where all rows of a batch are alike."""
+    """How much of what survives; as `ops.retention` has it. B is 1 in those that are the same for a whole batch."""
 
     total_BHT: jax.Array
-    """Sums of log decays from the chunk's start through each position."""
+    """Sums of log2 decays from the chunk's start through each position: a GPU's own exponential is that of base 2."""
     from_state_BHT: jax.Array
     """Of the state before the chunk, at each position."""
     to_state_BHT: jax.Array
@@ -158,7 +159,7 @@ def _reach(static, log_decay, segment_ids, length):
         from_state_BNCH = from_state_BNCH * sees_state_BNC[..., None]
         to_state_BNCH = to_state_BNCH * reaches_end_BNC[..., None]
         across_BNH = across_BNH * sees_state_BNC[..., -1:]
-    by_head = (jnp.moveaxis(a, -1, 1) for a in (total_BNCH, from_state_BNCH, to_state_BNCH, across_BNH))
+    by_head = (jnp.moveaxis(a, -1, 1) for a in (total_BNCH / log(2), from_state_BNCH, to_state_BNCH, across_BNH))
     total, from_state, to_state, across = by_head
     return _Reach(*(a.reshape(*a.shape[:2], -1) for a in (total, from_state, to_state)), across)
 
@@ -192,7 +193,7 @@ def _states_kernel(a_ref, b_ref, reach_ref, across_ref, first_ref, states_ref, l
     rows, x_size, y_size = sizes
     length, num_chunks = a_ref.shape[1], across_ref.shape[-1]
     h, b = pl.program_id(1), pl.program_id(2)
-    alike = jnp.minimum(b, reach_ref.shape[0] - 1)
+    reached = jnp.minimum(b, reach_ref.shape[0] - 1)
     y_blocks = pl.cdiv(b_ref.shape[-1], y_size)
     x = block(jax.lax.div(pl.program_id(0), y_blocks), x_size, a_ref.shape[-1])
     y = block(jax.lax.rem(pl.program_id(0), y_blocks), y_size, b_ref.shape[-1])
@@ -203,11 +204,11 @@ def _states_kernel(a_ref, b_ref, reach_ref, across_ref, first_ref, states_ref, l
 
         def add_block(j, state):
             at = block(n * blocks + j, rows, length)
-            reach = load(reach_ref, alike, h, Block(at.start, rows, None))
+            reach = load(reach_ref, reached, h, Block(at.start, rows, None))
             a = (load(a_ref, b, at, h, x) * reach[:, None]).astype(b_ref.dtype)
             return state + dot(a, load(b_ref, b, at, h, y), transpose_a=True)
 
-        return jax.lax.fori_loop(0, blocks, add_block, state * across_ref[alike, h, n])
+        return jax.lax.fori_loop(0, blocks, add_block, state * across_ref[reached, h, n])
 
     state = load(first_ref, b, h, x, y).astype(accumulator(a_ref.dtype))
     store(last_ref, jax.lax.fori_loop(0, num_chunks, advance, state), b, h, x, y)
@@ -247,7 +248,7 @@ def _read_kernel(a_ref, b_ref, c_ref, total_ref, reach_ref, states_ref, *refs, s
     rows, x_size, y_size = sizes
     _, length, _, x_width = a_ref.shape
     h, b = pl.program_id(1), pl.program_id(2)
-    alike = jnp.minimum(b, total_ref.shape[0] - 1)
+    decays = jnp.minimum(b, total_ref.shape[0] - 1)
     y_blocks = pl.cdiv(c_ref.shape[-1], y_size)
     i, y = (
         jax.lax.div(pl.program_id(0), y_blocks),
@@ -257,7 +258,7 @@ def _read_kernel(a_ref, b_ref, c_ref, total_ref, reach_ref, states_ref, *refs, s
     x_steps = pl.cdiv(x_width, x_size)
     here = block(i, rows, length)
     # Padded to whole chunks, unlike positions.
-    total_here = load(total_ref, alike, h, Block(here.start, rows, None))
+    total_here = load(total_ref, decays, h, Block(here.start, rows, None))
 
     def add_state(n, total):
         x = block(n, x_size, x_width)
@@ -266,7 +267,8 @@ def _read_kernel(a_ref, b_ref, c_ref, total_ref, reach_ref, states_ref, *refs, s
 
     total = jnp.zeros((rows, y_size), accumulator(a_ref.dtype))
     total = jax.lax.fori_loop(0, x_steps, add_state, total)
-    total = total * load(reach_ref, alike, h, Block(here.start, rows, None))[:, None]
+    reached = jnp.minimum(b, reach_ref.shape[0] - 1)
+    total = total * load(reach_ref, reached, h, Block(here.start, rows, None))[:, None]
 
     def add_block(j, total):
         there = block(j, rows, length)
@@ -276,10 +278,10 @@ def _read_kernel(a_ref, b_ref, c_ref, total_ref, reach_ref, states_ref, *refs, s
             return score + dot(load(a_ref, b, here, h, x), load(b_ref, b, there, h, x), transpose_b=True)
 
         score = jax.lax.fori_loop(0, x_steps, add_scores, jnp.zeros((rows, rows), total.dtype))
-        exponent = total_here[:, None] - load(total_ref, alike, h, Block(there.start, rows, None))[None]
+        exponent = total_here[:, None] - load(total_ref, decays, h, Block(there.start, rows, None))[None]
         steps = here.positions()[:, None] - there.positions()[None]
         exponent, steps = (-exponent, -steps) if reverse else (exponent, steps)
-        score = score * jnp.exp(jnp.where(steps >= 0, exponent, 0))  # a future's exponent may be huge
+        score = score * jnp.exp2(jnp.where(steps >= 0, exponent, 0))  # a future's exponent may be huge
         seen = steps >= 0
         for segment_ref in segment_refs:
             seen &= load(segment_ref, b, here)[:, None] == load(segment_ref, b, there)[None]

@@ -15,9 +15,9 @@ from jax.experimental import pallas as pl
 
 from mixkabrn_jax.ops.kernels.blocks import Block, accumulator, block, block_size, dot, launch, load, store
 
-# To be tuned by measurement. 128 rows by 128 columns of float32 sums are 64 registers a thread with 8 warps, and a
-# block of w is computed for once and used by 128 rows; 64 of the summed width keep three stages of w's blocks, 48 KiB in
-# bfloat16, in a Hopper SM's shared memory with room for a second program.
+# To be tuned by measurement. 128 rows by 128 columns of float32 sums are 64 registers a thread with 8 warps, and leave
+# enough for the entries, the functions of them and addresses: nothing spills at the sizes of our models (Triton 3.9 for
+# sm_90). With 64 of the summed width, three stages of both operands are 96 KiB in bfloat16: two programs share an SM.
 ROWS = 128
 """Rows of a tile."""
 WIDE = 128
@@ -25,7 +25,8 @@ WIDE = 128
 DEEP = 64
 """Entries of the summed width at a time."""
 NUM_WARPS = 8
-NUM_STAGES = 3
+NUM_STAGES = {2: 3, 4: 2, 8: 1}
+"""Blocks of both operands under way at once, for the bytes of an entry."""
 PROGRAMS = 264
 """Two for each SM of an H200: where a weight gradient has fewer blocks, its rows are split to have as many programs."""
 
@@ -71,11 +72,8 @@ def _rows_matmul(functions, interpret, x_RD, w_EGDF, group_sizes):
         *tiles,
         x_RD,
         w_EGDF,
-        functions=functions,
         sizes=(rows, block_size(d_in, DEEP), wide),
-        interpret=interpret,
-        num_warps=NUM_WARPS,
-        num_stages=NUM_STAGES,
+        **_options(functions, interpret, x_RD.dtype),
     )
 
 
@@ -87,9 +85,10 @@ def _rows_matmul_backward(functions, interpret, residual, grad_RF):
     x_RD, w_EGDF, group_sizes = residual
     (num_rows, d_in), (num_experts, num_functions, _, d_out) = x_RD.shape, w_EGDF.shape
     rows = block_size(num_rows, ROWS)
-    options = {"functions": functions, "interpret": interpret, "num_warps": NUM_WARPS, "num_stages": NUM_STAGES}
+    options = _options(functions, interpret, x_RD.dtype)
 
-    wide = block_size(d_in, WIDE)
+    # Several functions add a second block of sums and one of entries to the registers: blocks half as wide.
+    wide = block_size(d_in, WIDE if functions.count == 1 else WIDE // 2)
     tiles = _tiles(group_sizes, num_rows, rows)
     grad_RD = launch(
         _input_gradients,
@@ -125,6 +124,11 @@ def _rows_matmul_backward(functions, interpret, residual, grad_RF):
 
 
 _rows_matmul.defvjp(_rows_matmul_forward, _rows_matmul_backward)
+
+
+def _options(functions, interpret, dtype):
+    stages = NUM_STAGES[jnp.dtype(dtype).itemsize]
+    return {"functions": functions, "interpret": interpret, "num_warps": NUM_WARPS, "num_stages": stages}
 
 
 class _Tiles(NamedTuple):
@@ -172,7 +176,7 @@ def _values(expert_ref, start_ref, end_ref, x_ref, w_ref, out_ref, *, functions,
 
         return jax.lax.fori_loop(0, num_functions, add_function, total)
 
-    steps = jnp.where(expert < num_experts, pl.cdiv(d_in, deep), 0)
+    steps = (expert < num_experts).astype(jnp.int32) * pl.cdiv(d_in, deep)
     total = jax.lax.fori_loop(0, steps, add_inputs, jnp.zeros((rows, wide), accumulator(w_ref.dtype)))
     store(out_ref, total, row, out)
 
@@ -195,7 +199,8 @@ def _input_gradients(expert_ref, start_ref, end_ref, x_ref, w_ref, grad_ref, out
         along = jax.lax.fori_loop(0, pl.cdiv(d_out, deep), add_outputs, nothing)
         return total + along * functions.slope(prepared, g)
 
-    total = jax.lax.fori_loop(0, jnp.where(expert < num_experts, num_functions, 0), add_function, nothing)
+    steps = (expert < num_experts).astype(jnp.int32) * num_functions
+    total = jax.lax.fori_loop(0, steps, add_function, nothing)
     store(out_ref, total, row, inputs)
 
 
