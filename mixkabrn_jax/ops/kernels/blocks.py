@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
@@ -55,6 +56,12 @@ def dot(a: jax.Array, b: jax.Array, *, transpose_a: bool = False, transpose_b: b
     """
     contracted = (((0 if transpose_a else 1,), (1 if transpose_b else 0,)), ((), ()))
     return jax.lax.dot_general(a, b, contracted, preferred_element_type=accumulator(a.dtype))
+
+
+def split(index, size: int):
+    """Quotient and remainder of an index by a size, both in the index's dtype."""
+    size = np.asarray(size, index.dtype)
+    return jax.lax.div(index, size), jax.lax.rem(index, size)
 
 
 def accumulator(dtype) -> jnp.dtype:

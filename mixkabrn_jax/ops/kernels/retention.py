@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental import pallas as pl
 
-from mixkabrn_jax.ops.kernels.blocks import Block, accumulator, block, block_size, dot, launch, load, store
+from mixkabrn_jax.ops.kernels.blocks import Block, accumulator, block, block_size, dot, launch, load, split, store
 
 # To be tuned by measurement. Triton holds a program's sums in registers: 64 x 64 of float32 are 32 a thread with 4
 # warps. More programs matter more than larger blocks for the states, whose chunks wait for one another: there are
@@ -195,8 +195,8 @@ def _states_kernel(a_ref, b_ref, reach_ref, across_ref, first_ref, states_ref, l
     h, b = pl.program_id(1), pl.program_id(2)
     reached = jnp.minimum(b, reach_ref.shape[0] - 1)
     y_blocks = pl.cdiv(b_ref.shape[-1], y_size)
-    x = block(jax.lax.div(pl.program_id(0), y_blocks), x_size, a_ref.shape[-1])
-    y = block(jax.lax.rem(pl.program_id(0), y_blocks), y_size, b_ref.shape[-1])
+    x, y = split(pl.program_id(0), y_blocks)
+    x, y = block(x, x_size, a_ref.shape[-1]), block(y, y_size, b_ref.shape[-1])
 
     def advance(i, state):
         n = num_chunks - 1 - i if reverse else i
@@ -250,11 +250,9 @@ def _read_kernel(a_ref, b_ref, c_ref, total_ref, reach_ref, states_ref, *refs, s
     h, b = pl.program_id(1), pl.program_id(2)
     decays = jnp.minimum(b, total_ref.shape[0] - 1)
     y_blocks = pl.cdiv(c_ref.shape[-1], y_size)
-    i, y = (
-        jax.lax.div(pl.program_id(0), y_blocks),
-        block(jax.lax.rem(pl.program_id(0), y_blocks), y_size, c_ref.shape[-1]),
-    )
-    chunk = jax.lax.div(i, blocks)
+    i, y = split(pl.program_id(0), y_blocks)
+    y = block(y, y_size, c_ref.shape[-1])
+    chunk, _ = split(i, blocks)
     x_steps = pl.cdiv(x_width, x_size)
     here = block(i, rows, length)
     # Padded to whole chunks, unlike positions.

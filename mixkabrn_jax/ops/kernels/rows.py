@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from mixkabrn_jax.ops.kernels.blocks import Block, accumulator, block, block_size, dot, launch, load, store
+from mixkabrn_jax.ops.kernels.blocks import Block, accumulator, block, block_size, dot, launch, load, split, store
 
 # To be tuned by measurement. 128 rows by 128 columns of float32 sums are 64 registers a thread with 8 warps, and leave
 # enough for the entries, the functions of them and addresses: nothing spills at the sizes of our models (Triton 3.9 for
@@ -105,13 +105,13 @@ def _rows_matmul_backward(functions, interpret, residual, grad_RF):
     wide_in, wide_out = block_size(d_in, WIDE), block_size(d_out, WIDE)
     blocks = pl.cdiv(d_out, wide_out), pl.cdiv(d_in, wide_in), num_experts * num_functions
     rows = block_size(num_rows, DEEP)  # the summed axis here
-    splits = min(pl.cdiv(PROGRAMS, blocks[0] * blocks[1] * blocks[2]), pl.cdiv(num_rows, 8 * rows))
+    parts = min(pl.cdiv(PROGRAMS, blocks[0] * blocks[1] * blocks[2]), pl.cdiv(num_rows, 8 * rows))
     end_E = jnp.array([num_rows]) if group_sizes is None else jnp.cumsum(group_sizes)
     start_E = jnp.array([0]) if group_sizes is None else end_E - group_sizes
-    grad_SEGDF = launch(
+    grad_EGDF_of_part = launch(
         _weight_gradients,
-        (*blocks[:2], blocks[2] * splits),
-        jax.ShapeDtypeStruct((splits, *w_EGDF.shape), w_EGDF.dtype if splits == 1 else accumulator(w_EGDF.dtype)),
+        (*blocks[:2], blocks[2] * parts),
+        jax.ShapeDtypeStruct((parts, *w_EGDF.shape), w_EGDF.dtype if parts == 1 else accumulator(w_EGDF.dtype)),
         start_E.astype(jnp.int32),
         end_E.astype(jnp.int32),
         x_RD,
@@ -119,7 +119,7 @@ def _rows_matmul_backward(functions, interpret, residual, grad_RF):
         sizes=(rows, wide_in, wide_out),
         **options,
     )
-    grad_EGDF = grad_SEGDF[0] if splits == 1 else grad_SEGDF.sum(axis=0).astype(w_EGDF.dtype)
+    grad_EGDF = grad_EGDF_of_part[0] if parts == 1 else grad_EGDF_of_part.sum(axis=0).astype(w_EGDF.dtype)
     return grad_RD, grad_EGDF, None
 
 
@@ -207,16 +207,14 @@ def _input_gradients(expert_ref, start_ref, end_ref, x_ref, w_ref, grad_ref, out
 def _weight_gradients(start_ref, end_ref, x_ref, grad_ref, out_ref, *, functions, sizes):
     """One function of one expert, one block of D, one of F, one part of the expert's rows: f_g(x)^T @ grad."""
     rows, wide_in, wide_out = sizes
-    num_splits, num_experts, num_functions, d_in, d_out = out_ref.shape
-    program = pl.program_id(2)
-    g = jax.lax.rem(program, num_functions)
-    expert = jax.lax.rem(jax.lax.div(program, num_functions), num_experts)
-    split = jax.lax.div(program, num_functions * num_experts)
+    num_parts, num_experts, num_functions, d_in, d_out = out_ref.shape
+    program, g = split(pl.program_id(2), num_functions)
+    part, expert = split(program, num_experts)
     inputs, out = block(pl.program_id(1), wide_in, d_in), block(pl.program_id(0), wide_out, d_out)
     start, end = start_ref[expert], end_ref[expert]
-    num_tiles = jax.lax.div(end - start + (rows - 1), rows)
-    tiles_each = jax.lax.div(num_tiles + (num_splits - 1), num_splits)
-    first = split * tiles_each
+    num_tiles, _ = split(end - start + (rows - 1), rows)
+    tiles_each, _ = split(num_tiles + (num_parts - 1), num_parts)
+    first = part * tiles_each
 
     def add_rows(i, total):
         row = Block(start + (first + i) * rows, rows, end)
@@ -225,4 +223,4 @@ def _weight_gradients(start_ref, end_ref, x_ref, grad_ref, out_ref, *, functions
 
     steps = jnp.clip(num_tiles - first, 0, tiles_each)
     total = jax.lax.fori_loop(0, steps, add_rows, jnp.zeros((wide_in, wide_out), accumulator(grad_ref.dtype)))
-    store(out_ref, total, split, expert, g, inputs, out)
+    store(out_ref, total, part, expert, g, inputs, out)

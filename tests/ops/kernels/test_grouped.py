@@ -1,0 +1,74 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixkabrn_jax.ops.kernels import grouped, rows
+from tests import reference
+from tests.ops.kernels.small import compiled
+
+
+def run_and_pull_back(x, w, sizes, out_bar):
+    out, vjp = jax.vjp(lambda x, w: grouped.grouped_matmul(x, w, sizes, interpret=True), x, w)
+    return out, *vjp(out_bar)
+
+
+tiles_of = jax.jit(rows._tiles, static_argnums=(1, 2))
+
+
+@functools.cache
+def toy():
+    """Two blocks and a little more in every direction."""
+    x, w, out_bar = reference.normal(0, 60, 37), reference.normal(1, 5, 37, 35), reference.normal(2, 60, 35)
+    return x, w, out_bar, compiled(run_and_pull_back, x, w, np.zeros(5, np.int32), out_bar)
+
+
+@given(ends=st.lists(st.integers(0, 60), min_size=5, max_size=5))
+@settings(max_examples=8)
+def test_any_sizes_give_the_values_and_gradients_of_a_loop_over_experts(ends):
+    x, w, out_bar, run = toy()
+    sizes = np.diff([0, *sorted(ends)]).astype(np.int32)
+    used = sum(sizes)
+    past = np.arange(60)[:, None] >= used
+    # Whatever the rows of nobody hold.
+    x, zeroed = np.where(past, np.nan, x).astype(np.float32), np.where(past, 0, x)
+    out, x_bar, w_bar = run(x, w, sizes, out_bar)
+    reference.assert_close(out, reference.grouped_matmul(zeroed, w, sizes), terms=37)
+    want_x, want_w = reference.grouped_matmul_gradient(zeroed, w, sizes, out_bar)
+    reference.assert_close(x_bar, want_x, terms=35)
+    reference.assert_close(w_bar, want_w, terms=60)
+    for got in (out, x_bar):
+        np.testing.assert_array_equal(got[used:], np.zeros_like(got[used:]))
+    np.testing.assert_array_equal(w_bar[sizes == 0], np.zeros_like(w)[sizes == 0])
+
+
+def test_half_precision_is_summed_in_single_precision():
+    # Ones added up in bfloat16 stay at 256.
+    x, w, out_bar = (jnp.ones(shape, jnp.bfloat16) for shape in ((1000, 1), (2, 1, 1), (1000, 1)))
+    sizes = np.array([990, 10], np.int32)
+    out, x_bar, w_bar = jax.jit(run_and_pull_back)(x, w, sizes, out_bar)
+    assert out.dtype == x_bar.dtype == w_bar.dtype == jnp.bfloat16
+    reference.assert_close(w_bar.reshape(2), sizes, atol=float(jnp.finfo(jnp.bfloat16).eps) * 990)
+
+
+@given(ends=st.lists(st.integers(0, 60), min_size=4, max_size=4))
+@settings(max_examples=8)
+def test_tiles_hold_every_row_once_however_the_experts_share_them(ends):
+    sizes = np.diff([0, *sorted(ends)])
+    tiles = tiles_of(sizes, 60, 16)
+    seen = [
+        (row, expert)
+        for expert, start, end in np.stack(tiles, axis=1).tolist()
+        for row in range(start, min(start + 16, end))
+    ]
+    owners = np.repeat(np.arange(5), [*sizes, 60 - sum(sizes)])
+    assert sorted(seen) == list(enumerate(owners.tolist()))
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"\[R, D\], \[E, D, F\], \[E\] are needed"):
+        grouped.grouped_matmul(jnp.ones((4, 3)), jnp.ones((2, 3, 5)), jnp.array([4]), interpret=True)
