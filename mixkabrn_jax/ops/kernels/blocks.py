@@ -88,7 +88,12 @@ def launch(kernel, grid, outputs, *inputs, interpret: bool, num_warps: int, num_
 
 
 def _indices(where):
-    return tuple(pl.ds(at.start, at.size) if isinstance(at, Block) else at for at in where)
+    return tuple(pl.ds(_int32(at.start), at.size) if isinstance(at, Block) else _int32(at) for at in where)
+
+
+def _int32(index):
+    """All indices of an access have one dtype; where doubles are on, a loop counts in int64."""
+    return index if isinstance(index, int) else index.astype(jnp.int32)
 
 
 def _mask(where):
