@@ -96,7 +96,7 @@ def test_half_precision_keeps_its_states_in_single():
     got = compiled(run_and_pull_back, *arguments)(*arguments)
     assert [a.dtype for a in got] == [jnp.bfloat16, jnp.float32, *[jnp.bfloat16] * 3, jnp.float32]
     want = (
-        *reference.retention(q, k, v, LOG_DECAY, state),
+        *reference.retention(q, k, v, LOG_DECAY, state, DOCUMENTS),
         *reference.retention_gradient(q, k, v, LOG_DECAY, *arguments[-1], state, DOCUMENTS),
     )
     for got_one, want_one in zip(got, want, strict=True):
