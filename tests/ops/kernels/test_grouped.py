@@ -47,12 +47,18 @@ def test_any_sizes_give_the_values_and_gradients_of_a_loop_over_experts(ends):
 
 
 def test_half_precision_is_summed_in_single_precision():
-    # Ones added up in bfloat16 stay at 256.
-    x, w, out_bar = (jnp.ones(shape, jnp.bfloat16) for shape in ((1000, 1), (2, 1, 1), (1000, 1)))
+    # All of one sign: sums in half precision would be rounded at every block, not once at the end.
+    x, w, out_bar = (
+        jnp.asarray(1 + np.abs(reference.normal(i, *shape)), jnp.bfloat16)
+        for i, shape in enumerate(((1000, 9), (2, 9, 7), (1000, 7)))
+    )
     sizes = np.array([990, 10], np.int32)
-    out, x_bar, w_bar = jax.jit(run_and_pull_back)(x, w, sizes, out_bar)
-    assert out.dtype == x_bar.dtype == w_bar.dtype == jnp.bfloat16
-    reference.assert_close(w_bar.reshape(2), sizes, atol=float(jnp.finfo(jnp.bfloat16).eps) * 990)
+    got = jax.jit(run_and_pull_back)(x, w, sizes, out_bar)
+    want = reference.grouped_matmul(x, w, sizes), *reference.grouped_matmul_gradient(x, w, sizes, out_bar)
+    for got_one, want_one in zip(got, want, strict=True):
+        assert got_one.dtype == jnp.bfloat16
+        off = np.abs(np.asarray(got_one, np.float64) - want_one)
+        assert (off <= 0.501 * float(jnp.finfo(jnp.bfloat16).eps) * want_one).all()
 
 
 @given(ends=st.lists(st.integers(0, 60), min_size=4, max_size=4))
