@@ -44,9 +44,8 @@ NUM_STAGES = 2
 def chunkwise(q, k, v, log_decay, state, *, chunk_size: int, segment_ids=None, interpret: bool):
     """The contract of `ops.retention.chunkwise`: outputs, final state, and gradients of all inputs but segments.
 
-    Chunks are blocks of up to 64 positions, as many as fit in `chunk_size`: fewer chunks are less memory for their
-    states and more work within them, half of it on the future. Chunk states are accumulated in float32 and read in the
-    dtype of q, k and v.
+    A chunk is one or more blocks of up to 64 positions, `chunk_size` in whole blocks. Larger chunks have fewer states
+    in memory and more work within them. States are accumulated in float32 and read in the dtype of q, k and v.
 
     Args:
         q, k: `[B, T, H, K]`; v: `[B, T, H, V]`.

@@ -39,7 +39,7 @@ def grouped_case(rows, experts):
 
 def retention_case(K, V, documents):
     B, T, H = 2, 1000, 4
-    ids = jnp.broadcast_to((jnp.arange(T) // 300)[None], (B, T)) if documents else None
+    ids = np.broadcast_to(np.arange(T, dtype=np.int32) // 300, (B, T)) if documents else None
     options = {"chunk_size": 128, "segment_ids": ids}
 
     def ours(q, k, v, state):
@@ -56,7 +56,7 @@ def retention_case(K, V, documents):
 def _sizes(rows, experts):
     """Uneven, one expert without rows, some rows without an expert."""
     shares = np.arange(experts) / np.arange(experts).sum()
-    return jnp.array((0.9 * rows * shares).astype(np.int32))
+    return (0.9 * rows * shares).astype(np.int32)
 
 
 CASES = {
