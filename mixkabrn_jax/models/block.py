@@ -49,17 +49,18 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTD, state, position_BT, segment_ids_BT=None, mask_BT=None):
         """
-        Returns: (`[B, T, D]`, the mixer's state after these positions, `Balance` or None, the share of KAN inputs
-        outside their grids or None).
+        Returns: (`[B, T, D]`, the mixer's state after these positions, `Balance` or None, `Outside` or None without
+        splines).
         """
         h_BTD = self._before(self.mixer_norm, x_BTD)
         y_BTD, state = self.mixer(h_BTD, state, position_BT, segment_ids_BT, mask_BT)
         x_BTD = self._add(self.mixer_norm, x_BTD, y_BTD)
         h_BTD = self._before(self.ffn_norm, x_BTD)
+        counts_BT = _counts(segment_ids_BT, mask_BT)
         if self.routed:
-            y_BTD, balance, outside = self.ffn(h_BTD, _counts(segment_ids_BT, mask_BT))
+            y_BTD, balance, outside = self.ffn(h_BTD, counts_BT)
         else:
-            (y_BTD, outside), balance = self.ffn(h_BTD), None
+            (y_BTD, outside), balance = self.ffn(h_BTD, weights=counts_BT), None
         return self._add(self.ffn_norm, x_BTD, y_BTD), state, balance, outside
 
     def _before(self, norm, x_BTD):
@@ -70,7 +71,7 @@ class Block(nnx.Module):
 
 
 def _counts(segment_ids_BT, mask_BT):
-    """1 where a position counts in the experts' balance, 0 at padding; None when there is none."""
+    """1 where a position counts in the experts' balance and in shares, 0 at padding; None when there is none."""
     return mask_BT if segment_ids_BT is None else (segment_ids_BT > 0).astype(jnp.float32)
 
 

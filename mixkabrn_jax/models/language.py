@@ -33,7 +33,8 @@ class Output(NamedTuple):
     balance: Balance | None
     """Routing of every mixture layer, with a leading layer dimension; None without experts."""
     outside_L: jax.Array | None
-    """Share of each layer's KAN inputs that lie outside their grids, float32; None without splines."""
+    """Share of each layer's KAN inputs that lie outside their grids, float32; None without splines. Inputs are those
+    of tokens, not of padding, and for routed experts of the tokens that chose them; with none the share is 0."""
 
 
 class LanguageModel(nnx.Module):
@@ -80,16 +81,16 @@ class LanguageModel(nnx.Module):
         if config.remat:
             run = jax.checkpoint(run)
         balance = None
-        mixers, shares = [], []
+        mixers, outside = [], []
         for blocks, mixer_states in zip(self._stacks(), state.mixers, strict=True):
-            x_BTD, (mixer_states, balance, outside_L) = jax.lax.scan(run, x_BTD, (blocks, mixer_states))
+            x_BTD, (mixer_states, balance, counts) = jax.lax.scan(run, x_BTD, (blocks, mixer_states))
             mixers.append(mixer_states)
-            shares.append(outside_L)
+            outside.append(counts)
         h_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
         head_WD = (self.embedding_WD if self.head_WD is None else self.head_WD)[...].astype(h_BTD.dtype)
         logits_BTW = jnp.einsum("btd,wd->btw", h_BTD, head_WD, preferred_element_type=jnp.float32)
         next_B = position_BT[:, -1] + (1 if mask_BT is None else (mask_BT[:, -1] > 0))
-        outside_L = None if shares[0] is None else jnp.concatenate(shares)
+        outside_L = None if outside[0] is None else jnp.concatenate([counts.share() for counts in outside])
         return Output(logits_BTW, State(next_B, tuple(mixers)), balance, outside_L)
 
     def step(self, tokens_B, state: State):

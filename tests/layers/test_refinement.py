@@ -120,17 +120,26 @@ def test_experts_with_knots_or_rationals_of_their_own_are_each_expert_alone(basi
     spread = getattr(layer.features, own)
     spread[...] = spread[...] * jnp.float32([1, 2, 3]).reshape(3, 1, 1)
     x, sizes = reference.normal(4, 9, D), np.array([4, 0, 5], np.int32)
-    got, outside = jax.jit(lambda layer, x: (layer(x, sizes), layer.features.outside(x, sizes)))(layer, x)
-    off_grid = 0
+    weights = np.array([1, 1, 0, 1, 1, 1, 1, 0, 1])
+
+    @jax.jit
+    def forward(layer, x):
+        features = layer.features
+        return layer(x, sizes), features.outside(x, sizes), features.outside(x, sizes, weights)
+
+    got, outside, weighted = forward(layer, x)
+    off_grid_R = np.zeros(9)
     for expert, rows in ((0, slice(0, 4)), (2, slice(4, 9))):
         alone = jax.tree.map(lambda a, e=expert: a[e], layer)
         reference.assert_close(got[rows], run(alone, x[rows]), terms=100)
-        off_grid += (np.abs(x[rows]) > 2 * (expert + 1)).sum()
+        off_grid_R[rows] = (np.abs(x[rows]) > 2 * (expert + 1)).sum(axis=1)
     if basis == "bspline":
-        reference.assert_close(outside, off_grid / x.size)
-        assert off_grid > 0
+        assert outside == (off_grid_R.sum(), x.size)
+        assert weighted == ((off_grid_R * weights).sum(), 7 * D)
+        assert off_grid_R.sum() > 0
     else:
         assert outside is None
+        assert weighted is None
 
 
 @pytest.mark.parametrize(
