@@ -101,22 +101,8 @@ class MixtureOfExperts(nnx.Module):
         Returns: (`[B, T, D]`, `Balance`, `Outside` of the inputs that experts were chosen for, routed and shared ones
         together, or None without splines).
         """
-        config, num_choices = self.config, self.config.experts_per_token
-        # The router is float32 whatever the compute dtype: near-ties decide which expert learns.
-        router_in_BTD = x_BTD.astype(jnp.float32)
-        if self.router_norm_epsilon is not None:
-            router_in_BTD = rms_norm(router_in_BTD, self.router_norm_epsilon)
-        logits_BTE = jnp.einsum("btd,de->bte", router_in_BTD, self.router[...], precision="highest")
-        weights_BTN, indices_BTN = routing.top_k_gates(
-            logits_BTE,
-            num_choices,
-            score=config.score,
-            bias=self.bias_E[...],
-            num_groups=config.num_groups,
-            groups_per_token=config.groups_per_token,
-            normalize=config.normalize,
-            scale=config.scale,
-        )
+        num_choices = self.config.experts_per_token
+        logits_BTE, weights_BTN, indices_BTN = self._route(x_BTD)
         x_TD, indices_TN = x_BTD.reshape(-1, x_BTD.shape[-1]), indices_BTN.reshape(-1, num_choices)
         mask_T = None if mask_BT is None else mask_BT.reshape(-1)
         plan = self._plan(indices_TN, mask_T)
@@ -128,6 +114,32 @@ class MixtureOfExperts(nnx.Module):
             y_BTD = y_BTD + shared_BTD
             outside = jax.tree.map(jnp.add, outside, shared_outside)
         return y_BTD, self._balance(logits_BTE, indices_BTN, mask_BT, plan), outside
+
+    def chosen(self, x_BTD, mask_BT=None):
+        """Whether a token is among an expert's: it chose it, found room, and is no padding. `[E, B * T]` bool."""
+        indices_TN = self._route(x_BTD)[2].reshape(-1, self.config.experts_per_token)
+        mask_T = None if mask_BT is None else mask_BT.reshape(-1)
+        return self._chosen(indices_TN, self._plan(indices_TN, mask_T), mask_T)
+
+    def _route(self, x_BTD):
+        """(logits `[B, T, E]`, gates `[B, T, N]`, experts `[B, T, N]`)."""
+        config = self.config
+        # The router is float32 whatever the compute dtype: near-ties decide which expert learns.
+        router_in_BTD = x_BTD.astype(jnp.float32)
+        if self.router_norm_epsilon is not None:
+            router_in_BTD = rms_norm(router_in_BTD, self.router_norm_epsilon)
+        logits_BTE = jnp.einsum("btd,de->bte", router_in_BTD, self.router[...], precision="highest")
+        weights_BTN, indices_BTN = routing.top_k_gates(
+            logits_BTE,
+            config.experts_per_token,
+            score=config.score,
+            bias=self.bias_E[...],
+            num_groups=config.num_groups,
+            groups_per_token=config.groups_per_token,
+            normalize=config.normalize,
+            scale=config.scale,
+        )
+        return logits_BTE, weights_BTN, indices_BTN
 
     def _run_shared(self, x_BTD, mask_BT):
         if self.num_shared_experts == 1:

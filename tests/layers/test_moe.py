@@ -232,7 +232,7 @@ def test_inputs_outside_the_grid_count_where_a_token_chose_the_expert(num_shared
     mask[0, 4:] = 0
     options = {"kan": toy.kan(-1.0, 1.0, 3, 1), "kind": "dense", "activation_bits": 8, "epsilon": 1e-6}
     moe = make(num_shared=num_shared, feed_forward=functools.partial(Kan, D, out_scale=1.0, **options))
-    indices_TN, mask_T = choices(moe, x).reshape(-1, 2), mask.reshape(-1)
+    indices_TN = choices(moe, x).reshape(-1, 2)
 
     @jax.jit
     def off_grid(experts, x_TD):
@@ -243,22 +243,24 @@ def test_inputs_outside_the_grid_count_where_a_token_chose_the_expert(num_shared
 
     several = jax.tree.map(lambda leaf: leaf[None], moe.shared) if num_shared == 1 else moe.shared
     off_grid_ET, shared_ET = (np.asarray(off_grid(experts, x.reshape(-1, D))) for experts in (moe.experts, several))
-    forward = jax.jit(lambda moe, x, mask: moe(x, mask)[2])
+    forward = jax.jit(lambda moe, x, mask: (moe(x, mask)[2], moe.chosen(x, mask)))
     seen = set()
     for capacity_factor in capacity_factors:
         room = 4 if capacity_factor == 0.8 else B * T
-        for given in (mask,) if capacity_factor else (mask, None):
-            counts_T = np.ones(B * T) if given is None else mask_T
-            kept_TN = reference.within_capacity(indices_TN, E, room, counts_T)
-            off, inputs = 0, 0
-            for t, n in zip(*np.nonzero(kept_TN), strict=True):
-                off, inputs = off + off_grid_ET[indices_TN[t, n], t], inputs + D + 5
-            want = (off + (shared_ET * counts_T).sum(), inputs + num_shared * counts_T.sum() * (D + 5))
-            for dispatch in DISPATCHES:
-                moe.dispatch, moe.capacity_factor = dispatch, capacity_factor
-                assert forward(moe, x, given) == want
-            seen.add(want)
-    assert len(seen) == (3 if num_shared == 1 else 2)  # room for all is as no capacity at all
+        given, counts_T = (None, np.ones(B * T)) if num_shared == 2 else (mask, mask.reshape(-1))
+        kept_TN = reference.within_capacity(indices_TN, E, room, counts_T)
+        off, inputs = 0, 0
+        for t, n in zip(*np.nonzero(kept_TN), strict=True):
+            off, inputs = off + off_grid_ET[indices_TN[t, n], t], inputs + D + 5
+        want = (off + (shared_ET * counts_T).sum(), inputs + num_shared * counts_T.sum() * (D + 5))
+        chosen_ET = [(kept_TN & (indices_TN == e)).any(axis=1) for e in range(E)]
+        for dispatch in DISPATCHES:
+            moe.dispatch, moe.capacity_factor = dispatch, capacity_factor
+            outside, chosen = forward(moe, x, given)
+            assert outside == want
+            np.testing.assert_array_equal(chosen, chosen_ET)
+        seen.add(want)
+    assert len(seen) == (2 if num_shared == 1 else 1)  # room for all is as no capacity at all
 
 
 @pytest.mark.parametrize("dispatch", DISPATCHES)
