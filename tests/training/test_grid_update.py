@@ -18,7 +18,7 @@ from mixkabrn_jax.training.step import StepConfig
 from tests import reference, toy
 
 RULE = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer", peak_rate=1e-2)), 20)
-SCHEDULE = {"grid_update_every": 2, "grid_update_until": 5, "grid_uniform_fraction": 0.25}
+SCHEDULE = {"grid_update_every": 2, "grid_update_until": 4, "grid_uniform_fraction": 0.25}
 CONFIG = toy.model_config(mixer="attention", num_experts=0, num_layers=1, knots="adaptive", spline_degree=2)
 make_batch = functools.partial(toy.batch, batch_size=8)
 
