@@ -209,3 +209,8 @@ def test_moments_of_what_does_not_change_are_kept_to_the_bit_and_a_map_keeps_the
     carried = optimizer.carry_moments(state, lambda tree: {**tree, "spline": steep @ tree["spline"]})[1]
     assert (carried.nu["spline"] >= carried.mu["spline"] ** 2).all()
     assert np.abs(carried.mu["spline"]).min() > 0
+    # An entry that the change leaves keeps its moments to the bit, such as those of an expert whose grid stays.
+    half = jnp.array([[1.0, 0.0], [0.5, 0.5]])
+    carried = optimizer.carry_moments(state, lambda tree: {**tree, "spline": half @ tree["spline"]})[1]
+    for moment in ("mu", "nu"):
+        np.testing.assert_array_equal(getattr(carried, moment)["spline"][0], getattr(state[1], moment)["spline"][0])
