@@ -183,7 +183,7 @@ class MixtureOfExperts(nnx.Module):
             rows_ERD, outside_E = jax.vmap(_run_one)(self.experts, rows_ERD, is_filled_ER)
             rows_RD, outside = rows_ERD.reshape(rows_RD.shape), jax.tree.map(jnp.sum, outside_E)
         else:
-            counts_R = None if mask_T is None else mask_T[plan.order_R // indices_TN.shape[-1]]
+            counts_R = None if mask_T is None else jnp.take(mask_T, plan.order_R // indices_TN.shape[-1])
             rows_RD, outside = self.experts(rows_RD, plan.group_sizes_E, counts_R)
         return routing.combine(rows_RD, weights_TN, plan), outside
 
