@@ -51,7 +51,7 @@ def get_config():
     config.model.grid_intervals = 3
     config.model.spline_degree = 3
     config.model.outside_grid = "fade"  # to 0; clamp keeps the value at the end of the grid, linear its slope too
-    config.model.knots = "uniform"  # static and shared; adaptive: a buffer, which layers.refinement moves
+    config.model.knots = "uniform"  # static and shared; adaptive: a buffer, moved by training.grid_update_every
     config.model.kan_basis = "bspline"  # or chebyshev, fourier, rbf, rational (KAT)
     config.model.rational_groups = 8  # of features, each with one rational function
     config.model.kan_init = "variance"  # preserving; or pykan, glorot, lecun
@@ -110,6 +110,9 @@ def get_config():
     config.training.device_balance_loss = 0.0  # of router_device_groups
     config.training.router_z_loss = 0.0  # keeps router logits small (ST-MoE: 1e-3)
     config.training.router_bias_rate = 0.0  # above 0: balance by bias (DeepSeek-V3), then balance_loss can be 0
+    config.training.grid_update_every = 0  # above 0: adaptive knots move to their inputs every so many steps
+    config.training.grid_update_until = 0  # the last step that they move before
+    config.training.grid_uniform_fraction = 0.02  # of moved knots: 1 equally spaced, 0 quantiles
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 500

@@ -119,6 +119,38 @@ def bspline_fit(x, y, knots, degree):
     return np.stack([np.linalg.lstsq(basis[:, d], y[:, d].astype(np.float64), rcond=None)[0].T for d in inputs])
 
 
+# --- Other functions of KAN edges --------------------------------------------------------------------------------
+
+
+def chebyshev(x, num_basis):
+    """T_g(tanh x) by its cosine, `[..., D]` -> `[..., G, D]`."""
+    return np.stack([np.cos(g * np.arccos(np.tanh(x))) for g in range(num_basis)], axis=-2)
+
+
+def fourier(x, low, high, num_basis):
+    """1, cos, sin, cos of 2, sin of 2, ... with one period on [low, high], `[..., D]` -> `[..., G, D]`."""
+    phase = 2 * np.pi * (x - low) / (high - low)
+    return np.stack([(np.sin if g and g % 2 == 0 else np.cos)((g + 1) // 2 * phase) for g in range(num_basis)], axis=-2)
+
+
+def gaussian_rbf(x, low, high, num_basis):
+    """Bumps around equally spaced centres on [low, high], as wide as they are apart, `[..., D]` -> `[..., G, D]`."""
+    step = (high - low) / max(num_basis - 1, 1)
+    return np.stack([np.exp(-(((x - (low + g * step)) / step) ** 2)) for g in range(num_basis)], axis=-2)
+
+
+def group_rational(x, numerator_PK, denominator_PK):
+    """Eq. 9 of KAT, one input after the other: input d of D belongs to group floor(d P / D)."""
+    width, num_groups = x.shape[-1], len(numerator_PK)
+    columns = []
+    for d in range(width):
+        column, p = x[..., d].astype(np.float64), d * num_groups // width
+        top = sum(a * column**power for power, a in enumerate(numerator_PK[p].astype(np.float64)))
+        bottom = sum(b * column ** (power + 1) for power, b in enumerate(denominator_PK[p].astype(np.float64)))
+        columns.append(top / (1 + np.abs(bottom)))
+    return np.stack(columns, axis=-1)
+
+
 # --- Retention ---------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ Letters: D input feature, G basis function, M knot, P group of features, R row o
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +45,19 @@ class Grid:
     def knots(self) -> jax.Array:
         """`[M]`."""
         return bspline.uniform_knots(self.low, self.high, self.num_intervals, self.degree)
+
+
+class Outside(NamedTuple):
+    """Inputs of splines, counted; counts of several layers, experts or batches add up field by field."""
+
+    outside: jax.Array
+    """Those outside their grid, float32 `[]`."""
+    inputs: jax.Array
+    """All of them, float32 `[]`."""
+
+    def share(self) -> jax.Array:
+        """The part that lies outside; 0 where there are no inputs."""
+        return self.outside / jnp.maximum(self.inputs, 1)
 
 
 class Features(nnx.Module):
@@ -109,8 +123,13 @@ class Features(nnx.Module):
         wide = x.astype(jnp.promote_types(x.dtype, knots.dtype))
         return jnp.swapaxes(bspline.basis(wide, knots, grid.degree, grid.outside), -1, -2).astype(x.dtype)
 
-    def outside(self, x, group_sizes_E=None):
-        """The share of inputs outside their grid, float32 `[]`; None where there are no splines."""
+    def outside(self, x, group_sizes_E=None, weights=None) -> Outside | None:
+        """How many inputs lie outside their grid; None where there are no splines.
+
+        Args:
+            x: `[..., D]`, or rows `[R, D]` sorted by expert.
+            weights: `[...]` or None, 0 leaves a row (padding, or room that no choice fills) out.
+        """
         if self.basis != "bspline":
             return None
         low, high = self.grid.low, self.grid.high
@@ -118,7 +137,12 @@ class Features(nnx.Module):
             knots = _of_rows(self.knots_DM, x, group_sizes_E)
             ends = knots[..., self.grid.degree], knots[..., -self.grid.degree - 1]
             low, high = (end if end.ndim == x.ndim else end.reshape((1,) * (x.ndim - 1) + (-1,)) for end in ends)
-        return jnp.mean((x < low) | (x > high), dtype=jnp.float32)
+        # By rows first: a float32 that counts one by one stops at 2^24.
+        beyond = jnp.sum((x < low) | (x > high), axis=-1, dtype=jnp.float32)
+        if weights is None:
+            return Outside(jnp.sum(beyond), jnp.full((), x.size, jnp.float32))
+        weights = (weights > 0).astype(jnp.float32)
+        return Outside(jnp.sum(beyond * weights), x.shape[-1] * jnp.sum(weights))
 
 
 def _of_rows(variable, x, group_sizes_E):

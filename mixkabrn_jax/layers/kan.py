@@ -144,19 +144,21 @@ class Kan(nnx.Module):
         self.down = KanLayer(width, d_model, rngs=rngs, init_scale=out_scale, **layer)
         self.epsilon = epsilon
 
-    def __call__(self, x, group_sizes_E=None):
-        """`[..., D]` or rows sorted by expert.
+    def __call__(self, x, group_sizes_E=None, weights=None):
+        """`[..., D]` or rows sorted by expert; weights: `[...]` or None, 0 leaves a row out of the count.
 
-        Returns: (`[..., D]`, the share of the two layers' inputs outside their grids, float32 `[]`, or None without
-        splines).
+        Returns: (`[..., D]`, `Outside` of both layers, or None without splines).
         """
-        hidden = rms_norm(self.up(x, group_sizes_E), self.epsilon)
-        outside = self.up.features.outside(x, group_sizes_E)
-        if outside is not None:
-            width, hidden_width = x.shape[-1], hidden.shape[-1]
-            outside = width * outside + hidden_width * self.down.features.outside(hidden, group_sizes_E)
-            outside = outside / (width + hidden_width)
-        return self.down(hidden, group_sizes_E), outside
+        hidden = self.hidden(x, group_sizes_E)
+        parts = (
+            self.up.features.outside(x, group_sizes_E, weights),
+            self.down.features.outside(hidden, group_sizes_E, weights),
+        )
+        return self.down(hidden, group_sizes_E), jax.tree.map(jnp.add, *parts)
+
+    def hidden(self, x, group_sizes_E=None):
+        """What the second layer is given: `[..., D]` -> `[..., F]`."""
+        return rms_norm(self.up(x, group_sizes_E), self.epsilon)
 
 
 def _mean_square(options) -> tuple[float, float]:

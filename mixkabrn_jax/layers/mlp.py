@@ -28,8 +28,9 @@ class Mlp(nnx.Module):
         self.down = Linear(width, d_model, rngs=rngs, init_scale=out_scale, **linear)
         self.sub_norm, self.epsilon = sub_norm, epsilon
 
-    def __call__(self, x, group_sizes_E=None):
-        """`[..., D]` -> (`[..., D]`, None: there are no splines), or rows sorted by expert."""
+    def __call__(self, x, group_sizes_E=None, weights=None):
+        """`[..., D]` -> (`[..., D]`, None: there are no splines to count the inputs of), or rows sorted by expert."""
+        del weights
         hidden = jax.nn.gelu(self.up(x, group_sizes_E))
         if self.sub_norm:
             hidden = rms_norm(hidden, self.epsilon)
@@ -52,8 +53,9 @@ class Glu(nnx.Module):
         self.down = Linear(width, d_model, rngs=rngs, init_scale=out_scale, **linear)
         self.activation, self.sub_norm, self.epsilon = gate, sub_norm, epsilon
 
-    def __call__(self, x, group_sizes_E=None):
-        """`[..., D]` -> (`[..., D]`, None: there are no splines), or rows sorted by expert."""
+    def __call__(self, x, group_sizes_E=None, weights=None):
+        """`[..., D]` -> (`[..., D]`, None: there are no splines to count the inputs of), or rows sorted by expert."""
+        del weights
         hidden = GATES[self.activation](self.gate(x, group_sizes_E)) * self.up(x, group_sizes_E)
         if self.sub_norm:
             hidden = rms_norm(hidden, self.epsilon)

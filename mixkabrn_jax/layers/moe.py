@@ -97,11 +97,33 @@ class MixtureOfExperts(nnx.Module):
         """
         Args:
             x_BTD: `[B, T, D]`.
-            mask_BT: 0 leaves a position (padding) out of the balance, and out of what takes up capacity.
-        Returns: (`[B, T, D]`, `Balance`, the share of KAN inputs outside their grids or None without splines: the mean
-        of the routed and the shared experts').
+            mask_BT: 0 leaves a position (padding) out of the balance, of the counts, and of what takes up capacity.
+        Returns: (`[B, T, D]`, `Balance`, `Outside` of the inputs that experts were chosen for, routed and shared ones
+        together, or None without splines).
         """
-        config, num_choices = self.config, self.config.experts_per_token
+        num_choices = self.config.experts_per_token
+        logits_BTE, weights_BTN, indices_BTN = self._route(x_BTD)
+        x_TD, indices_TN = x_BTD.reshape(-1, x_BTD.shape[-1]), indices_BTN.reshape(-1, num_choices)
+        mask_T = None if mask_BT is None else mask_BT.reshape(-1)
+        plan = self._plan(indices_TN, mask_T)
+        run = self._run_all if self.dispatch == "dense" else self._run_sorted
+        y_TD, outside = run(x_TD, weights_BTN.reshape(-1, num_choices), indices_TN, plan, mask_T)
+        y_BTD = y_TD.reshape(x_BTD.shape)
+        if self.shared is not None:
+            shared_BTD, shared_outside = self._run_shared(x_BTD, mask_BT)
+            y_BTD = y_BTD + shared_BTD
+            outside = jax.tree.map(jnp.add, outside, shared_outside)
+        return y_BTD, self._balance(logits_BTE, indices_BTN, mask_BT, plan), outside
+
+    def chosen(self, x_BTD, mask_BT=None):
+        """Whether a token is among an expert's: it chose it, found room, and is no padding. `[E, B * T]` bool."""
+        indices_TN = self._route(x_BTD)[2].reshape(-1, self.config.experts_per_token)
+        mask_T = None if mask_BT is None else mask_BT.reshape(-1)
+        return self._chosen(indices_TN, self._plan(indices_TN, mask_T), mask_T)
+
+    def _route(self, x_BTD):
+        """(logits `[B, T, E]`, gates `[B, T, N]`, experts `[B, T, N]`)."""
+        config = self.config
         # The router is float32 whatever the compute dtype: near-ties decide which expert learns.
         router_in_BTD = x_BTD.astype(jnp.float32)
         if self.router_norm_epsilon is not None:
@@ -109,7 +131,7 @@ class MixtureOfExperts(nnx.Module):
         logits_BTE = jnp.einsum("btd,de->bte", router_in_BTD, self.router[...], precision="highest")
         weights_BTN, indices_BTN = routing.top_k_gates(
             logits_BTE,
-            num_choices,
+            config.experts_per_token,
             score=config.score,
             bias=self.bias_E[...],
             num_groups=config.num_groups,
@@ -117,22 +139,13 @@ class MixtureOfExperts(nnx.Module):
             normalize=config.normalize,
             scale=config.scale,
         )
-        x_TD, indices_TN = x_BTD.reshape(-1, x_BTD.shape[-1]), indices_BTN.reshape(-1, num_choices)
-        plan = self._plan(indices_TN, None if mask_BT is None else mask_BT.reshape(-1))
-        run = self._run_all if self.dispatch == "dense" else self._run_sorted
-        y_TD, outside = run(x_TD, weights_BTN.reshape(-1, num_choices), indices_TN, plan)
-        y_BTD = y_TD.reshape(x_BTD.shape)
-        if self.shared is not None:
-            shared_BTD, shared_outside = self._run_shared(x_BTD)
-            y_BTD = y_BTD + shared_BTD
-            outside = None if outside is None else (outside + shared_outside) / 2
-        return y_BTD, self._balance(logits_BTE, indices_BTN, mask_BT, plan), outside
+        return logits_BTE, weights_BTN, indices_BTN
 
-    def _run_shared(self, x_BTD):
+    def _run_shared(self, x_BTD, mask_BT):
         if self.num_shared_experts == 1:
-            return self.shared(x_BTD)
-        y_EBTD, outside_E = jax.vmap(lambda expert: expert(x_BTD))(self.shared)
-        return jnp.sum(y_EBTD, axis=0), None if outside_E is None else jnp.mean(outside_E)
+            return self.shared(x_BTD, weights=mask_BT)
+        y_EBTD, outside_E = jax.vmap(lambda expert: expert(x_BTD, weights=mask_BT))(self.shared)
+        return jnp.sum(y_EBTD, axis=0), jax.tree.map(jnp.sum, outside_E)
 
     def _plan(self, indices_TN, mask_T):
         """Which row each choice is computed in; None where no rows are needed."""
@@ -160,21 +173,38 @@ class MixtureOfExperts(nnx.Module):
             dropped=dropped,
         )
 
-    def _run_sorted(self, x_TD, weights_TN, indices_TN, plan):
+    def _run_sorted(self, x_TD, weights_TN, indices_TN, plan, mask_T):
         rows_RD = routing.dispatch(x_TD, plan, indices_TN.shape[-1])
-        if self.capacity_factor:  # as many rows each: one batched product
-            rows_ERD = rows_RD.reshape(self.config.num_experts, -1, rows_RD.shape[-1])
-            rows_ERD, outside_E = jax.vmap(lambda expert, x_RD: expert(x_RD))(self.experts, rows_ERD)
-            rows_RD, outside = rows_ERD.reshape(rows_RD.shape), None if outside_E is None else jnp.mean(outside_E)
+        if self.capacity_factor:  # as many rows each: one batched product; padding has none
+            is_filled_ER, rows_ERD = (
+                rows.reshape(self.config.num_experts, -1, *rows.shape[1:])
+                for rows in (routing.has_choice(plan), rows_RD)
+            )
+            rows_ERD, outside_E = jax.vmap(_run_one)(self.experts, rows_ERD, is_filled_ER)
+            rows_RD, outside = rows_ERD.reshape(rows_RD.shape), jax.tree.map(jnp.sum, outside_E)
         else:
-            rows_RD, outside = self.experts(rows_RD, plan.group_sizes_E)
+            counts_R = None if mask_T is None else jnp.take(mask_T, plan.order_R // indices_TN.shape[-1])
+            rows_RD, outside = self.experts(rows_RD, plan.group_sizes_E, counts_R)
         return routing.combine(rows_RD, weights_TN, plan), outside
 
-    def _run_all(self, x_TD, weights_TN, indices_TN, plan):
+    def _run_all(self, x_TD, weights_TN, indices_TN, plan, mask_T):
         if plan is not None:
             weights_TN = weights_TN * routing.has_row(plan).reshape(weights_TN.shape)
-        y_ETD, outside_E = jax.vmap(lambda expert, x_TD: expert(x_TD), in_axes=(0, None))(self.experts, x_TD)
+        chosen_ET = self._chosen(indices_TN, plan, mask_T)
+        y_ETD, outside_E = jax.vmap(_run_one, in_axes=(0, None, 0))(self.experts, x_TD, chosen_ET)
         expert_E11 = jnp.arange(self.config.num_experts).reshape(-1, 1, 1)
         gate_ET = jnp.sum(jnp.where(indices_TN[None] == expert_E11, weights_TN[None], 0), axis=-1)
         y_TD = jnp.sum(gate_ET[..., None].astype(x_TD.dtype) * y_ETD, axis=0)
-        return y_TD, None if outside_E is None else jnp.mean(outside_E)
+        return y_TD, jax.tree.map(jnp.sum, outside_E)
+
+    def _chosen(self, indices_TN, plan, mask_T):
+        """Whether an expert's output of a token counts: chosen, with room, and no padding."""
+        counts_TN = jnp.ones(indices_TN.shape, bool) if mask_T is None else (mask_T > 0)[:, None]
+        if plan is not None:
+            counts_TN = counts_TN & routing.has_row(plan).reshape(indices_TN.shape)
+        is_mine_ETN = indices_TN[None] == jnp.arange(self.config.num_experts).reshape(-1, 1, 1)
+        return jnp.any(is_mine_ETN & counts_TN[None], axis=-1)
+
+
+def _run_one(expert, x_RD, weights_R):
+    return expert(x_RD, weights=weights_R)

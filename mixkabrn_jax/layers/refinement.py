@@ -1,52 +1,144 @@
 """A KAN layer on another grid: knots that follow the samples, or more of them, with the splines kept.
 
-Sources: Liu et al., KAN (2024), sec. 2.4 and appendix. Both functions return a new layer and leave theirs as it is, can
-be traced, and take stacked layers: every leaf may have the same leading dimensions (experts, layers). The splines'
-coefficients change by a linear map, so a layer that holds an optimiser's moments changes by the same one.
+Sources: Liu et al., KAN (2024), sec. 2.4 and appendix. All functions return something new and leave what they are given
+as it is, and can be traced; those of one layer take stacked layers: every leaf may have the same leading dimensions
+(experts, layers). The splines' coefficients change by a linear map, so a layer that holds an optimiser's moments
+changes by the same one.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mixkabrn_jax.layers.kan import KanLayer
+from mixkabrn_jax.layers.kan import Kan, KanLayer
+from mixkabrn_jax.layers.moe import MixtureOfExperts
 from mixkabrn_jax.layers.variables import Buffer
 from mixkabrn_jax.ops import bspline
 
 
-def update_grid(layer: KanLayer, x: jax.Array, uniform_fraction: float) -> KanLayer:
+class GridChange(NamedTuple):
+    """What takes a KAN layer to other knots: made once from samples, applied to parameters and to moments alike."""
+
+    knots_DM: jax.Array
+    """The new ones, `[..., D, M]`."""
+    map_DGG: jax.Array
+    """Old coefficients of each input to new ones, `[..., D, G, G]`."""
+
+
+class KanChange(NamedTuple):
+    """A `GridChange` for each layer of a `Kan`."""
+
+    up: GridChange
+    down: GridChange
+
+
+class MixtureChange(NamedTuple):
+    """A `KanChange` for the experts of a mixture, with leading dimensions as they have them."""
+
+    experts: KanChange
+    shared: KanChange | None
+
+
+def update_grid(layer: KanLayer, x: jax.Array, uniform_fraction: float, weights: jax.Array | None = None) -> KanLayer:
     """The layer with knots that follow the samples, its splines fitted to what they were on the samples.
+
+    Arguments and errors are those of `grid_change`.
+    """
+    return change_grid(layer, grid_change(layer, x, uniform_fraction, weights))
+
+
+def grid_change(layer: KanLayer, x: jax.Array, uniform_fraction: float, weights: jax.Array | None = None) -> GridChange:
+    """What `update_grid` does to a layer.
 
     Args:
         layer: with adaptive knots.
         x: `[N, D]` inputs of the layer; for stacked layers `[..., N, D]`.
         uniform_fraction: 1 = equal spacing between the extremes, 0 = quantiles; pykan's value is 0.02.
+        weights: `[..., N]` of 0 and 1 or None; 0 leaves a sample out. A layer that is left with fewer samples than the
+            grid has points (intervals + 1) keeps its knots and splines: they would follow chance.
     Raises: ValueError for uniform knots, another basis than B-splines, or samples that do not fit the layer.
     """
-    grid, knots_DM, spline = _parts(layer)
+    grid, knots_DM, _ = _parts(layer)
     if knots_DM is None:
         raise ValueError("config.model.knots='uniform': knots that follow the samples are 'adaptive'")
     if x.ndim != knots_DM.ndim or x.shape[:-2] != knots_DM.shape[:-2] or x.shape[-1] != knots_DM.shape[-2]:
         lead, width = knots_DM.shape[:-2], knots_DM.shape[-2]
         raise ValueError(f"samples {x.shape} for knots {knots_DM.shape}: {(*lead, 'N', width)} is needed")
 
-    def one_layer(spline, knots_DM, x_ND):
+    def one_layer(knots_DM, x_ND, weights_N):
         x_ND = x_ND.astype(jnp.promote_types(x_ND.dtype, knots_DM.dtype))
-        new_DM = bspline.adaptive_knots(x_ND, grid.num_intervals, grid.degree, uniform_fraction)
+        new_DM = bspline.adaptive_knots(x_ND, grid.num_intervals, grid.degree, uniform_fraction, weights_N)
         new_DM = new_DM.astype(knots_DM.dtype)
         basis_NDG = bspline.basis(x_ND, knots_DM, grid.degree, grid.outside)
-
-        def change(coef_DFG):
-            return _refit(coef_DFG, x_ND, basis_NDG, new_DM, grid.degree)
-
-        return _change(spline, knots_DM, grid.num_basis, change), new_DM
+        map_DGG = _refit(x_ND, basis_NDG, new_DM, grid.degree, weights_N)
+        if weights_N is None:
+            return GridChange(new_DM, map_DGG)
+        stays = jnp.sum(weights_N > 0, dtype=jnp.int32) <= grid.num_intervals
+        same_DGG = jnp.broadcast_to(jnp.eye(grid.num_basis, dtype=map_DGG.dtype), map_DGG.shape)
+        return GridChange(jnp.where(stays, knots_DM, new_DM), jnp.where(stays, same_DGG, map_DGG))
 
     for _ in x.shape[:-2]:
         one_layer = jax.vmap(one_layer)
-    spline, knots_DM = one_layer(spline, knots_DM, x)
-    return _with(layer, grid, spline, knots_DM)
+    return one_layer(knots_DM, x, weights)
+
+
+def kan_change(kan: Kan, x: jax.Array, uniform_fraction: float, weights: jax.Array) -> KanChange:
+    """Of both layers; the second one's samples are what the changed first one gives it.
+
+    Args:
+        x: `[N, D]`; weights: `[N]`. Both and the fraction as for `grid_change`.
+    """
+    up = grid_change(kan.up, x, uniform_fraction, weights)
+    new = nnx.clone(kan)
+    new.up = change_grid(kan.up, up)
+    return KanChange(up, grid_change(kan.down, new.hidden(x), uniform_fraction, weights))
+
+
+def mixture_change(
+    moe: MixtureOfExperts, x_BTD: jax.Array, uniform_fraction: float, mask_BT: jax.Array | None = None
+) -> MixtureChange:
+    """Of all experts: the samples of a routed one are the tokens that it is run for, those of a shared one all tokens.
+
+    Args:
+        x_BTD: `[B, T, D]`; mask_BT: 0 leaves a position (padding) out.
+    """
+    x_TD = x_BTD.reshape(-1, x_BTD.shape[-1])
+
+    # One expert after the other, on all tokens with the others' left out: whatever the load, shapes are the same, and
+    # only one basis `[T, D, G]` is there at a time.
+    def one(expert, weights_T):
+        return kan_change(expert, x_TD, uniform_fraction, weights_T)
+
+    experts = jax.lax.map(lambda part: one(*part), (moe.experts, moe.chosen(x_BTD, mask_BT)))
+    if moe.shared is None:
+        return MixtureChange(experts, None)
+    counts_T = jnp.ones(len(x_TD)) if mask_BT is None else mask_BT.reshape(-1)
+    if moe.num_shared_experts == 1:
+        return MixtureChange(experts, one(moe.shared, counts_T))
+    return MixtureChange(experts, jax.lax.map(lambda expert: one(expert, counts_T), moe.shared))
+
+
+def change_grid(module, change):
+    """A copy of a `KanLayer`, `Kan` or `MixtureOfExperts`, or of a stack of them, on the grid of a change made for it.
+
+    Linear in the coefficients: where the parameters are an optimiser's moments, they become those of the new layer.
+    """
+    if isinstance(change, GridChange):
+
+        def one_layer(spline, map_DGG):
+            return _change(spline, len(map_DGG), map_DGG.shape[-1], lambda coef_DFG: _apply(coef_DFG, map_DGG))
+
+        for _ in change.map_DGG.shape[:-3]:
+            one_layer = jax.vmap(one_layer)
+        return _with(module, module.features.grid, one_layer(module.spline[...], change.map_DGG), change.knots_DM)
+    new = nnx.clone(module)
+    for name, part in change._asdict().items():
+        if part is not None:
+            setattr(new, name, change_grid(getattr(module, name), part))
+    return new
 
 
 def extend_grid(layer: KanLayer, num_intervals: int) -> KanLayer:
@@ -76,9 +168,10 @@ def extend_grid(layer: KanLayer, num_intervals: int) -> KanLayer:
                 return bspline.insert_knots(coef_DFG, knots_DM, new_DM, grid.degree)
             inner_DM = knots_DM[:, grid.degree : knots_DM.shape[1] - grid.degree]
             x_ND = bspline.refine_knots(inner_DM, 4 * (grid.degree + 1) * num_intervals, 0).T
-            return _refit(coef_DFG, x_ND, bspline.basis(x_ND, knots_DM, grid.degree), new_DM, grid.degree)
+            basis_NDG = bspline.basis(x_ND, knots_DM, grid.degree)
+            return _apply(coef_DFG, _refit(x_ND, basis_NDG, new_DM, grid.degree))
 
-        return _change(spline, knots_DM, grid.num_basis, change), new_DM
+        return _change(spline, len(knots_DM), grid.num_basis, change), new_DM
 
     for _ in spline.shape[:-2]:
         one_layer = jax.vmap(one_layer)
@@ -94,21 +187,24 @@ def _parts(layer):
     return features.grid, None if features.knots_DM is None else features.knots_DM[...], layer.spline[...]
 
 
-def _change(spline, knots, num_basis, change):
+def _change(spline, num_inputs, num_basis, change):
     """Applies a function of coefficients `[D, F, G]` to a layer's matrix `[G * D, F]`.
 
     Where all inputs share their knots they count as one with D * F outputs: one insertion or factorisation for all.
     """
-    coef_DFG = jnp.moveaxis(spline.reshape(num_basis, knots.shape[0], -1), 0, -1)
+    coef_DFG = jnp.moveaxis(spline.reshape(num_basis, num_inputs, -1), 0, -1)
     return jnp.moveaxis(change(coef_DFG), -1, 0).reshape(-1, spline.shape[-1])
 
 
-def _refit(coef_DFG, x_ND, basis_NDG, new_DM, degree):
-    """Least squares on the samples, as a map of the coefficients: the fit of each old basis function on the new ones.
+def _refit(x_ND, basis_NDG, new_DM, degree, weights_N=None):
+    """Least squares on the samples, as a map of coefficients `[D, G, G]`: each old basis function on the new ones.
 
     Fitting the values of all edges instead would take `[N, D, F]`; the answer is the same, and linear at that.
     """
-    map_DGG = bspline.fit(x_ND, basis_NDG, new_DM, degree)
+    return bspline.fit(x_ND, basis_NDG, new_DM, degree, weights=weights_N)
+
+
+def _apply(coef_DFG, map_DGG):
     return jnp.einsum("dfg,dgh->dfh", coef_DFG, map_DGG.astype(coef_DFG.dtype), precision="highest")
 
 

@@ -5,6 +5,7 @@ from functools import partial
 import jax.numpy as jnp
 from flax import nnx
 
+from mixkabrn_jax.layers import refinement
 from mixkabrn_jax.layers.attention import Attention
 from mixkabrn_jax.layers.kan import Kan
 from mixkabrn_jax.layers.mlp import Glu, Mlp
@@ -49,18 +50,39 @@ class Block(nnx.Module):
 
     def __call__(self, x_BTD, state, position_BT, segment_ids_BT=None, mask_BT=None):
         """
-        Returns: (`[B, T, D]`, the mixer's state after these positions, `Balance` or None, the share of KAN inputs
-        outside their grids or None).
+        Returns: (`[B, T, D]`, the mixer's state after these positions, `Balance` or None, `Outside` or None without
+        splines).
         """
+        x_BTD, state = self._mix(x_BTD, state, position_BT, segment_ids_BT, mask_BT)
+        h_BTD = self._before(self.ffn_norm, x_BTD)
+        counts_BT = _counts(segment_ids_BT, mask_BT)
+        if self.routed:
+            y_BTD, balance, outside = self.ffn(h_BTD, counts_BT)
+        else:
+            (y_BTD, outside), balance = self.ffn(h_BTD, weights=counts_BT), None
+        return self._add(self.ffn_norm, x_BTD, y_BTD), state, balance, outside
+
+    def grid_change(self, x_BTD, state, position_BT, segment_ids_BT, mask_BT, uniform_fraction):
+        """
+        Returns: (`[B, T, D]` of the block whose feed-forward has changed its grids, that change for `refinement`).
+        """
+        x_BTD, _ = self._mix(x_BTD, state, position_BT, segment_ids_BT, mask_BT)
+        h_BTD = self._before(self.ffn_norm, x_BTD)
+        counts_BT = _counts(segment_ids_BT, mask_BT)
+        if self.routed:
+            change = refinement.mixture_change(self.ffn, h_BTD, uniform_fraction, counts_BT)
+            y_BTD = refinement.change_grid(self.ffn, change)(h_BTD, counts_BT)[0]
+        else:
+            weights = jnp.ones(h_BTD.shape[:-1]) if counts_BT is None else counts_BT
+            h_ND = h_BTD.reshape(-1, h_BTD.shape[-1])
+            change = refinement.kan_change(self.ffn, h_ND, uniform_fraction, weights.reshape(-1))
+            y_BTD = refinement.change_grid(self.ffn, change)(h_BTD)[0]
+        return self._add(self.ffn_norm, x_BTD, y_BTD), change
+
+    def _mix(self, x_BTD, state, position_BT, segment_ids_BT, mask_BT):
         h_BTD = self._before(self.mixer_norm, x_BTD)
         y_BTD, state = self.mixer(h_BTD, state, position_BT, segment_ids_BT, mask_BT)
-        x_BTD = self._add(self.mixer_norm, x_BTD, y_BTD)
-        h_BTD = self._before(self.ffn_norm, x_BTD)
-        if self.routed:
-            y_BTD, balance, outside = self.ffn(h_BTD, _counts(segment_ids_BT, mask_BT))
-        else:
-            (y_BTD, outside), balance = self.ffn(h_BTD), None
-        return self._add(self.ffn_norm, x_BTD, y_BTD), state, balance, outside
+        return self._add(self.mixer_norm, x_BTD, y_BTD), state
 
     def _before(self, norm, x_BTD):
         return x_BTD if norm is None or self.alpha is not None else norm(x_BTD)
@@ -70,7 +92,7 @@ class Block(nnx.Module):
 
 
 def _counts(segment_ids_BT, mask_BT):
-    """1 where a position counts in the experts' balance, 0 at padding; None when there is none."""
+    """1 where a position counts in the experts' balance and in shares, 0 at padding; None when there is none."""
     return mask_BT if segment_ids_BT is None else (segment_ids_BT > 0).astype(jnp.float32)
 
 

@@ -33,7 +33,8 @@ class Output(NamedTuple):
     balance: Balance | None
     """Routing of every mixture layer, with a leading layer dimension; None without experts."""
     outside_L: jax.Array | None
-    """Share of each layer's KAN inputs that lie outside their grids, float32; None without splines."""
+    """Share of each layer's KAN inputs that lie outside their grids, float32; None without splines. Inputs are those
+    of tokens, not of padding, and for routed experts of the tokens that chose them; with none the share is 0."""
 
 
 class LanguageModel(nnx.Module):
@@ -62,15 +63,10 @@ class LanguageModel(nnx.Module):
                 Logits there mean nothing. For rows of one document each: not together with segment ids.
         Raises: ValueError for a mask together with segment ids.
         """
-        if segment_ids_BT is not None and mask_BT is not None:
-            raise ValueError("mask_BT together with segment_ids_BT: packed documents mark padding by segment id 0")
         config = self.config
         if state is None:
             state = self.init_state(tokens_BT.shape[0], None)
-        position_BT = _positions(state.position_B, tokens_BT, segment_ids_BT, mask_BT)
-        x_BTD = jnp.take(self.embedding_WD[...], tokens_BT, axis=0).astype(config.compute_dtype)
-        if config.embedding_scale != 1:
-            x_BTD = x_BTD * config.embedding_scale
+        x_BTD, position_BT = self._start(tokens_BT, state, segment_ids_BT, mask_BT)
 
         def run(x_BTD, layer):
             block, mixer_state = layer
@@ -80,19 +76,28 @@ class LanguageModel(nnx.Module):
         if config.remat:
             run = jax.checkpoint(run)
         balance = None
-        mixers, shares = [], []
+        mixers, outside = [], []
         for blocks, mixer_states in zip(self._stacks(), state.mixers, strict=True):
-            x_BTD, (mixer_states, balance, outside_L) = jax.lax.scan(run, x_BTD, (blocks, mixer_states))
+            x_BTD, (mixer_states, balance, counts) = jax.lax.scan(run, x_BTD, (blocks, mixer_states))
             mixers.append(mixer_states)
-            shares.append(outside_L)
+            outside.append(counts)
         h_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
         head_WD = (self.embedding_WD if self.head_WD is None else self.head_WD)[...].astype(h_BTD.dtype)
         h_RD = h_BTD.reshape(-1, config.d_model)  # one dimension of rows, as in `layers.linear.multiply`
         logits_RW = jnp.einsum("rd,wd->rw", h_RD, head_WD, preferred_element_type=jnp.float32)
         logits_BTW = logits_RW.reshape(*tokens_BT.shape, -1)
         next_B = position_BT[:, -1] + (1 if mask_BT is None else (mask_BT[:, -1] > 0))
-        outside_L = None if shares[0] is None else jnp.concatenate(shares)
+        outside_L = None if outside[0] is None else jnp.concatenate([counts.share() for counts in outside])
         return Output(logits_BTW, State(next_B, tuple(mixers)), balance, outside_L)
+
+    def _start(self, tokens_BT, state, segment_ids_BT, mask_BT):
+        """(what the first block reads, positions)."""
+        if segment_ids_BT is not None and mask_BT is not None:
+            raise ValueError("mask_BT together with segment_ids_BT: packed documents mark padding by segment id 0")
+        x_BTD = jnp.take(self.embedding_WD[...], tokens_BT, axis=0).astype(self.config.compute_dtype)
+        if self.config.embedding_scale != 1:
+            x_BTD = x_BTD * self.config.embedding_scale
+        return x_BTD, _positions(state.position_B, tokens_BT, segment_ids_BT, mask_BT)
 
     def step(self, tokens_B, state: State):
         """One token a row; an attention cache that is full drops what comes.
@@ -126,8 +131,11 @@ class LanguageModel(nnx.Module):
         depths = [jax.tree.leaves(blocks)[0].shape[0] for blocks in self._stacks()]
         return State(jnp.zeros(batch_size, jnp.int32), tuple(one_stack(depth) for depth in depths))
 
+    def _stack_names(self):
+        return [name for name in ("dense_blocks", "routed_blocks") if getattr(self, name) is not None]
+
     def _stacks(self):
-        return [blocks for blocks in (self.dense_blocks, self.routed_blocks) if blocks is not None]
+        return [getattr(self, name) for name in self._stack_names()]
 
 
 def reorder(state: State, rows_B: jax.Array) -> State:
@@ -163,6 +171,59 @@ def extend_grid(model: LanguageModel, num_intervals: int) -> LanguageModel:
             if kan is not None:
                 kan.up = refinement.extend_grid(kan.up, num_intervals)
                 kan.down = refinement.extend_grid(kan.down, num_intervals)
+    return new
+
+
+def update_grid(
+    model: LanguageModel, tokens_BT, segment_ids_BT=None, mask_BT=None, *, uniform_fraction: float
+) -> LanguageModel:
+    """The model with adaptive knots that follow the inputs of all its KAN layers on these tokens, its splines refitted.
+
+    A routed expert's samples are the tokens that it is run for; padding does not count; a layer or expert with fewer
+    samples than points of its grid keeps it. Arguments and errors are those of `grid_changes`.
+    """
+    changes = grid_changes(model, tokens_BT, segment_ids_BT, mask_BT, uniform_fraction=uniform_fraction)
+    return change_grids(model, changes)
+
+
+def grid_changes(
+    model: LanguageModel, tokens_BT, segment_ids_BT=None, mask_BT=None, *, uniform_fraction: float
+) -> dict[str, Any]:
+    """What `update_grid` does to a model, for `change_grids`; small beside the samples it comes from.
+
+    Each layer's samples are the outputs of the layers before it as they are after their own change, as in pykan: on
+    these tokens the new model's inputs are then just those that its knots were laid over and its splines were fitted
+    on. With the outputs of the old layers, extremes would fall off the new grids by what the fits have left over.
+
+    Args:
+        tokens_BT, segment_ids_BT, mask_BT: as for the model's call.
+        uniform_fraction: 1 = knots equally spaced between the extremes, 0 = at quantiles; pykan's value is 0.02.
+    Returns: a change for each stack of blocks, every leaf with a leading layer dimension.
+    Raises: ValueError for a model without splines or without adaptive knots.
+    """
+    if model.config.ffn != "kan":
+        raise ValueError(f"config.model.ffn={model.config.ffn!r} has no splines: 'kan' is needed")
+    state = model.init_state(tokens_BT.shape[0], None)
+    x_BTD, position_BT = model._start(tokens_BT, state, segment_ids_BT, mask_BT)
+
+    def run(x_BTD, layer):
+        block, mixer_state = layer
+        return block.grid_change(x_BTD, mixer_state, position_BT, segment_ids_BT, mask_BT, uniform_fraction)
+
+    changes = {}
+    for name, mixer_states in zip(model._stack_names(), state.mixers, strict=True):
+        x_BTD, changes[name] = jax.lax.scan(run, x_BTD, (getattr(model, name), mixer_states))
+    return changes
+
+
+def change_grids(model: LanguageModel, changes: dict[str, Any]) -> LanguageModel:
+    """The model on the grids of `grid_changes`. Linear in the splines' coefficients: where the parameters are an
+    optimiser's moments, they become those of the new model.
+    """
+    new = nnx.clone(model)
+    for name, change in changes.items():
+        blocks = getattr(new, name)
+        blocks.ffn = refinement.change_grid(blocks.ffn, change)
     return new
 
 

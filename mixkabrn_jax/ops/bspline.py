@@ -175,7 +175,14 @@ def _bump_slope(u, degree):
     return -jnp.sign(u) * sum(terms) / factorial(degree - 1)
 
 
-def fit(x: jax.Array, y: jax.Array, knots: jax.Array, degree: int, ridge: float | None = None) -> jax.Array:
+def fit(
+    x: jax.Array,
+    y: jax.Array,
+    knots: jax.Array,
+    degree: int,
+    ridge: float | None = None,
+    weights: jax.Array | None = None,
+) -> jax.Array:
     """Least-squares spline coefficients, one QR factorisation for each input feature.
 
     A ridge relative to the largest column norm keeps the answer finite for any input: constant features, fewer
@@ -186,11 +193,15 @@ def fit(x: jax.Array, y: jax.Array, knots: jax.Array, degree: int, ridge: float 
         y: `[N, D, F]` values of every edge (input d, output f).
         knots: `[M]` or `[D, M]`.
         ridge: relative penalty on squared coefficients; None means the rounding unit of the dtype.
+        weights: `[N]` of 0 and 1 or None; 0 leaves a sample out.
     Returns: `[D, F, G]`, so that `einsum("ndg,dfg->ndf", basis(x), coef)` is close to y.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # bf16 has no factorisation
     basis_NDG = basis(x, knots, degree)
     y = y.astype(basis_NDG.dtype)
+    if weights is not None:  # a row of zeros is no equation
+        counts_N11 = (weights > 0).reshape(-1, 1, 1)
+        basis_NDG, y = (jnp.where(counts_N11, rows, 0) for rows in (basis_NDG, y))
     penalty = jnp.sqrt(jnp.finfo(basis_NDG.dtype).eps if ridge is None else ridge)
 
     def solve(basis_NG, y_NF):
@@ -212,7 +223,9 @@ def fit(x: jax.Array, y: jax.Array, knots: jax.Array, degree: int, ridge: float 
     return coef_DGF.swapaxes(1, 2)
 
 
-def adaptive_knots(x: jax.Array, num_intervals: int, degree: int, uniform_fraction: float) -> jax.Array:
+def adaptive_knots(
+    x: jax.Array, num_intervals: int, degree: int, uniform_fraction: float, weights: jax.Array | None = None
+) -> jax.Array:
     """Knots that follow the samples: a blend of equal spacing and of quantiles, per input feature.
 
     The quantiles are every (N / num_intervals)-th sorted sample and the last one; beyond the ends the knots continue
@@ -222,16 +235,23 @@ def adaptive_knots(x: jax.Array, num_intervals: int, degree: int, uniform_fracti
     Args:
         x: `[N, D]`.
         uniform_fraction: 1 = equal spacing between the extremes, 0 = quantiles.
+        weights: `[N]` of 0 and 1 or None; 0 leaves a sample out. Without any sample the knots mean nothing.
     Returns: `[D, M]`, increasing, in float32 or better.
     """
     _check_grid(0.0, 1.0, num_intervals, degree)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    x_ND = jnp.sort(x, axis=0)
-    num_samples = x_ND.shape[0]
-    picks = [min(num_samples * i // num_intervals, num_samples - 1) for i in range(num_intervals)] + [-1]
-    quantile_ID = x_ND[jnp.array(picks)]
+    if weights is None:
+        x_ND, num_samples = jnp.sort(x, axis=0), x.shape[0]
+    else:  # left out samples go to the end, where no pick falls
+        num_samples = jnp.sum(weights > 0, dtype=jnp.int32)
+        x_ND = jnp.sort(jnp.where((weights > 0)[:, None], x, jnp.where(num_samples > 0, jnp.inf, 0)), axis=0)
+    # (N i) // I without the product, which could leave int32.
+    intervals_I = np.arange(num_intervals)
+    whole, rest = num_samples // num_intervals, num_samples % num_intervals
+    picks_I = jnp.append(whole * intervals_I + rest * intervals_I // num_intervals, jnp.maximum(num_samples - 1, 0))
+    quantile_ID = x_ND[picks_I]
     ramp_I1 = jnp.linspace(0, 1, num_intervals + 1, dtype=x.dtype)[:, None]
-    uniform_ID = x_ND[:1] + (x_ND[-1:] - x_ND[:1]) * ramp_I1
+    uniform_ID = quantile_ID[:1] + (quantile_ID[-1:] - quantile_ID[:1]) * ramp_I1
     inner_ID = uniform_fraction * uniform_ID + (1 - uniform_fraction) * quantile_ID
     inner_ID = _separate(inner_ID)
     return _extend(inner_ID.T, degree)

@@ -241,6 +241,11 @@ def has_row(plan: Plan) -> jax.Array:
     return plan.inverse_R < plan.order_R.shape[0]
 
 
+def has_choice(plan: Plan) -> jax.Array:
+    """For each row whether a choice fills it: `[R]` bool."""
+    return plan.order_R < plan.inverse_R.shape[0]
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def dispatch(x: jax.Array, plan: Plan, num_choices: int) -> jax.Array:
     """Tokens `[T, D]` to rows `[R, D]` in expert order. Its gradient is a gather and a sum, not a scatter-add."""

@@ -48,7 +48,12 @@ class Experiment:
                 f"config.data.batch_size={self.data.batch_size} is not a multiple of "
                 f"config.training.accumulation_steps * config.mesh.data = {parts}"
             )
-        self.model_config(vocab_size=1)
+        model = self.model_config(vocab_size=1)
+        if self.training.grid_update_every and model.ffn == "kan" and model.knots != "adaptive":
+            raise ValueError(
+                f"config.training.grid_update_every={self.training.grid_update_every} moves knots, and those of "
+                f"config.model.knots={model.knots!r} do not: 'adaptive' is needed, or 0"
+            )
 
     @classmethod
     def from_dict(cls, config: Mapping) -> "Experiment":

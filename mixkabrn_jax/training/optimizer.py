@@ -114,8 +114,8 @@ def carry_moments(state: optax.OptState, change: Callable) -> optax.OptState:
 
     Args:
         state: as `make` gives it.
-        change: parameters to parameters, linear; it is applied to trees of moments. An array that it hands back as it
-            is keeps its moments to the bit.
+        change: parameters to parameters, linear; it is applied to trees of moments. What it hands back as it is, an
+            array or entries of one of the same shape, keeps its moments to the bit.
     Returns: the state for the changed parameters. Second moments are not negative.
     """
 
@@ -125,9 +125,13 @@ def carry_moments(state: optax.OptState, change: Callable) -> optax.OptState:
         old_root = jax.tree.map(jnp.sqrt, part.nu)
         mu, root = change(part.mu), change(old_root)
 
-        def second(nu, old_root, root, mu):
-            return nu if root is old_root else jnp.maximum(root**2, mu**2)
+        def second(nu, old_root, root, old_mu, mu):
+            if root is old_root:
+                return nu
+            mapped = jnp.maximum(root**2, mu**2)
+            # Both must be the same: a root may map to itself by chance, to 0 beside an m that is none.
+            return jnp.where((root == old_root) & (mu == old_mu), nu, mapped) if root.shape == nu.shape else mapped
 
-        return part._replace(mu=mu, nu=jax.tree.map(second, part.nu, old_root, root, mu))
+        return part._replace(mu=mu, nu=jax.tree.map(second, part.nu, old_root, root, part.mu, mu))
 
     return jax.tree.map(carry, state, is_leaf=lambda part: isinstance(part, optax.ScaleByAdamState))

@@ -13,6 +13,7 @@ from flax import nnx
 from mixkabrn_jax.models import language
 from mixkabrn_jax.models.quantize import WeightStatistics, has_quantised, weight_statistics
 from mixkabrn_jax.training.losses import cross_entropy
+from mixkabrn_jax.training.optimizer import carry_moments
 
 AUXILIARY_LOSSES = ("balance_loss", "sequence_balance_loss", "device_balance_loss", "router_z_loss")
 """Each is the name of a coefficient in `StepConfig`, of a total in `Sums` and of a figure in the log."""
@@ -36,6 +37,12 @@ class StepConfig:
     """Coefficient of the mean square of the router's logsumexp (ST-MoE), summed over layers."""
     router_bias_rate: float
     """Step of the router bias towards an even load; 0 leaves the bias alone."""
+    grid_update_every: int
+    """Updates of the parameters from one move of adaptive knots to the next; 0 leaves them where they are."""
+    grid_update_until: int
+    """The last update of the parameters that knots move before."""
+    grid_uniform_fraction: float
+    """Of the moved knots: 1 = equally spaced, 0 = at quantiles of their inputs; pykan's value is 0.02."""
 
     def __post_init__(self):
         if self.accumulation_steps < 1:
@@ -43,6 +50,15 @@ class StepConfig:
         for field in (*AUXILIARY_LOSSES, "router_bias_rate"):
             if not 0 <= getattr(self, field) < math.inf:
                 raise ValueError(f"config.training.{field}={getattr(self, field)}: 0 or more is needed")
+        if self.grid_update_every < 0:
+            raise ValueError(f"config.training.grid_update_every={self.grid_update_every}: 0 or more is needed")
+        if self.grid_update_every > self.grid_update_until:
+            raise ValueError(
+                f"config.training.grid_update_until={self.grid_update_until}: at least "
+                f"config.training.grid_update_every={self.grid_update_every} is needed, or no knots move"
+            )
+        if not 0 <= self.grid_uniform_fraction <= 1:
+            raise ValueError(f"config.training.grid_uniform_fraction={self.grid_uniform_fraction}: 0 to 1 is needed")
 
 
 class Sums(NamedTuple):
@@ -108,6 +124,8 @@ def make_train_step(graph, optimizer: optax.GradientTransformation, config: Step
     """Returns step(state, batch) -> state; jit it with the state donated.
 
     The batch is a dict of arrays `[B, T]` as `data.packing` makes them; B must be a multiple of accumulation_steps.
+    Where knots are due to move, they do so before the gradient, to the inputs of this batch, with the optimiser's
+    moments changed as the splines are. The step's number alone decides, so a resumed run moves them alike.
     """
 
     def loss(params, buffers, batch, whole):
@@ -129,7 +147,28 @@ def make_train_step(graph, optimizer: optax.GradientTransformation, config: Step
     def microbatch(state, batch, whole):
         return jax.grad(loss, has_aux=True)(state.params, state.buffers, batch, whole)
 
+    def move_knots(state: TrainState, batch) -> TrainState:
+        model = nnx.merge(graph, state.params, state.buffers)
+        changes = language.grid_changes(
+            model,
+            batch["tokens"],
+            segment_ids_BT=batch["segment_ids"],
+            uniform_fraction=config.grid_uniform_fraction,
+        )
+
+        def change(params):
+            return split(language.change_grids(nnx.merge(graph, params, state.buffers), changes))[1:]
+
+        params, buffers = change(state.params)
+        moments = carry_moments(state.optimizer, lambda params: change(params)[0])
+        return state._replace(params=params, buffers=buffers, optimizer=moments)
+
     def step(state: TrainState, batch) -> TrainState:
+        if config.grid_update_every and nnx.merge(graph, state.params, state.buffers).config.ffn == "kan":
+            is_due = (state.step % config.grid_update_every == 0) & (state.step <= config.grid_update_until)
+            # Not before the first update: inputs of an untrained model say little of those to come.
+            is_due = is_due & (state.step > 0)
+            state = jax.lax.cond(is_due, move_knots, lambda state, _: state, state, batch)
         whole = _Counts(*(jnp.maximum(count, 1) for count in _Counts.of(batch)))
         if config.accumulation_steps == 1:
             grads, sums = microbatch(state, batch, whole)

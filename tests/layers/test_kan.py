@@ -135,11 +135,19 @@ def test_two_layers_meet_at_a_hidden_layer_of_unit_size():
     hidden /= np.sqrt((hidden**2).mean(axis=-1, keepdims=True) + 1e-6)
     want = edges(hidden, kan.down.base[...], kan.down.spline[...], GRID)
     terms = (D + 7) * (GRID.num_basis + 1) * 4
-    y, outside = jax.jit(lambda kan, x: kan(x))(kan, x)
+    run = jax.jit(lambda kan, x, weights=None: kan(x, weights=weights))
+    y, outside = run(kan, x)
     reference.assert_close(y, want, terms=terms)
-    off_grid = (np.abs(x) > 2).sum() + (np.abs(hidden) > 2).sum()
-    reference.assert_close(outside, off_grid / (x.size + hidden.size))
-    assert off_grid > 3
+    off_grid_R = (np.abs(x) > 2).sum(axis=1) + (np.abs(hidden) > 2).sum(axis=1)
+    assert outside == (off_grid_R.sum(), x.size + hidden.size)
+    # A row without weight changes no output and counts for nothing.
+    weights_R = np.array([1, 0, 1, 1, 0, 1, 0, 1, 1], np.float32)
+    weighted, outside = run(kan, x, weights_R)
+    np.testing.assert_array_equal(weighted, y)
+    assert outside == (off_grid_R[weights_R > 0].sum(), 6 * (D + 7))
+    assert 0 < outside.outside < off_grid_R.sum()
+    reference.assert_close(outside.share(), off_grid_R[weights_R > 0].sum() / (6 * (D + 7)))
+    assert run(kan, x, 0 * weights_R)[1].share() == 0
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mixkabrn_jax.layers.kan import Kan
 from mixkabrn_jax.layers.mlp import Glu, Mlp
 from mixkabrn_jax.layers.moe import DISPATCHES, MixtureOfExperts, RouterConfig
-from tests import reference
+from tests import reference, toy
 
 D, E, B, T = 8, 6, 2, 7
 MLP = {"sub_norm": True, "epsilon": 1e-6, "in_scale": 1.0, "out_scale": 1.0, "activation_bits": 8}
@@ -21,9 +22,9 @@ ROUTERS = {
 
 
 def make(router=ROUTER, dispatch="sorted", num_shared=1, kind="dense", **more):
-    feed_forward = functools.partial(Mlp, D, **MLP, kind=kind)
+    more = {"feed_forward": functools.partial(Mlp, D, **MLP, kind=kind), **more}
     options = {"router": router, "num_shared_experts": num_shared, "expert_width": 5, "dispatch": dispatch, **more}
-    moe = MixtureOfExperts(D, feed_forward=feed_forward, rngs=nnx.Rngs(0), **options)
+    moe = MixtureOfExperts(D, rngs=nnx.Rngs(0), **options)
     moe.bias_E[...] = 0.2 * jnp.asarray(reference.normal(9, router.num_experts))
     return moe
 
@@ -221,6 +222,45 @@ def test_with_a_capacity_choices_that_find_no_room_are_dropped_and_counted():
         for leaf, want_leaf in zip(jax.tree.leaves(got[2]), jax.tree.leaves(want[2]), strict=True):
             reference.assert_close(leaf, want_leaf, terms=B * T * forward)
         reference.assert_close(got[1], 1 - kept[mask > 0].mean())
+
+
+@pytest.mark.parametrize(("num_shared", "capacity_factors"), [(1, (0.0, 0.8, float(E))), (2, (0.0,))])
+def test_inputs_outside_the_grid_count_where_a_token_chose_the_expert(num_shared, capacity_factors):
+    """Not in empty room, not at padding, not for choices without room, not where dense dispatch runs the others."""
+    x = reference.normal(1, B, T, D)
+    mask = np.ones((B, T), np.float32)
+    mask[0, 4:] = 0
+    options = {"kan": toy.kan(-1.0, 1.0, 3, 1), "kind": "dense", "activation_bits": 8, "epsilon": 1e-6}
+    moe = make(num_shared=num_shared, feed_forward=functools.partial(Kan, D, out_scale=1.0, **options))
+    indices_TN = choices(moe, x).reshape(-1, 2)
+
+    @jax.jit
+    def off_grid(experts, x_TD):
+        def one(expert):
+            return sum(jnp.sum(jnp.abs(part) > 1, axis=-1) for part in (x_TD, expert.hidden(x_TD)))
+
+        return jax.vmap(one)(experts)
+
+    several = jax.tree.map(lambda leaf: leaf[None], moe.shared) if num_shared == 1 else moe.shared
+    off_grid_ET, shared_ET = (np.asarray(off_grid(experts, x.reshape(-1, D))) for experts in (moe.experts, several))
+    forward = jax.jit(lambda moe, x, mask: (moe(x, mask)[2], moe.chosen(x, mask)))
+    seen = set()
+    for capacity_factor in capacity_factors:
+        room = 4 if capacity_factor == 0.8 else B * T
+        given, counts_T = (None, np.ones(B * T)) if num_shared == 2 else (mask, mask.reshape(-1))
+        kept_TN = reference.within_capacity(indices_TN, E, room, counts_T)
+        off, inputs = 0, 0
+        for t, n in zip(*np.nonzero(kept_TN), strict=True):
+            off, inputs = off + off_grid_ET[indices_TN[t, n], t], inputs + D + 5
+        want = (off + (shared_ET * counts_T).sum(), inputs + num_shared * counts_T.sum() * (D + 5))
+        chosen_ET = [(kept_TN & (indices_TN == e)).any(axis=1) for e in range(E)]
+        for dispatch in DISPATCHES:
+            moe.dispatch, moe.capacity_factor = dispatch, capacity_factor
+            outside, chosen = forward(moe, x, given)
+            assert outside == want
+            np.testing.assert_array_equal(chosen, chosen_ET)
+        seen.add(want)
+    assert len(seen) == (2 if num_shared == 1 else 1)  # room for all is as no capacity at all
 
 
 @pytest.mark.parametrize("dispatch", DISPATCHES)

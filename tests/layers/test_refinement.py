@@ -113,6 +113,28 @@ def test_stacked_layers_and_experts_change_each_as_if_alone():
             reference.assert_close(got[index], leaf, terms=1000)
 
 
+def test_samples_without_weight_are_as_if_they_were_not_there_and_too_few_change_nothing():
+    layers = make(adaptive(), num_experts=3)
+    x = reference.normal(3, 3, 50, D)
+    weights = (reference.normal(4, 3, 50) > -0.5).astype(np.float32)
+    weights[1] = np.arange(50) % 13 == 0  # four samples, of five points of the grid
+    updated = update_grid(layers, x, 0.5, weights)
+    for expert in range(3):
+        alone = jax.tree.map(lambda leaf, e=expert: leaf[e], layers)
+        got = jax.tree.map(lambda leaf, e=expert: leaf[e], updated)
+        if expert == 1:
+            jax.tree.map(np.testing.assert_array_equal, nnx.state(got), nnx.state(alone))
+            continue
+        kept = x[expert][weights[expert] > 0]
+        assert 25 < len(kept) < 45
+        want = update_grid(alone, kept, 0.5)
+        np.testing.assert_array_equal(got.features.knots_DM[...], want.features.knots_DM[...])
+        reference.assert_close(got.spline[...], want.spline[...], terms=1000)
+    weights[1, 1] = 1  # a fifth
+    moved = update_grid(layers, x, 0.5, weights).features.knots_DM[...]
+    assert (moved[1] != layers.features.knots_DM[...][1]).any()
+
+
 @pytest.mark.parametrize("basis", ["bspline", "rational"])
 def test_experts_with_knots_or_rationals_of_their_own_are_each_expert_alone(basis):
     layer = make(adaptive() if basis == "bspline" else toy.kan(-2.0, 2.0, 4, 3, kan_basis=basis), num_experts=3)
@@ -120,17 +142,26 @@ def test_experts_with_knots_or_rationals_of_their_own_are_each_expert_alone(basi
     spread = getattr(layer.features, own)
     spread[...] = spread[...] * jnp.float32([1, 2, 3]).reshape(3, 1, 1)
     x, sizes = reference.normal(4, 9, D), np.array([4, 0, 5], np.int32)
-    got, outside = jax.jit(lambda layer, x: (layer(x, sizes), layer.features.outside(x, sizes)))(layer, x)
-    off_grid = 0
+    weights = np.array([1, 1, 0, 1, 1, 1, 1, 0, 1])
+
+    @jax.jit
+    def forward(layer, x):
+        features = layer.features
+        return layer(x, sizes), features.outside(x, sizes), features.outside(x, sizes, weights)
+
+    got, outside, weighted = forward(layer, x)
+    off_grid_R = np.zeros(9)
     for expert, rows in ((0, slice(0, 4)), (2, slice(4, 9))):
         alone = jax.tree.map(lambda a, e=expert: a[e], layer)
         reference.assert_close(got[rows], run(alone, x[rows]), terms=100)
-        off_grid += (np.abs(x[rows]) > 2 * (expert + 1)).sum()
+        off_grid_R[rows] = (np.abs(x[rows]) > 2 * (expert + 1)).sum(axis=1)
     if basis == "bspline":
-        reference.assert_close(outside, off_grid / x.size)
-        assert off_grid > 0
+        assert outside == (off_grid_R.sum(), x.size)
+        assert weighted == ((off_grid_R * weights).sum(), 7 * D)
+        assert off_grid_R.sum() > 0
     else:
         assert outside is None
+        assert weighted is None
 
 
 @pytest.mark.parametrize(

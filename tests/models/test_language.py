@@ -353,6 +353,19 @@ def test_a_model_on_a_finer_grid_is_the_same_model():
     assert (got.outside_L < 0.1).all()
 
 
+def test_padding_is_no_input_of_any_grid():
+    """The share of a batch with padding is that of its tokens, in dense blocks and in routed ones."""
+    grid = {"grid_low": -1.0, "grid_high": 1.0, "spline_degree": 1}
+    model = toy.make(toy.model_config(mixer="attention", first_dense_layers=1, **grid))
+    tokens = toy.tokens(0, 2, 6)
+    want = forward(model, tokens).outside_L
+    assert (want > 0.1).all()
+    segment_ids = np.pad(np.ones((2, 6), np.int32), ((0, 0), (0, 3)))
+    packed = np.pad(tokens, ((0, 0), (0, 3)), constant_values=7)
+    reference.assert_close(forward(model, packed, segment_ids=segment_ids).outside_L, want)
+    np.testing.assert_array_equal(forward(model, packed, segment_ids=0 * segment_ids).outside_L, [0, 0])
+
+
 def test_what_has_no_splines_has_no_finer_grid_and_no_share_outside_of_it():
     model = toy.make(toy.model_config(ffn="mlp"))
     with pytest.raises(ValueError, match=r"config\.model\.ffn='mlp' has no splines"):

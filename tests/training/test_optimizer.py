@@ -209,3 +209,13 @@ def test_moments_of_what_does_not_change_are_kept_to_the_bit_and_a_map_keeps_the
     carried = optimizer.carry_moments(state, lambda tree: {**tree, "spline": steep @ tree["spline"]})[1]
     assert (carried.nu["spline"] >= carried.mu["spline"] ** 2).all()
     assert np.abs(carried.mu["spline"]).min() > 0
+    # An entry that the change leaves keeps its moments to the bit, as those of an expert whose grid stays: even a v
+    # below m^2, where a rare gradient was the last one.
+    adam = state[1]._replace(nu=jax.tree.map(lambda v: v / 10, state[1].nu))
+    half = jnp.array([[1.0, 0.0], [0.5, 0.5]])
+    carried = optimizer.carry_moments(
+        (state[0], adam, *state[2:]), lambda tree: {**tree, "spline": half @ tree["spline"]}
+    )
+    for moment in ("mu", "nu"):
+        np.testing.assert_array_equal(getattr(carried[1], moment)["spline"][0], getattr(adam, moment)["spline"][0])
+    assert (adam.nu["spline"] < adam.mu["spline"] ** 2).all()
