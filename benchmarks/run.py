@@ -25,6 +25,7 @@ import jax
 
 from benchmarks.cases import kan, moe, retention, step, ternary
 from benchmarks.measure import measure, table
+from mixkabrn_jax import host
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 PARTS = (kan, retention, moe, ternary, step)
@@ -33,6 +34,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchscale", "p
 
 def main():
     options = _options()
+    host.keep_freed_memory()  # as training does, for the peers as well
     if options.suite == "gpu" and jax.default_backend() != "gpu":
         sys.exit("--suite=gpu: JAX sees no GPU here; install jax[cuda12] or jax[cuda13] on a machine that has one")
     rows, figures = [], {}

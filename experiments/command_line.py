@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from absl import app, flags
 
+from mixkabrn_jax import host
+
 
 def run(main: Callable[[], int | None]) -> None:
     """Reads the flags and exits with what `main()` returns."""
@@ -14,6 +16,7 @@ def run(main: Callable[[], int | None]) -> None:
     def checked(argv):
         if len(argv) > 1:
             sys.exit(f"error: {argv[1]!r} is not a flag: write --name=value")
+        host.keep_freed_memory()
         logging.getLogger().setLevel(logging.WARNING)  # absl lowers it to INFO; what we warn of must be seen
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file it touches
         try:

@@ -72,9 +72,9 @@ def parallel(q, k, v, log_decay, state=None, segment_ids=None):
     """
     chunk = _chunks(q, k, v, log_decay, segment_ids, q.shape[1])
     if state is None:
-        return _merge(_within(chunk), v)
-    state, out_NBHCV = _run(state, chunk)
-    return _merge(out_NBHCV, v), state
+        return _merge(_within(_heads_first(chunk)).swapaxes(2, 3), v)
+    state, out_NBCHV = _run(state, chunk)
+    return _merge(out_NBCHV, v), state
 
 
 def chunkwise(q, k, v, log_decay, state, *, chunk_size: int = 0, segment_ids=None):
@@ -95,11 +95,11 @@ def chunkwise(q, k, v, log_decay, state, *, chunk_size: int = 0, segment_ids=Non
     chunks = _chunks(q, k, v, log_decay, segment_ids, chunk_size or best_chunk_size(q.shape[-1], v.shape[-1]))
     run = jax.checkpoint(_run)
     if jax.default_backend() == "cpu":
-        state, out_N1BHCV = jax.lax.scan(run, state, jax.tree.map(lambda a: a[:, None], chunks))
-        out_NBHCV = out_N1BHCV[:, 0]
+        state, out_N1BCHV = jax.lax.scan(run, state, jax.tree.map(lambda a: a[:, None], chunks))
+        out_NBCHV = out_N1BCHV[:, 0]
     else:
-        state, out_NBHCV = run(state, chunks)
-    return _merge(out_NBHCV, v), state
+        state, out_NBCHV = run(state, chunks)
+    return _merge(out_NBCHV, v), state
 
 
 def best_chunk_size(key_width: int, value_width: int) -> int:
@@ -124,10 +124,11 @@ def recurrent(q, k, v, log_decay, state):
 
 
 class _Chunks(NamedTuple):
-    """What chunks work on, heads before positions, so that every product is a batch of plain matrices."""
+    """What chunks work on."""
 
     q: jax.Array
-    """`[N, B, H, C, K]`."""
+    """`[N, B, C, H, K]`, and `[N, B, H, C, K]` inside of `_run`, where every product is a batch of plain matrices: one
+    chunk is turned around in the cache, which a whole sequence would not fit."""
     k: jax.Array
     v: jax.Array
     total: jax.Array
@@ -144,11 +145,10 @@ def _chunks(q, k, v, log_decay, segment_ids, chunk_size):
     num_chunks = -(-length // chunk_size)
 
     def split(a, mode="constant"):
-        """`[B, T, H, ...]` -> `[N, B, H, C, ...]`, filled up at the end."""
+        """`[B, T, ...]` -> `[N, B, C, ...]`, filled up at the end."""
         padding = num_chunks * chunk_size - length
         a = jnp.pad(a, [(0, 0), (0, padding)] + [(0, 0)] * (a.ndim - 2), mode=mode)
-        a = a.reshape(a.shape[0], num_chunks, chunk_size, *a.shape[2:]).swapaxes(0, 1)
-        return a.swapaxes(2, 3) if a.ndim > 3 else a
+        return a.reshape(a.shape[0], num_chunks, chunk_size, *a.shape[2:]).swapaxes(0, 1)
 
     if log_decay.ndim == 1:
         step_NC = jnp.arange(num_chunks * chunk_size).reshape(num_chunks, -1)
@@ -156,7 +156,7 @@ def _chunks(q, k, v, log_decay, segment_ids, chunk_size):
         steps_NC = jnp.minimum(step_NC + 1, length) - step_NC[:, :1]
         total_NBHC = steps_NC[:, None, None].astype(log_decay.dtype) * log_decay.reshape(1, 1, -1, 1)
     else:
-        total_NBHC = jnp.cumsum(split(log_decay), axis=-1)
+        total_NBHC = jnp.cumsum(split(log_decay), axis=2).swapaxes(2, 3)
     segment_NBC, before_NB = None, None
     if segment_ids is not None:
         segment_NBC = split(segment_ids, mode="edge")
@@ -165,7 +165,8 @@ def _chunks(q, k, v, log_decay, segment_ids, chunk_size):
 
 
 def _run(state_BHKV, chunks):
-    """N chunks: (state after them, outputs `[N, B, H, C, V]`)."""
+    """N chunks: (state after them, outputs `[N, B, C, H, V]`)."""
+    chunks = _heads_first(chunks)
     from_state_NBHC = jnp.exp(chunks.total)
     to_state_NBHC = jnp.exp(chunks.total[..., -1:] - chunks.total)
     across_NBH = from_state_NBHC[..., -1]
@@ -185,7 +186,12 @@ def _run(state_BHKV, chunks):
     steps = jax.tree.map(lambda a: a.astype(state_BHKV.dtype), (across_NBH, added_NBHKV))
     state_BHKV, state_NBHKV = jax.lax.scan(advance, state_BHKV, steps)
     cross_NBHCV = _dot("nbhck,nbhkv->nbhcv", chunks.q, state_NBHKV) * from_state_NBHC[..., None]
-    return state_BHKV, _within(chunks) + cross_NBHCV
+    return state_BHKV, (_within(chunks) + cross_NBHCV).swapaxes(2, 3)
+
+
+def _heads_first(chunks):
+    q, k, v = (a.swapaxes(2, 3) for a in (chunks.q, chunks.k, chunks.v))
+    return chunks._replace(q=q, k=k, v=v)
 
 
 def _within(chunks):
@@ -197,10 +203,10 @@ def _within(chunks):
     return _dot("nbhcs,nbhsv->nbhcv", score_NBHCS.astype(chunks.v.dtype), chunks.v)
 
 
-def _merge(out_NBHCV, v_BTHV):
+def _merge(out_NBCHV, v_BTHV):
     """As v is laid out, without what the last chunk was filled up with."""
     batch, length, *heads = v_BTHV.shape
-    out_BNCHV = out_NBHCV.transpose(1, 0, 3, 2, 4)
+    out_BNCHV = out_NBCHV.swapaxes(0, 1)
     return out_BNCHV.reshape(batch, -1, *heads)[:, :length].astype(v_BTHV.dtype)
 
 
