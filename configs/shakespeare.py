@@ -31,6 +31,7 @@ def get_config():
     config.model.norm_epsilon = 1e-6
     config.model.compute_dtype = "float32"  # or bfloat16; parameters, states, norms, router and logits stay float32
     config.model.remat = True  # recompute layers in the backward pass; on a CPU no slower than keeping them
+    config.model.kernels = False  # Pallas kernels for NVIDIA GPUs; not yet measured on one
     # Sequence mixing: retention or attention.
     config.model.mixer = "retention"
     config.model.num_heads = 4
@@ -123,4 +124,8 @@ def get_config():
     config.mesh.expert = 1
     config.mesh.model = 1
     config.mesh.context = 1
+
+    config.profile = ConfigDict()
+    config.profile.start = 10  # the first step of a trace in <workdir>/profile
+    config.profile.steps = 0  # how many steps; 0 for no trace
     return config.lock()

@@ -1,9 +1,12 @@
 """How every entry point starts: flags are read, and a user's mistake ends in one line instead of a traceback."""
 
 import logging
+import os
+import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from absl import app, flags
 
@@ -17,6 +20,7 @@ def run(main: Callable[[], int | None]) -> None:
         if len(argv) > 1:
             sys.exit(f"error: {argv[1]!r} is not a flag: write --name=value")
         host.keep_freed_memory()
+        keep_compiled_programs()
         logging.getLogger().setLevel(logging.WARNING)  # absl lowers it to INFO; what we warn of must be seen
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file it touches
         try:
@@ -34,6 +38,19 @@ def user_errors() -> Iterator[None]:
         yield
     except (TypeError, ValueError, OSError) as error:
         sys.exit(f"error: {_one_line(error)}")
+
+
+def keep_compiled_programs() -> Path:
+    """Keeps what XLA compiles from one process to the next: a run that goes on starts in seconds.
+
+    In JAX's own `JAX_COMPILATION_CACHE_DIR` where that is set, else in the user's cache folder. Programs for a CPU are
+    made for the very processor, so every machine has a folder of its own. It may be deleted at any time.
+
+    Returns: the folder. Call it before JAX is imported.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    default = home / "mixkabrn_jax" / "compiled" / (platform.node() or "machine")
+    return Path(os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(default)))
 
 
 def _parse(argv):

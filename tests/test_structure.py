@@ -13,6 +13,7 @@ LIBRARY = "mixkabrn_jax"
 ROOMS = {
     "ops": set(),
     "sharding": set(),
+    "host": set(),
     "data": set(),
     "layers": {"ops", "sharding"},
     "models": {"ops", "sharding", "layers"},

@@ -20,6 +20,7 @@ _MODEL = {
     "norm_epsilon": 1e-6,
     "compute_dtype": "float32",
     "remat": False,
+    "kernels": False,
     "mixer": "retention",
     "num_heads": 2,
     "key_width": 8,
@@ -101,6 +102,7 @@ _SECTIONS = {
     },
     "checkpoint": {"every": 4, "keep": 2},
     "mesh": {"data": 1, "expert": 1, "model": 1, "context": 1},
+    "profile": {"start": 1, "steps": 0},
 }
 
 

@@ -40,6 +40,7 @@ _RETNET = {
     "residual": "pre_norm",
     "compute_dtype": "float32",
     "remat": False,
+    "kernels": False,
     "mixer": "retention",
     "first_decay_exponent": 5.0,
     "retention_norm": "sqrt_sum",

@@ -5,6 +5,7 @@ y = silu(x) W_base + B(x) C with the basis functions B(x) side by side, so the `
 never built.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 
@@ -70,12 +71,14 @@ class KanLayer(nnx.Module):
         rngs: nnx.Rngs,
         num_experts: int = 0,
         init_scale: float = 1.0,
+        kernels: bool = False,
     ):
         """
         Args:
             kan: the functions on the edges and how they start. With the init "variance" and a unit normal input the
                 output starts with variance `init_scale`^2, a little less where matrices are quantised.
             kind, activation_bits, num_experts: as for `Linear`.
+            kernels: by `ops.kernels`, where the functions are splines on uniform knots.
         """
         experts = (num_experts,) if num_experts else ()
         options = {
@@ -103,11 +106,14 @@ class KanLayer(nnx.Module):
         self.base = base if kan.train_base else Buffer(base[...])
         self.spline = spline if kan.train_spline else Buffer(spline[...])
         self.kind, self.spline_kind, self.activation_bits = kind, kan.spline_kind, activation_bits
+        self.kernels = kernels and kan.basis == "bspline" and kan.knots == "uniform"
 
     def __call__(self, x, group_sizes_E=None):
         """`[..., D]` -> `[..., F]`; with experts, rows `[R, D]` sorted by expert and `group_sizes_E`."""
         base = effective_weight(self.base[...], self.kind)
         spline = effective_spline(self.spline[...], self.features.num_basis, self.spline_kind)
+        if self.kernels:
+            return self._by_kernels(x, base, spline, group_sizes_E)
         graph, owned = nnx.split(self.features)
 
         def product(weights, x, group_sizes_E=None):
@@ -126,6 +132,19 @@ class KanLayer(nnx.Module):
         if jax.default_backend() == "cpu":
             return map_groups(product, weights, x, group_sizes_E)
         return jax.checkpoint(product)(weights, x, group_sizes_E)
+
+    def _by_kernels(self, x, base, spline, group_sizes_E):
+        from mixkabrn_jax.ops.kernels.spline import spline_matmul  # a third of a second that others need not wait
+
+        edge = effective_activation(jax.nn.silu(x), self.kind, self.activation_bits)
+        by_spline = spline_matmul(
+            x.reshape(-1, x.shape[-1]),
+            spline.astype(x.dtype),
+            group_sizes_E,
+            **dataclasses.asdict(self.features.grid),
+            interpret=jax.default_backend() != "gpu",
+        ).reshape(*x.shape[:-1], -1)
+        return multiply(edge, base.astype(x.dtype), group_sizes_E, kernels=True) + by_spline
 
 
 class Kan(nnx.Module):

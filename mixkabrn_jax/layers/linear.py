@@ -15,13 +15,13 @@ QUANTIZERS = {"ternary": ternary.quantize_weight, "binary": ternary.binarize_wei
 """What gives a matrix of each quantised kind its codes and scale."""
 
 
-def multiply(x: jax.Array, weight: jax.Array, group_sizes: jax.Array | None) -> jax.Array:
+def multiply(x: jax.Array, weight: jax.Array, group_sizes: jax.Array | None, kernels: bool = False) -> jax.Array:
     """x `[..., D]` @ weight `[D, F]`, or rows x `[R, D]` sorted by expert with weight `[E, D, F]`."""
     if group_sizes is None:
         # Rows as one dimension: the gradient of the weight sums over two otherwise, and on a CPU XLA first writes its
         # input transposed, which takes as long as the product.
         return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], -1)
-    return grouped_matmul(x, weight, group_sizes)
+    return grouped_matmul(x, weight, group_sizes, method="kernel" if kernels else None)
 
 
 def effective_weight(weight: jax.Array, kind: str) -> jax.Array:
@@ -76,6 +76,7 @@ class Linear(nnx.Module):
         num_experts: int = 0,
         init_scale: float = 1.0,
         norm_epsilon: float | None = None,
+        kernels: bool = False,
     ):
         """
         Args:
@@ -85,6 +86,7 @@ class Linear(nnx.Module):
             init_scale: factor on the initial standard deviation 1 / sqrt(d_in).
             norm_epsilon: RMS-normalise the input before its quantiser, without a learned scale (BitNet, sec. 2.1);
                 None where inputs arrive normalised.
+            kernels: experts' products by `ops.kernels`.
         Raises: ValueError for an unknown kind.
         """
         if kind not in KINDS:
@@ -93,14 +95,15 @@ class Linear(nnx.Module):
         self.kernel = normal_init(rngs, (*experts, d_in, d_out), init_scale)
         self.kind = kind
         self.activation_bits = activation_bits
-        self.norm_epsilon = norm_epsilon
+        self.norm_epsilon, self.kernels = norm_epsilon, kernels
 
     def __call__(self, x, group_sizes_E=None):
         """`[..., D]` -> `[..., F]`; with experts, rows `[R, D]` sorted by expert and `group_sizes_E`."""
         if self.norm_epsilon is not None:
             x = rms_norm(x, self.norm_epsilon)
         weight = effective_weight(self.kernel[...], self.kind).astype(x.dtype)
-        return multiply(effective_activation(x, self.kind, self.activation_bits), weight, group_sizes_E)
+        x = effective_activation(x, self.kind, self.activation_bits)
+        return multiply(x, weight, group_sizes_E, self.kernels)
 
 
 class IntegerLinear(nnx.Module):

@@ -54,7 +54,7 @@ class Retention(nnx.Module):
             sub_norm: RMS-normalise the gated heads before the output projection.
             value_scale, out_scale: factors on the initial size of the value and output projections.
             down_activation_bits: of the output projection's input; None for `activation_bits`.
-            linear: what `Linear` takes besides its sizes.
+            linear: what `Linear` takes besides its sizes; its `kernels` holds for the recurrence too.
         """
         self.query = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
         self.key = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
@@ -70,7 +70,7 @@ class Retention(nnx.Module):
         self.chunk_size, self.decay, self.first_decay_exponent = chunk_size, decay, first_decay_exponent
         self.normalization = normalization
         self.rotary_kind, self.rotary_base, self.rotary_layout = rotary_kind, rotary_base, rotary_layout
-        self.sub_norm, self.epsilon = sub_norm, epsilon
+        self.sub_norm, self.epsilon, self.kernels = sub_norm, epsilon, linear.get("kernels", False)
 
     def log_decay(self, x_BTD):
         """Returns the logarithm of what each head keeps a step: `[H]`, or `[B, T, H]` when gated; float32."""
@@ -113,9 +113,8 @@ class Retention(nnx.Module):
             )
             y_BTHV = y_BHV[:, None]
         else:
-            y_BTHV, state_BHKV = retention.chunkwise(
-                q_BTHK, k_BTHK, v_BTHV, log_decay, state_BHKV, chunk_size=self.chunk_size, segment_ids=segment_ids_BT
-            )
+            options = {"chunk_size": self.chunk_size, "segment_ids": segment_ids_BT, "kernels": self.kernels}
+            y_BTHV, state_BHKV = retention.chunkwise(q_BTHK, k_BTHK, v_BTHV, log_decay, state_BHKV, **options)
         if self.normalization == "sqrt_sum":
             y_BTHV = y_BTHV * retention.row_scale(position_BT, constant_decay)[..., None]
         y_BTF = rms_norm(y_BTHV, self.epsilon).reshape(*x_BTD.shape[:2], -1).astype(x_BTD.dtype)

@@ -144,6 +144,7 @@ def _linear(config):
         "kind": config.linear,
         "activation_bits": config.activation_bits,
         "down_activation_bits": config.down_activation_bits,
+        "kernels": config.kernels,
     }
 
 

@@ -30,6 +30,7 @@ class ModelConfig:
     norm_epsilon: float
     compute_dtype: str
     remat: bool
+    kernels: bool
     # sequence mixing
     mixer: str
     num_heads: int

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-METHODS = ("loop", "block", "ragged", "dense")
+METHODS = ("loop", "block", "ragged", "kernel", "dense")
 
 
 def grouped_matmul(x: jax.Array, w: jax.Array, group_sizes: jax.Array, *, method: str | None = None, tile: int = 0):
@@ -21,8 +21,9 @@ def grouped_matmul(x: jax.Array, w: jax.Array, group_sizes: jax.Array, *, method
         group_sizes: `[E]` int, rows of each expert; rows past their sum give 0.
         method: None chooses by platform. "loop" goes through each expert's rows in tiles, as many as there are: for a
             CPU. "block" pads every expert's rows to whole tiles and multiplies all tiles at once, at most
-            R + E * tile rows of work whatever E: for a GPU. "ragged" is `jax.lax.ragged_dot`: for a TPU. "dense"
-            multiplies every row by every expert: the oracle.
+            R + E * tile rows of work whatever E: for a GPU. "ragged" is `jax.lax.ragged_dot`: for a TPU. "kernel" is
+            that of `ops.kernels`, compiled on an NVIDIA GPU and interpreted (slowly) elsewhere. "dense" multiplies
+            every row by every expert: the oracle.
         tile: rows in a tile of "loop" and "block"; 0 chooses by the mean number of rows of an expert.
     Returns: `[R, F]`.
     Raises: ValueError for an unknown method or shapes that do not fit.
@@ -39,6 +40,10 @@ def grouped_matmul(x: jax.Array, w: jax.Array, group_sizes: jax.Array, *, method
         return _block(x, w, _tiles(group_sizes, x.shape[0], tile or 128))
     if method == "ragged":
         return jax.lax.ragged_dot(x, w, group_sizes)
+    if method == "kernel":
+        from mixkabrn_jax.ops.kernels import grouped  # a third of a second that others need not wait
+
+        return grouped.grouped_matmul(x, w, group_sizes, interpret=jax.default_backend() != "gpu")
     if method == "dense":
         row_R = jnp.arange(x.shape[0])[:, None]
         end_E = jnp.cumsum(group_sizes)[None]

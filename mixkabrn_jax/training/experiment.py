@@ -15,6 +15,7 @@ from mixkabrn_jax.sharding import MeshConfig
 from mixkabrn_jax.training import workdir
 from mixkabrn_jax.training.checkpoint import CheckpointConfig, Checkpoints
 from mixkabrn_jax.training.optimizer import OptimizerConfig
+from mixkabrn_jax.training.profile import ProfileConfig
 from mixkabrn_jax.training.step import StepConfig, split
 
 
@@ -35,6 +36,7 @@ class Experiment:
     training: StepConfig
     checkpoint: CheckpointConfig
     mesh: MeshConfig
+    profile: ProfileConfig
 
     def __post_init__(self):
         for field in ("num_steps", "log_every", "evaluate_every", "evaluate_windows"):
@@ -64,6 +66,7 @@ class Experiment:
             "training": StepConfig,
             "checkpoint": CheckpointConfig,
             "mesh": MeshConfig,
+            "profile": ProfileConfig,
         }
         return cls(**{key: sections[key](**value) if key in sections else value for key, value in config.items()})
 

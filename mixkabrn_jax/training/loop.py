@@ -14,11 +14,13 @@ from flax import nnx
 
 from mixkabrn_jax import sharding
 from mixkabrn_jax.data import pipeline
+from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.models.language import LanguageModel, count_parameters
-from mixkabrn_jax.training import curve, metrics, optimizer, step, workdir
+from mixkabrn_jax.training import curve, metrics, optimizer, step, utilisation, workdir
 from mixkabrn_jax.training.checkpoint import Checkpoints
 from mixkabrn_jax.training.evaluate import evaluate
 from mixkabrn_jax.training.experiment import Experiment
+from mixkabrn_jax.training.profile import Profile
 
 
 class Run:
@@ -61,9 +63,10 @@ class Run:
         if start:
             state, iterator_state = checkpoints.restore(start, state)
             batches.set_state(iterator_state)
-        report = _Report(self, state, count_parameters(model))
+        report = _Report(self, state, model_config, count_parameters(model))
         evaluate_step = jax.jit(step.make_evaluate_step(graph))
-        with _Signals() as signals, report:
+        profile = Profile(experiment.profile, self.directory / "profile")
+        with _Signals() as signals, report, profile:
             if start and self._validates_at(start) and not report.has_validation(start):
                 self._validate(evaluate_step, state, start, report)  # the run was killed just before it
             if start < experiment.num_steps:
@@ -71,8 +74,11 @@ class Run:
             report.start_clock()
             at = start
             while at < experiment.num_steps:
-                state = update(state, self._place(next(batches)))
                 at += 1
+                profile.before(at)
+                state = update(state, self._place(next(batches)))
+                profile.after(at, state)
+                report.flush()
                 is_last = at == experiment.num_steps
                 # Read once: a signal that comes during what follows is met, and saved for, after the next step.
                 stopped_by = signals.received
@@ -88,6 +94,7 @@ class Run:
                         self._validate(evaluate_step, state, at, report)
                 if stopped_by:
                     break
+            report.flush()
         report.end(at, is_complete=at == experiment.num_steps)
         checkpoints.close()
         batches.close()
@@ -114,13 +121,17 @@ class Run:
 class _Report:
     """What a run tells: the metrics file, the status line, the curve."""
 
-    def __init__(self, run: Run, state: step.TrainState, parameters: dict[str, int]):
+    def __init__(self, run: Run, state: step.TrainState, model_config: ModelConfig, parameters: dict[str, int]):
         start = int(state.step)
         self._run, self._parameters = run, parameters
         self._file = metrics.MetricsFile(run.directory / "metrics.jsonl", start)
         self._progress = metrics.Progress(run.experiment.num_steps, start)
         self._rate = optimizer.learning_rate(run.experiment.optimizer, run.experiment.num_steps)
         self._tokens_before = float(state.sums.tokens)  # since the last line, in an earlier process
+        self._pending = None
+        self._flops_per_token = utilisation.model_flops_per_token(
+            model_config, parameters, run.experiment.data.sequence_length
+        )
         sizes = ", ".join(f"{count:,} {name}" for name, count in parameters.items())
         windows = f"{len(run.corpus.train):,} training and {len(run.corpus.validation):,} validation windows"
         where = f"going on from step {start} in" if start else "new run in"
@@ -137,19 +148,36 @@ class _Report:
     def aside(self, state):
         """Around what is not training: its time does not count in tokens per second."""
         jax.block_until_ready(state)
+        self.flush()
         began = time.monotonic()
         yield
         self._clock += time.monotonic() - began
 
     def train(self, at, sums):
-        values = step.means(sums, self._run.experiment.training)
+        """Takes a line of the log; `flush` writes it, once the next step is under way: the device never waits."""
+        self._pending = at, sums
+
+    def flush(self):
+        if self._pending is None:
+            return
+        (at, sums), self._pending = self._pending, None
+        values = step.means(sums, self._run.experiment.training)  # waits for the step
         self.require_number(at, "loss", values["loss"])
         values["learning_rate"] = float(self._rate(at - 1))
         now = time.monotonic()
         values["tokens_per_second"] = (float(sums.tokens) - self._tokens_before) / (now - self._clock)
         self._clock, self._tokens_before = now, 0.0
+        values |= self._utilisation(values["tokens_per_second"])
         self._file.write(at, "train", values)
         self._progress.show(at, values)
+
+    def _utilisation(self, tokens_per_second):
+        mesh = self._run.mesh
+        device = mesh.local_devices[0]
+        flops = tokens_per_second * self._flops_per_token / mesh.size
+        figures = {"model_flops_per_second": flops, "peak_memory_bytes": utilisation.peak_memory_bytes(device)}
+        peak = utilisation.peak_flops(device)
+        return figures if peak is None else figures | {"model_flops_utilisation": flops / peak}
 
     def require_number(self, at, name, value):
         """Raises FloatingPointError when training has diverged: nothing of it is logged or saved."""

@@ -78,11 +78,10 @@ def final(directory, config):
 
 
 def lines(directory):
-    """The lines of the metrics without the one figure that is a time."""
+    """The lines of the metrics without the figures of the machine."""
     records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [
-        json.dumps({key: value for key, value in record.items() if key != "tokens_per_second"}) for record in records
-    ]
+    machine = {"tokens_per_second", "model_flops_per_second", "peak_memory_bytes"}
+    return [json.dumps({key: value for key, value in record.items() if key not in machine}) for record in records]
 
 
 def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_been(tmp_path):

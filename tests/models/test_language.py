@@ -374,3 +374,16 @@ def test_what_has_no_splines_has_no_finer_grid_and_no_share_outside_of_it():
         language.extend_grid(model, 6)
     for config in (model.config, toy.model_config(kan_basis="rational")):
         assert jax.eval_shape(forward, toy.make(config), toy.tokens(0, 2, 4)).outside_L is None
+
+
+@pytest.mark.slow  # kernels that are interpreted compile slowly
+@pytest.mark.parametrize("dispatch", ["sorted", "dense"])
+def test_the_kernels_give_the_same_model_to_rounding(dispatch):
+    tokens = toy.tokens(0, 2, 8)
+    off, on = (toy.make(toy.model_config(expert_dispatch=dispatch, kernels=kernels)) for kernels in (False, True))
+    assert count(lambda model: model(tokens), off, primitive="pallas") == 0
+    assert count(lambda model: model(tokens), on, primitive="pallas") > 0
+    (value, got), (want_value, want) = (jax.jit(gradient)(model, tokens) for model in (on, off))
+    reference.assert_close(value, want_value, atol=toy.rounding(want_value, on.config, 8))
+    for got_leaf, want_leaf in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        reference.assert_close(got_leaf, want_leaf, atol=toy.rounding(want_leaf, on.config, 2 * 8))

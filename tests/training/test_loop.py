@@ -38,6 +38,7 @@ def test_a_run_learns_reports_and_saves_and_is_then_finished(tmp_path, capsys):
     assert list(train) == [2, 4, 6, 8, 10, 12, 13]  # the last step is always reported
     assert list(validation) == [6, 12, 13]
     figures = {"step", "split", "loss", "bits_per_byte", "grad_norm", "learning_rate", "tokens_per_second"}
+    figures |= {"model_flops_per_second", "peak_memory_bytes"}
     assert figures <= train[2].keys()
     assert all(record["tokens_per_second"] > 0 for record in train.values())
     assert train[13]["loss"] < train[2]["loss"] - 0.5
