@@ -1,3 +1,4 @@
+# `make bench` times ours beside other implementations, in .venv-peers: about 3 GB of packages.
 # Two commands: `make train` trains the small model and prints a sample, `make test` runs the tests.
 # Both set up .venv from requirements.txt first; PYTHON chooses another interpreter (3.11 or newer).
 PYTHON ?= python3
@@ -6,7 +7,9 @@ BIN := $(VENV)/bin
 CONFIG ?= configs/lm.py:tiny
 WORKDIR ?= runs/tiny
 
-.PHONY: train test test-slow lint clean
+PEERS := .venv-peers
+
+.PHONY: train test test-slow lint bench clean
 
 train: $(VENV)/installed
 	$(BIN)/python -m experiments.train --config=$(CONFIG) --workdir=$(WORKDIR)
@@ -22,6 +25,14 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+bench: $(PEERS)/installed
+	$(PEERS)/bin/python -W ignore -m benchmarks.run --peers
+
+$(PEERS)/installed: benchmarks/requirements-peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	touch $@
+
 $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
@@ -29,4 +40,4 @@ $(VENV)/installed: requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .hypothesis

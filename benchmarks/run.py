@@ -23,18 +23,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a peer's idle threads are
 
 import jax
 
-from benchmarks.cases import kan, moe, retention, step, ternary
+from benchmarks.cases import compilation, kan, kernels, moe, retention, step, ternary
 from benchmarks.measure import measure, table
 from mixkabrn_jax import host
 
+PEERS = ("torch", "torchscale", "pykan", "jaxkan", "transformers", "flash-linear-attention")
 RESULTS = pathlib.Path(__file__).parent / "results"
-PARTS = (kan, retention, moe, ternary, step)
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchscale", "pykan", "jaxkan", "transformers")
+PARTS = (kan, retention, moe, ternary, step, compilation, kernels)
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", *PEERS)
 
 
 def main():
     options = _options()
     host.keep_freed_memory()  # as training does, for the peers as well
+    if options.peers and options.suite == "cpu" and not all(_version(name) for name in PEERS[:-1]):
+        missing = ", ".join(name for name in PEERS[:-1] if not _version(name))
+        sys.exit(f"--peers: not installed: {missing}; make bench sets up an environment that has them")
     if options.suite == "gpu" and jax.default_backend() != "gpu":
         sys.exit("--suite=gpu: JAX sees no GPU here; install jax[cuda12] or jax[cuda13] on a machine that has one")
     rows, figures = [], {}

@@ -62,8 +62,12 @@ def train_step(role, name, model, batch, update_rule=None, training=None) -> Con
 
 def lm_step(role, name, size="tiny", **changes) -> Contender:
     """One update of configs/lm.py with changed fields."""
+    return train_step(role, name, *lm_parts(size, **changes))
+
+
+def lm_parts(size="tiny", **changes):
+    """(model, batch, update rule, training) of configs/lm.py with changed fields."""
     of = experiment(size, **changes)
     model = jax.jit(lambda: LanguageModel(of.model_config(259), rngs=nnx.Rngs(0)))()
     rule = optimizer.make(of.optimizer, of.num_steps)
-    rows = batch(of.data.batch_size, of.data.sequence_length, 256)
-    return train_step(role, name, model, rows, rule, of.training)
+    return model, batch(of.data.batch_size, of.data.sequence_length, 256), rule, of.training
