@@ -35,7 +35,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", *PEERS)
 
 def main():
     options = _options()
-    host.keep_freed_memory()  # as training does, for the peers as well
+    if options.keep_memory:
+        host.keep_freed_memory()
     if options.peers and options.suite == "cpu" and not all(_version(name) for name in PEERS[:-1]):
         missing = ", ".join(name for name in PEERS[:-1] if not _version(name))
         sys.exit(f"--peers: not installed: {missing}; make bench sets up an environment that has them")
@@ -54,7 +55,7 @@ def main():
     if not rows:
         sys.exit(f"--only={options.only!r}: none of {', '.join(cases)}")
     about = _about(options)
-    name = f"{options.suite}{'-peers' if options.peers else ''}"
+    name = f"{options.suite}{'-peers' * options.peers}{'-kept-memory' * options.keep_memory}"
     if options.only == "*":
         RESULTS.mkdir(exist_ok=True)
         record = {"about": about, "figures": figures, "rows": [row._asdict() for row in rows]}
@@ -71,6 +72,7 @@ def _options():
     parser.add_argument("--suite", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--only", default="*", help="a pattern of names of cases; nothing is written then")
     parser.add_argument("--peers", action="store_true", help="other implementations too; they must be installed")
+    parser.add_argument("--keep_memory", action="store_true", help="keep freed memory, as training does; peers too")
     return parser.parse_args()
 
 

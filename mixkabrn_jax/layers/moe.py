@@ -194,7 +194,8 @@ class MixtureOfExperts(nnx.Module):
         y_ETD, outside_E = jax.vmap(_run_one, in_axes=(0, None, 0))(self.experts, x_TD, chosen_ET)
         expert_E11 = jnp.arange(self.config.num_experts).reshape(-1, 1, 1)
         gate_ET = jnp.sum(jnp.where(indices_TN[None] == expert_E11, weights_TN[None], 0), axis=-1)
-        y_TD = jnp.sum(gate_ET[..., None].astype(x_TD.dtype) * y_ETD, axis=0)
+        # As a product: XLA sums over a leading dimension one number after the other, on a CPU four times as slow.
+        y_TD = jnp.einsum("et,etd->td", gate_ET.astype(x_TD.dtype), y_ETD)
         return y_TD, jax.tree.map(jnp.sum, outside_E)
 
     def _chosen(self, indices_TN, plan, mask_T):
