@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from benchmarks.laws.kan import kan_layer
 from benchmarks.measure import Case, Contender, compiled, difference, forward_and_backward
-from mixkabrn_jax.layers.features import Grid
-from mixkabrn_jax.layers.kan import KanConfig, KanLayer
 
 ROWS, WIDTH, INTERVALS, DEGREE = 4096, 256, 5, 3
 PYKAN_ROWS = 256
@@ -28,7 +27,7 @@ def cases(options):
 def _case(options, *, backward):
     on_gpu = options.suite == "gpu"
     rows, width, dtype = (65536, 768, jnp.bfloat16) if on_gpu else (ROWS, WIDTH, jnp.float32)
-    graph, params = nnx.split(_layer(width))
+    graph, params = nnx.split(kan_layer(width, width, reach=3.0))
     x, cotangent = (_normal(seed, rows, width).astype(dtype) for seed in (0, 1))
     basis = _normal(2, rows, (INTERVALS + DEGREE) * width).astype(dtype)
     base, spline = params["base"][...].astype(dtype), params["spline"][...].astype(dtype)
@@ -67,21 +66,6 @@ def _case(options, *, backward):
         }
 
     return Case(contenders, figures, agree)
-
-
-def _layer(width):
-    kan = KanConfig(
-        grid=Grid(-3.0, 3.0, INTERVALS, DEGREE, "fade"),
-        basis="bspline",
-        knots="uniform",
-        rational_groups=1,
-        init="variance",
-        spline_share=0.5,
-        train_base=True,
-        train_spline=True,
-        spline_kind="dense",
-    )
-    return KanLayer(width, width, kan=kan, kind="dense", activation_bits=8, rngs=nnx.Rngs(0))
 
 
 def _jaxkan(params):
