@@ -10,8 +10,6 @@ from pathlib import Path
 
 from absl import app, flags
 
-from mixkabrn_jax import host
-
 
 def run(main: Callable[[], int | None]) -> None:
     """Reads the flags and exits with what `main()` returns."""
@@ -19,8 +17,11 @@ def run(main: Callable[[], int | None]) -> None:
     def checked(argv):
         if len(argv) > 1:
             sys.exit(f"error: {argv[1]!r} is not a flag: write --name=value")
-        host.keep_freed_memory()
         keep_compiled_programs()
+        # JAX comes with it: only once the flags are read, so that a wrong one is answered at once.
+        from mixkabrn_jax import host
+
+        host.keep_freed_memory()
         logging.getLogger().setLevel(logging.WARNING)  # absl lowers it to INFO; what we warn of must be seen
         logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file it touches
         try:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mixkabrn_jax.layers.norm import rms_norm
+from mixkabrn_jax.layers.recompute import recomputed
 from mixkabrn_jax.layers.variables import Buffer
 from mixkabrn_jax.ops import ternary
 from mixkabrn_jax.ops.grouped_matmul import grouped_matmul
@@ -20,8 +21,13 @@ def multiply(x: jax.Array, weight: jax.Array, group_sizes: jax.Array | None, ker
     if group_sizes is None:
         # Rows as one dimension: the gradient of the weight sums over two otherwise, and on a CPU XLA first writes its
         # input transposed, which takes as long as the product.
-        return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], -1)
+        return _flat_product(x, weight)
     return grouped_matmul(x, weight, group_sizes, method="kernel" if kernels else None)
+
+
+@recomputed
+def _flat_product(x, weight):
+    return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], -1)
 
 
 def effective_weight(weight: jax.Array, kind: str) -> jax.Array:

@@ -7,6 +7,7 @@ from flax import nnx
 
 from mixkabrn_jax.layers.linear import Linear
 from mixkabrn_jax.layers.norm import rms_norm
+from mixkabrn_jax.layers.recompute import recomputed
 
 
 class Mlp(nnx.Module):
@@ -31,13 +32,21 @@ class Mlp(nnx.Module):
     def __call__(self, x, group_sizes_E=None, weights=None):
         """`[..., D]` -> (`[..., D]`, None: there are no splines to count the inputs of), or rows sorted by expert."""
         del weights
-        hidden = jax.nn.gelu(self.up(x, group_sizes_E))
+        hidden = _gelu(self.up(x, group_sizes_E))
         if self.sub_norm:
             hidden = rms_norm(hidden, self.epsilon)
         return self.down(hidden, group_sizes_E), None
 
 
 GATES = {"swiglu": jax.nn.silu, "geglu": partial(jax.nn.gelu, approximate=False)}
+
+
+@partial(recomputed, static_argnums=0)
+def _gated(activation, gate, up):
+    return GATES[activation](gate) * up
+
+
+_gelu = recomputed(jax.nn.gelu)
 
 
 class Glu(nnx.Module):
@@ -56,7 +65,7 @@ class Glu(nnx.Module):
     def __call__(self, x, group_sizes_E=None, weights=None):
         """`[..., D]` -> (`[..., D]`, None: there are no splines to count the inputs of), or rows sorted by expert."""
         del weights
-        hidden = GATES[self.activation](self.gate(x, group_sizes_E)) * self.up(x, group_sizes_E)
+        hidden = _gated(self.activation, self.gate(x, group_sizes_E), self.up(x, group_sizes_E))
         if self.sub_norm:
             hidden = rms_norm(hidden, self.epsilon)
         return self.down(hidden, group_sizes_E), None

@@ -6,6 +6,7 @@ from flax import nnx
 
 from mixkabrn_jax.layers.linear import Linear, normal_init
 from mixkabrn_jax.layers.norm import rms_norm
+from mixkabrn_jax.layers.recompute import recomputed
 from mixkabrn_jax.ops import retention, rotary
 
 DECAYS = ("paper", "lm", "learned", "gated")
@@ -115,10 +116,13 @@ class Retention(nnx.Module):
         else:
             options = {"chunk_size": self.chunk_size, "segment_ids": segment_ids_BT, "kernels": self.kernels}
             y_BTHV, state_BHKV = retention.chunkwise(q_BTHK, k_BTHK, v_BTHV, log_decay, state_BHKV, **options)
-        if self.normalization == "sqrt_sum":
-            y_BTHV = y_BTHV * retention.row_scale(position_BT, constant_decay)[..., None]
-        y_BTF = rms_norm(y_BTHV, self.epsilon).reshape(*x_BTD.shape[:2], -1).astype(x_BTD.dtype)
-        y_BTF = jax.nn.silu(self.gate(x_BTD)) * y_BTF
-        if self.sub_norm:
-            y_BTF = rms_norm(y_BTF, self.epsilon)
+        scale_BTH = retention.row_scale(position_BT, constant_decay) if self.normalization == "sqrt_sum" else None
+        y_BTF = recomputed(self._gated)(self.gate(x_BTD), y_BTHV, scale_BTH)
         return self.out(y_BTF), state_BHKV
+
+    def _gated(self, gate_BTF, y_BTHV, scale_BTH):
+        if scale_BTH is not None:
+            y_BTHV = y_BTHV * scale_BTH[..., None]
+        y_BTF = rms_norm(y_BTHV, self.epsilon).reshape(gate_BTF.shape).astype(gate_BTF.dtype)
+        y_BTF = jax.nn.silu(gate_BTF) * y_BTF
+        return rms_norm(y_BTF, self.epsilon) if self.sub_norm else y_BTF
