@@ -1,14 +1,29 @@
 """The mesh, and the one table from dimension letters to mesh axes: a layout is written once.
 
-Letters as in the README's legend. Today arrays are split over `data` only; the other axes are declared, sized 1.
+Letters as in the README's legend. A training step runs as one program per device (`jax.shard_map`): rows of the batch
+are split over `data` and `expert`, experts over `expert`, and parameters lie split over `data` wherever they are not in
+use (FSDP: Rajbhandari et al. 2020, ZeRO stage 3). What has to cross between devices is written where it happens, by
+the functions below; outside of such a program each of them leaves its argument alone, so one device needs no mesh.
 """
 
+import math
 from dataclasses import asdict, dataclass
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXIS_OF_LETTER = {"B": "data", "T": "context", "E": "expert", "H": "model", "F": "model", "W": "model"}
+AXES_OF_LETTER = {
+    "B": ("data", "expert"),
+    "T": ("context",),
+    "E": ("expert",),
+    "H": ("model",),
+    "F": ("model",),
+    "W": ("model",),
+}
+AT_REST = {"D": ("data",)}
+"""What is split besides while a parameter is not in use."""
+BATCH_AXES = ("data", "expert", "context")
+"""Each device along them has tokens of its own."""
 
 
 @dataclass(frozen=True)
@@ -24,27 +39,121 @@ class MeshConfig:
         for axis, size in asdict(self).items():
             if size < 1:
                 raise ValueError(f"config.mesh.{axis}={size}: at least 1 is needed")
-            if size > 1 and axis != "data":
-                raise ValueError(f"config.mesh.{axis}={size}: only config.mesh.data can be larger than 1 so far")
+            if size > 1 and axis == "model":
+                raise ValueError(f"config.mesh.model={size}: all but this axis can be larger than 1 so far")
+
+    @property
+    def size(self) -> int:
+        """Devices in all."""
+        return math.prod(asdict(self).values())
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
-    """The first devices of this process as a mesh.
+    """The first devices as a mesh.
 
     Raises: ValueError when there are fewer devices than the config asks for.
     """
     sizes = asdict(config)
-    if config.data > jax.device_count():
-        raise ValueError(f"config.mesh.data={config.data}: this machine has {jax.device_count()} device(s)")
-    devices = jax.devices()[: config.data]
+    if config.size > jax.device_count():
+        asked = " * ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items() if size > 1)
+        raise ValueError(f"{asked} devices: this machine has {jax.device_count()} device(s)")
+    devices = jax.devices()[: config.size]
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
 
 
 def spec(letters: str) -> PartitionSpec:
-    """`spec("BTD")` is PartitionSpec("data", "context", None)."""
-    return PartitionSpec(*(AXIS_OF_LETTER.get(letter) for letter in letters))
+    """`spec("BTD")` is PartitionSpec(("data", "expert"), "context", None)."""
+    return PartitionSpec(*(_entry(AXES_OF_LETTER.get(letter, ())) for letter in letters))
+
+
+def at_rest(letters: str) -> PartitionSpec:
+    """Of a parameter that is not in use: `at_rest("EDF")` is PartitionSpec("expert", "data", "model")."""
+    return PartitionSpec(*(_entry(AXES_OF_LETTER.get(letter, ()) + AT_REST.get(letter, ())) for letter in letters))
+
+
+def _entry(axes):
+    return axes[0] if len(axes) == 1 else axes or None
 
 
 def place(tree, letters: str, mesh: Mesh):
     """Puts every array of a tree on the mesh, laid out by its letters; `""` means a copy on every device."""
     return jax.device_put(tree, NamedSharding(mesh, spec(letters)))
+
+
+def place_by(tree, specs, mesh: Mesh):
+    """Puts every array of a tree on the mesh, laid out by a tree of specs or a prefix of one."""
+    return jax.device_put(tree, shardings(specs, mesh))
+
+
+def shardings(specs, mesh: Mesh):
+    """A tree of specs as one of shardings."""
+    is_spec = lambda leaf: isinstance(leaf, PartitionSpec)  # noqa: E731
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=is_spec)
+
+
+def per_device(function, mesh: Mesh, in_specs, out_specs):
+    """`function` as the program of one device, which sees its own parts of the arguments and returns its own parts.
+
+    Nothing tracks which values differ between devices: a sum over devices is its own transpose. So gradients are right
+    when what is differentiated, summed over devices, is the whole loss.
+    """
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+def _axes_here(axes):
+    """Those of the axes that this program runs along, alone on each device."""
+    return tuple(axis for axis in jax.sharding.get_abstract_mesh().manual_axes if axis in axes)
+
+
+def is_per_device() -> bool:
+    """Whether this is traced as the program of one device among others."""
+    return bool(_axes_here(BATCH_AXES))
+
+
+def total(tree, axes: tuple[str, ...] = BATCH_AXES):
+    """The sum over the devices along the axes."""
+    axes = _axes_here(axes)
+    return jax.lax.psum(tree, axes) if axes else tree
+
+
+def total_gradient(grad, layout: PartitionSpec):
+    """Of a parameter: the sum over the devices that hold a copy of the same part."""
+    split = {axis for entry in layout for axis in (entry if isinstance(entry, tuple) else (entry,))}
+    return total(grad, tuple(axis for axis in BATCH_AXES if axis not in split))
+
+
+def whole(value: jax.Array, letters: str) -> jax.Array:
+    """A parameter that lies split, as it is used; its gradient is summed over devices and split again."""
+    for dimension, letter in enumerate(letters[len(letters) - value.ndim :]):
+        for axis in _axes_here(AT_REST.get(letter, ())):
+            value = jax.lax.all_gather(value, axis, axis=dimension, tiled=True)
+    return value
+
+
+def gather(rows: jax.Array, axis: str, dimension: int = 0) -> jax.Array:
+    """The rows `[R, ...]` of all devices along the axis, one device's after the other."""
+    return jax.lax.all_gather(rows, axis, axis=dimension, tiled=True) if _axes_here((axis,)) else rows
+
+
+def mine(rows: jax.Array, axis: str, dimension: int = 0) -> jax.Array:
+    """This device's part of what `gather` gives: its inverse."""
+    if not _axes_here((axis,)):
+        return rows
+    length = rows.shape[dimension] // size(axis)
+    return jax.lax.dynamic_slice_in_dim(rows, index(axis) * length, length, axis=dimension)
+
+
+def scatter_sum(rows: jax.Array, axis: str) -> jax.Array:
+    """The inverse of `gather` for parts of a sum: each device's own rows, summed over the devices along the axis."""
+    return jax.lax.psum_scatter(rows, axis, tiled=True) if _axes_here((axis,)) else rows
+
+
+def size(*axes: str) -> int:
+    """Devices along the axes, where this is the program of one of them; else 1."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(mesh.shape[axis] for axis in _axes_here(axes))
+
+
+def index(axis: str) -> jax.Array | int:
+    """This device's place along the axis."""
+    return jax.lax.axis_index(axis) if _axes_here((axis,)) else 0

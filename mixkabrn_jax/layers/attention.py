@@ -1,8 +1,10 @@
 """Multi-head softmax attention with rotary positions: what retention is compared with."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mixkabrn_jax import sharding
 from mixkabrn_jax.layers.linear import Linear
 from mixkabrn_jax.layers.norm import rms_norm
 from mixkabrn_jax.ops import attention, rotary
@@ -30,11 +32,11 @@ class Attention(nnx.Module):
         **linear,
     ):
         """Arguments as for `Retention`."""
-        self.query = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
-        self.key = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
-        self.value = Linear(d_model, num_heads * value_width, rngs=rngs, init_scale=value_scale, **linear)
+        self.query = Linear(d_model, num_heads * key_width, letters="DH", rngs=rngs, **linear)
+        self.key = Linear(d_model, num_heads * key_width, letters="DH", rngs=rngs, **linear)
+        self.value = Linear(d_model, num_heads * value_width, letters="DH", rngs=rngs, init_scale=value_scale, **linear)
         linear["activation_bits"] = down_activation_bits or linear["activation_bits"]
-        self.out = Linear(num_heads * value_width, d_model, rngs=rngs, init_scale=out_scale, **linear)
+        self.out = Linear(num_heads * value_width, d_model, letters="HD", rngs=rngs, init_scale=out_scale, **linear)
         self.num_heads, self.key_width, self.value_width = num_heads, key_width, value_width
         self.rotary_kind, self.rotary_base, self.rotary_layout = rotary_kind, rotary_base, rotary_layout
         self.sub_norm, self.epsilon = sub_norm, epsilon
@@ -60,7 +62,12 @@ class Attention(nnx.Module):
         if cache is None:
             if mask_BT is not None:
                 segment_ids_BT = (mask_BT > 0).astype(jnp.int32)  # tokens see tokens, padding sees padding
-            y_BTHV = attention.causal(q_BTHK, k_BTHK, v_BTHV, segment_ids_BT)
+            # Where devices hold one part of the sequence each, queries stay and keys and values come.
+            k_BSHK, v_BSHV, segment_ids_BS = jax.tree.map(
+                lambda a: sharding.gather(a, "context", dimension=1), (k_BTHK, v_BTHV, segment_ids_BT)
+            )
+            first = q_BTHK.shape[1] * sharding.index("context")
+            y_BTHV = attention.causal(q_BTHK, k_BSHK, v_BSHV, segment_ids_BS, first)
         else:
             y_BTHV, cache = attention.cached(q_BTHK, k_BTHK, v_BTHV, cache, position_BT, mask_BT)
         y_BTF = y_BTHV.reshape(*x_BTD.shape[:2], -1)

@@ -69,6 +69,7 @@ class KanLayer(nnx.Module):
         kind: str,
         activation_bits: int,
         rngs: nnx.Rngs,
+        letters: str = "DF",
         num_experts: int = 0,
         init_scale: float = 1.0,
         kernels: bool = False,
@@ -77,7 +78,8 @@ class KanLayer(nnx.Module):
         Args:
             kan: the functions on the edges and how they start. With the init "variance" and a unit normal input the
                 output starts with variance `init_scale`^2, a little less where matrices are quantised.
-            kind, activation_bits, num_experts: as for `Linear`.
+            kind, activation_bits, letters, num_experts: as for `Linear`; the dimension of all basis functions of all
+                inputs goes by the letter of the inputs.
             kernels: by `ops.kernels`, where the functions are splines on uniform knots.
         """
         experts = (num_experts,) if num_experts else ()
@@ -91,7 +93,7 @@ class KanLayer(nnx.Module):
         self.features = Features(d_in, num_experts=num_experts, **options)
         num_basis = self.features.num_basis
         if kan.init == "pykan":
-            base, spline = _pykan_init(rngs, kan.grid, (*experts, d_in, d_out), init_scale)
+            base, spline = _pykan_init(rngs, kan.grid, (*experts, d_in, d_out), init_scale, letters)
         else:
             base_scale, spline_scale = init_scale, init_scale
             if kan.init == "variance":
@@ -101,10 +103,10 @@ class KanLayer(nnx.Module):
             if kan.init == "glorot":
                 base_scale *= (2 * d_in / (d_in + d_out)) ** 0.5
                 spline_scale *= (2 * num_basis * d_in / (num_basis * d_in + d_out)) ** 0.5
-            base = normal_init(rngs, (*experts, d_in, d_out), base_scale)
-            spline = normal_init(rngs, (*experts, num_basis * d_in, d_out), spline_scale)
-        self.base = base if kan.train_base else Buffer(base[...])
-        self.spline = spline if kan.train_spline else Buffer(spline[...])
+            base = normal_init(rngs, (*experts, d_in, d_out), base_scale, letters)
+            spline = normal_init(rngs, (*experts, num_basis * d_in, d_out), spline_scale, letters)
+        self.base = base if kan.train_base else Buffer(base[...], letters=letters)
+        self.spline = spline if kan.train_spline else Buffer(spline[...], letters=letters)
         self.kind, self.spline_kind, self.activation_bits = kind, kan.spline_kind, activation_bits
         self.kernels = kernels and kan.basis == "bspline" and kan.knots == "uniform"
 
@@ -158,9 +160,9 @@ class Kan(nnx.Module):
             down_activation_bits: of the last layer's input; None for `activation_bits`.
             layer: what `KanLayer` takes besides its sizes.
         """
-        self.up = KanLayer(d_model, width, rngs=rngs, **layer)
+        self.up = KanLayer(d_model, width, letters="DF", rngs=rngs, **layer)
         layer["activation_bits"] = down_activation_bits or layer["activation_bits"]
-        self.down = KanLayer(width, d_model, rngs=rngs, init_scale=out_scale, **layer)
+        self.down = KanLayer(width, d_model, letters="FD", rngs=rngs, init_scale=out_scale, **layer)
         self.epsilon = epsilon
 
     def __call__(self, x, group_sizes_E=None, weights=None):
@@ -190,7 +192,7 @@ def _mean_square(options) -> tuple[float, float]:
         return float(jnp.sum(density * jax.nn.silu(x) ** 2)), float(jnp.sum(density[None] * basis_GX**2))
 
 
-def _pykan_init(rngs, grid, shape, scale):
+def _pykan_init(rngs, grid, shape, scale, letters):
     """The base U(-1, 1) / sqrt(D), and splines through small noise at the points of the grid, as pykan starts.
 
     The noise is (U - 1/2) / (2 intervals), times a scale of 1 / sqrt(D). A layer starts nearly as its base alone and
@@ -206,4 +208,5 @@ def _pykan_init(rngs, grid, shape, scale):
     # All edges have the same points: one factorisation. Fewer points than functions: of all splines the smallest.
     coef_FG = bspline.fit(points_N1, noise_N1F, knots, grid.degree)[0]
     spline = jnp.moveaxis(coef_FG.T.reshape(grid.num_basis, *shape), 0, -3)
-    return nnx.Param(base), nnx.Param(scale * spline.reshape(*shape[:-2], grid.num_basis * d_in, d_out))
+    spline = scale * spline.reshape(*shape[:-2], grid.num_basis * d_in, d_out)
+    return nnx.Param(base, letters=letters), nnx.Param(spline, letters=letters)

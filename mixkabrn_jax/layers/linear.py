@@ -63,9 +63,14 @@ def effective_activation(x: jax.Array, kind: str, bits: int) -> jax.Array:
     return x if kind == "dense" else ternary.fake_quant_activation(x, bits)
 
 
-def normal_init(rngs: nnx.Rngs, shape: tuple[int, ...], scale: float) -> nnx.Param:
-    """Normal weights of variance scale^2 / fan-in; the fan-in is the second to last dimension."""
-    return nnx.Param(scale * shape[-2] ** -0.5 * jax.random.normal(rngs.params(), shape, jnp.float32))
+def normal_init(rngs: nnx.Rngs, shape: tuple[int, ...], scale: float, letters: str) -> nnx.Param:
+    """Normal weights of variance scale^2 / fan-in; the fan-in is the second to last dimension.
+
+    Args:
+        letters: of the last two dimensions, "_" for one that is never split over devices.
+    """
+    weight = scale * shape[-2] ** -0.5 * jax.random.normal(rngs.params(), shape, jnp.float32)
+    return nnx.Param(weight, letters=letters)
 
 
 class Linear(nnx.Module):
@@ -79,6 +84,7 @@ class Linear(nnx.Module):
         kind: str,
         activation_bits: int,
         rngs: nnx.Rngs,
+        letters: str = "DF",
         num_experts: int = 0,
         init_scale: float = 1.0,
         norm_epsilon: float | None = None,
@@ -88,6 +94,7 @@ class Linear(nnx.Module):
         Args:
             kind: one of `KINDS`.
             activation_bits: of the quantised input; unused when dense.
+            letters: of the input's and the output's features, which say how the matrix is split over devices.
             num_experts: 0 for one matrix, else one matrix for each expert.
             init_scale: factor on the initial standard deviation 1 / sqrt(d_in).
             norm_epsilon: RMS-normalise the input before its quantiser, without a learned scale (BitNet, sec. 2.1);
@@ -98,7 +105,7 @@ class Linear(nnx.Module):
         if kind not in KINDS:
             raise ValueError(f"config.model.linear={kind!r}: one of {KINDS} is needed")
         experts = (num_experts,) if num_experts else ()
-        self.kernel = normal_init(rngs, (*experts, d_in, d_out), init_scale)
+        self.kernel = normal_init(rngs, (*experts, d_in, d_out), init_scale, letters)
         self.kind = kind
         self.activation_bits = activation_bits
         self.norm_epsilon, self.kernels = norm_epsilon, kernels

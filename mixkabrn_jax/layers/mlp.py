@@ -24,9 +24,9 @@ class Mlp(nnx.Module):
             down_activation_bits: of the last matrix's input; None for `activation_bits`.
             linear: what `Linear` takes besides its sizes (kind, activation_bits, num_experts).
         """
-        self.up = Linear(d_model, width, rngs=rngs, init_scale=in_scale, **linear)
+        self.up = Linear(d_model, width, letters="DF", rngs=rngs, init_scale=in_scale, **linear)
         linear["activation_bits"] = down_activation_bits or linear["activation_bits"]
-        self.down = Linear(width, d_model, rngs=rngs, init_scale=out_scale, **linear)
+        self.down = Linear(width, d_model, letters="FD", rngs=rngs, init_scale=out_scale, **linear)
         self.sub_norm, self.epsilon = sub_norm, epsilon
 
     def __call__(self, x, group_sizes_E=None, weights=None):
@@ -56,10 +56,10 @@ class Glu(nnx.Module):
         self, d_model, width, *, gate, sub_norm, epsilon, in_scale, out_scale, rngs, down_activation_bits=None, **linear
     ):
         """Arguments as for `Mlp`; gate: a name in `GATES`."""
-        self.gate = Linear(d_model, width, rngs=rngs, **linear)
-        self.up = Linear(d_model, width, rngs=rngs, init_scale=in_scale, **linear)
+        self.gate = Linear(d_model, width, letters="DF", rngs=rngs, **linear)
+        self.up = Linear(d_model, width, letters="DF", rngs=rngs, init_scale=in_scale, **linear)
         linear["activation_bits"] = down_activation_bits or linear["activation_bits"]
-        self.down = Linear(width, d_model, rngs=rngs, init_scale=out_scale, **linear)
+        self.down = Linear(width, d_model, letters="FD", rngs=rngs, init_scale=out_scale, **linear)
         self.activation, self.sub_norm, self.epsilon = gate, sub_norm, epsilon
 
     def __call__(self, x, group_sizes_E=None, weights=None):

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mixkabrn_jax import sharding
 from mixkabrn_jax.layers.linear import normal_init
 from mixkabrn_jax.layers.norm import rms_norm
-from mixkabrn_jax.layers.variables import Buffer
+from mixkabrn_jax.layers.variables import Buffer, stacked
 from mixkabrn_jax.ops import routing
 
 DISPATCHES = ("sorted", "dense")
@@ -83,9 +85,9 @@ class MixtureOfExperts(nnx.Module):
             device_groups: devices that the experts are shared out to, as far as the device balance loss goes.
             router_norm_epsilon: RMS-normalise what the router reads; None where inputs arrive normalised.
         """
-        self.router = normal_init(rngs, (d_model, router.num_experts), 1.0)
+        self.router = normal_init(rngs, (d_model, router.num_experts), 1.0, "D_")
         self.bias_E = Buffer(jnp.zeros(router.num_experts))
-        self.experts = feed_forward(expert_width, num_experts=router.num_experts, rngs=rngs)
+        self.experts = stacked(feed_forward(expert_width, num_experts=router.num_experts, rngs=rngs), "E")
         self.num_shared_experts = num_shared_experts
         several = num_shared_experts if num_shared_experts > 1 else 0
         self.shared = feed_forward(expert_width, num_experts=several, rngs=rngs) if num_shared_experts else None
@@ -101,14 +103,17 @@ class MixtureOfExperts(nnx.Module):
         Returns: (`[B, T, D]`, `Balance`, `Outside` of the inputs that experts were chosen for, routed and shared ones
         together, or None without splines).
         """
-        num_choices = self.config.experts_per_token
         logits_BTE, weights_BTN, indices_BTN = self._route(x_BTD)
-        x_TD, indices_TN = x_BTD.reshape(-1, x_BTD.shape[-1]), indices_BTN.reshape(-1, num_choices)
-        mask_T = None if mask_BT is None else mask_BT.reshape(-1)
+        # All devices that have experts of this layer see the same tokens, and each runs its own experts on them.
+        x_TD, weights_TN, indices_TN, mask_T = jax.tree.map(
+            lambda a: sharding.gather(a.reshape(-1, *a.shape[2:]), "expert"),
+            (x_BTD, weights_BTN, indices_BTN, mask_BT),
+        )
+        indices_TN = self._here(indices_TN)
         plan = self._plan(indices_TN, mask_T)
         run = self._run_all if self.dispatch == "dense" else self._run_sorted
-        y_TD, outside = run(x_TD, weights_BTN.reshape(-1, num_choices), indices_TN, plan, mask_T)
-        y_BTD = y_TD.reshape(x_BTD.shape)
+        y_TD, outside = run(x_TD, weights_TN, indices_TN, plan, mask_T)
+        y_BTD = sharding.scatter_sum(y_TD, "expert").reshape(x_BTD.shape)
         if self.shared is not None:
             shared_BTD, shared_outside = self._run_shared(x_BTD, mask_BT)
             y_BTD = y_BTD + shared_BTD
@@ -117,7 +122,7 @@ class MixtureOfExperts(nnx.Module):
 
     def chosen(self, x_BTD, mask_BT=None):
         """Whether a token is among an expert's: it chose it, found room, and is no padding. `[E, B * T]` bool."""
-        indices_TN = self._route(x_BTD)[2].reshape(-1, self.config.experts_per_token)
+        indices_TN = self._here(self._route(x_BTD)[2].reshape(-1, self.config.experts_per_token))
         mask_T = None if mask_BT is None else mask_BT.reshape(-1)
         return self._chosen(indices_TN, self._plan(indices_TN, mask_T), mask_T)
 
@@ -141,6 +146,16 @@ class MixtureOfExperts(nnx.Module):
         )
         return logits_BTE, weights_BTN, indices_BTN
 
+    @property
+    def _num_here(self):
+        """Experts of this device."""
+        return self.config.num_experts // sharding.size("expert")
+
+    def _here(self, indices):
+        """Experts as this device counts its own; `_num_here` stands for one elsewhere."""
+        indices = indices - self._num_here * sharding.index("expert")
+        return jnp.where((indices >= 0) & (indices < self._num_here), indices, self._num_here)
+
     def _run_shared(self, x_BTD, mask_BT):
         if self.num_shared_experts == 1:
             return self.shared(x_BTD, weights=mask_BT)
@@ -153,7 +168,7 @@ class MixtureOfExperts(nnx.Module):
         if self.capacity_factor:
             room = routing.capacity(len(indices_TN), num_experts, indices_TN.shape[-1], self.capacity_factor)
             return routing.plan_with_capacity(indices_TN, num_experts, room, mask_T)
-        return None if self.dispatch == "dense" else routing.plan(indices_TN, num_experts)
+        return None if self.dispatch == "dense" else routing.plan(indices_TN, self._num_here)
 
     def _balance(self, logits_BTE, indices_BTN, mask_BT, plan):
         score_BTE = routing.scores(logits_BTE, self.config.score)
@@ -166,9 +181,13 @@ class MixtureOfExperts(nnx.Module):
             dropped = jnp.where(jnp.sum(load_E) > 0, dropped, 0)
         return Balance(
             load_E=load_E,
-            loss=routing.balance_loss(score_BTE, indices_BTN, mask_BT),
-            sequence_loss=routing.sequence_balance_loss(score_BTE, best_BTN, mask_BT),
-            device_loss=routing.device_balance_loss(score_BTE, indices_BTN, self.device_groups, mask_BT),
+            loss=routing.balance_loss(score_BTE, indices_BTN, mask_BT, sharding.total),
+            sequence_loss=routing.sequence_balance_loss(
+                score_BTE, best_BTN, mask_BT, partial(sharding.total, axes=("context",))
+            ),
+            device_loss=routing.device_balance_loss(
+                score_BTE, indices_BTN, self.device_groups, mask_BT, sharding.total
+            ),
             z_loss=routing.z_loss(logits_BTE, mask_BT),
             dropped=dropped,
         )
@@ -184,6 +203,8 @@ class MixtureOfExperts(nnx.Module):
             rows_RD, outside = rows_ERD.reshape(rows_RD.shape), jax.tree.map(jnp.sum, outside_E)
         else:
             counts_R = None if mask_T is None else jnp.take(mask_T, plan.order_R // indices_TN.shape[-1])
+            if sharding.is_per_device():  # rows of experts elsewhere
+                counts_R = (1 if counts_R is None else counts_R) * (jnp.arange(len(rows_RD)) < plan.group_sizes_E.sum())
             rows_RD, outside = self.experts(rows_RD, plan.group_sizes_E, counts_R)
         return routing.combine(rows_RD, weights_TN, plan), outside
 
@@ -192,7 +213,7 @@ class MixtureOfExperts(nnx.Module):
             weights_TN = weights_TN * routing.has_row(plan).reshape(weights_TN.shape)
         chosen_ET = self._chosen(indices_TN, plan, mask_T)
         y_ETD, outside_E = jax.vmap(_run_one, in_axes=(0, None, 0))(self.experts, x_TD, chosen_ET)
-        expert_E11 = jnp.arange(self.config.num_experts).reshape(-1, 1, 1)
+        expert_E11 = jnp.arange(self._num_here).reshape(-1, 1, 1)
         gate_ET = jnp.sum(jnp.where(indices_TN[None] == expert_E11, weights_TN[None], 0), axis=-1)
         # As a product: XLA sums over a leading dimension one number after the other, on a CPU four times as slow.
         y_TD = jnp.einsum("et,etd->td", gate_ET.astype(x_TD.dtype), y_ETD)
@@ -203,7 +224,7 @@ class MixtureOfExperts(nnx.Module):
         counts_TN = jnp.ones(indices_TN.shape, bool) if mask_T is None else (mask_T > 0)[:, None]
         if plan is not None:
             counts_TN = counts_TN & routing.has_row(plan).reshape(indices_TN.shape)
-        is_mine_ETN = indices_TN[None] == jnp.arange(self.config.num_experts).reshape(-1, 1, 1)
+        is_mine_ETN = indices_TN[None] == jnp.arange(self._num_here).reshape(-1, 1, 1)
         return jnp.any(is_mine_ETN & counts_TN[None], axis=-1)
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mixkabrn_jax import sharding
 from mixkabrn_jax.layers.linear import Linear, normal_init
 from mixkabrn_jax.layers.norm import rms_norm
 from mixkabrn_jax.layers.recompute import recomputed
@@ -57,17 +58,17 @@ class Retention(nnx.Module):
             down_activation_bits: of the output projection's input; None for `activation_bits`.
             linear: what `Linear` takes besides its sizes; its `kernels` holds for the recurrence too.
         """
-        self.query = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
-        self.key = Linear(d_model, num_heads * key_width, rngs=rngs, **linear)
-        self.value = Linear(d_model, num_heads * value_width, rngs=rngs, init_scale=value_scale, **linear)
-        self.gate = Linear(d_model, num_heads * value_width, rngs=rngs, **linear)
+        self.query = Linear(d_model, num_heads * key_width, letters="DH", rngs=rngs, **linear)
+        self.key = Linear(d_model, num_heads * key_width, letters="DH", rngs=rngs, **linear)
+        self.value = Linear(d_model, num_heads * value_width, letters="DH", rngs=rngs, init_scale=value_scale, **linear)
+        self.gate = Linear(d_model, num_heads * value_width, letters="DH", rngs=rngs, **linear)
         linear["activation_bits"] = down_activation_bits or linear["activation_bits"]
-        self.out = Linear(num_heads * value_width, d_model, rngs=rngs, init_scale=out_scale, **linear)
+        self.out = Linear(num_heads * value_width, d_model, letters="HD", rngs=rngs, init_scale=out_scale, **linear)
         self.num_heads, self.key_width, self.value_width = num_heads, key_width, value_width
         log_decay_H = retention.log_decay(num_heads, first_decay_exponent)
         self.decay_logit_H = nnx.Param(log_decay_H - jnp.log(-jnp.expm1(log_decay_H))) if decay == "learned" else None
         # Full precision, like the router: it decides what is kept.
-        self.decay_gate = normal_init(rngs, (d_model, num_heads), 1.0) if decay == "gated" else None
+        self.decay_gate = normal_init(rngs, (d_model, num_heads), 1.0, "D_") if decay == "gated" else None
         self.chunk_size, self.decay, self.first_decay_exponent = chunk_size, decay, first_decay_exponent
         self.normalization = normalization
         self.rotary_kind, self.rotary_base, self.rotary_layout = rotary_kind, rotary_base, rotary_layout
@@ -114,6 +115,7 @@ class Retention(nnx.Module):
             )
             y_BTHV = y_BHV[:, None]
         else:
+            state_BHKV = _from_earlier_devices(state_BHKV, k_BTHK, v_BTHV, log_decay, segment_ids_BT)
             options = {"chunk_size": self.chunk_size, "segment_ids": segment_ids_BT, "kernels": self.kernels}
             y_BTHV, state_BHKV = retention.chunkwise(q_BTHK, k_BTHK, v_BTHV, log_decay, state_BHKV, **options)
         scale_BTH = retention.row_scale(position_BT, constant_decay) if self.normalization == "sqrt_sum" else None
@@ -126,3 +128,14 @@ class Retention(nnx.Module):
         y_BTF = rms_norm(y_BTHV, self.epsilon).reshape(gate_BTF.shape).astype(gate_BTF.dtype)
         y_BTF = jax.nn.silu(gate_BTF) * y_BTF
         return rms_norm(y_BTF, self.epsilon) if self.sub_norm else y_BTF
+
+
+def _from_earlier_devices(state_BHKV, k_BTHK, v_BTHV, log_decay, segment_ids_BT):
+    """The state that comes in where devices hold one part of the sequence each: states are all they exchange."""
+    if sharding.size("context") == 1:
+        return state_BHKV
+    ends_2B = segment_ids_BT[:, jnp.array([0, -1])].T
+    mine = (*retention.carried(k_BTHK, v_BTHV, log_decay, segment_ids_BT), ends_2B)
+    kept_PBH, added_PBHKV, ends_P2B = jax.tree.map(lambda a: sharding.gather(a[None], "context"), mine)
+    continues_PB = ends_P2B[:, 0] == jnp.roll(ends_P2B[:, 1], 1, axis=0)
+    return retention.incoming(kept_PBH, added_PBHKV, continues_PB, sharding.index("context"))

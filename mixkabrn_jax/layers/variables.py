@@ -1,7 +1,66 @@
-"""The second kind of leaf a module may own, beside `nnx.Param`."""
+"""What a module owns: `nnx.Param`, and a second kind of leaf, `Buffer`; and how both are laid out over devices.
 
+A matrix carries the letters of its trailing dimensions as metadata, `nnx.Param(value, letters="DF")`, and
+`mixkabrn_jax.sharding` says what they mean. A variable without letters has a copy on every device.
+"""
+
+import jax
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from mixkabrn_jax import sharding
+
+GATHERED = "gathered"
+"""The name of gathered parameters to `jax.checkpoint_policies`: gathered again in the backward pass, never kept."""
+
+
+_COPIED = sharding.spec("")
 
 
 class Buffer(nnx.Variable):
     """Saved and sharded with the model, never differentiated and unseen by the optimiser (router bias, knots)."""
+
+
+def stacked(module: nnx.Module, letter: str) -> nnx.Module:
+    """The module, whose variables all have one more leading dimension of this letter."""
+    for _, variable in nnx.iter_graph(module):
+        if _is_variable(variable):
+            letters = _letters(variable) or "_" * (variable.ndim - 1)
+            variable.set_metadata(letters=letter + letters)
+    return module
+
+
+def layout(tree):
+    """For every variable of a tree, and every other leaf, the `PartitionSpec` it lies in while not in use."""
+    return jax.tree.map(lambda leaf: _spec(leaf) if _is_variable(leaf) else _COPIED, tree, is_leaf=_is_variable)
+
+
+def total_gradients(grads):
+    """Gradients of parameters as they lie, summed over the devices that hold the same part."""
+    return jax.tree.map(lambda grad: sharding.total_gradient(grad, _spec(grad)), grads, is_leaf=_is_variable)
+
+
+def gathered(module):
+    """The module with whole parameters, where the program is that of one device among others."""
+    if not sharding.is_per_device():
+        return module
+    return jax.tree.map(lambda leaf: _gathered(leaf) if _is_variable(leaf) else leaf, module, is_leaf=_is_variable)
+
+
+def _gathered(variable):
+    value = variable[...]
+    whole = sharding.whole(value, _letters(variable))
+    return variable if whole is value else variable.replace(checkpoint_name(whole, GATHERED))
+
+
+def _spec(variable):
+    letters = _letters(variable)
+    return sharding.at_rest("_" * (variable.ndim - len(letters)) + letters)
+
+
+def _letters(variable):
+    return variable.get_metadata("letters") if variable.has_metadata("letters") else ""
+
+
+def _is_variable(leaf):
+    return isinstance(leaf, nnx.Variable)

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mixkabrn_jax import sharding
 from mixkabrn_jax.layers import refinement
 from mixkabrn_jax.layers.moe import Balance
 from mixkabrn_jax.layers.norm import RMSNorm
+from mixkabrn_jax.layers.variables import GATHERED, gathered
 from mixkabrn_jax.models.block import Block
 from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.ops import routing
@@ -66,38 +68,43 @@ class LanguageModel(nnx.Module):
         config = self.config
         if state is None:
             state = self.init_state(tokens_BT.shape[0], None)
-        x_BTD, position_BT = self._start(tokens_BT, state, segment_ids_BT, mask_BT)
+        embedding_WD = gathered(self.embedding_WD)[...]
+        x_BTD, position_BT = self._start(embedding_WD, tokens_BT, state, segment_ids_BT, mask_BT)
 
         def run(x_BTD, layer):
             block, mixer_state = layer
-            x_BTD, *produced = block(x_BTD, mixer_state, position_BT, segment_ids_BT, mask_BT)
+            x_BTD, *produced = gathered(block)(x_BTD, mixer_state, position_BT, segment_ids_BT, mask_BT)
             return x_BTD, produced
 
         if config.remat:
             run = jax.checkpoint(run)
+        elif sharding.is_per_device():  # a layer's whole parameters are there for as long as it runs
+            run = jax.checkpoint(run, policy=jax.checkpoint_policies.save_anything_except_these_names(GATHERED))
         balance = None
         mixers, outside = [], []
         for blocks, mixer_states in zip(self._stacks(), state.mixers, strict=True):
             x_BTD, (mixer_states, balance, counts) = jax.lax.scan(run, x_BTD, (blocks, mixer_states))
             mixers.append(mixer_states)
-            outside.append(counts)
+            outside.append(sharding.total(counts))
         h_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
-        head_WD = (self.embedding_WD if self.head_WD is None else self.head_WD)[...].astype(h_BTD.dtype)
+        head_WD = embedding_WD if self.head_WD is None else gathered(self.head_WD)[...]
         h_RD = h_BTD.reshape(-1, config.d_model)  # one dimension of rows, as in `layers.linear.multiply`
-        logits_RW = jnp.einsum("rd,wd->rw", h_RD, head_WD, preferred_element_type=jnp.float32)
+        logits_RW = jnp.einsum("rd,wd->rw", h_RD, head_WD.astype(h_RD.dtype), preferred_element_type=jnp.float32)
         logits_BTW = logits_RW.reshape(*tokens_BT.shape, -1)
         next_B = position_BT[:, -1] + (1 if mask_BT is None else (mask_BT[:, -1] > 0))
         outside_L = None if outside[0] is None else jnp.concatenate([counts.share() for counts in outside])
         return Output(logits_BTW, State(next_B, tuple(mixers)), balance, outside_L)
 
-    def _start(self, tokens_BT, state, segment_ids_BT, mask_BT):
+    def _start(self, embedding_WD, tokens_BT, state, segment_ids_BT, mask_BT):
         """(what the first block reads, positions)."""
         if segment_ids_BT is not None and mask_BT is not None:
             raise ValueError("mask_BT together with segment_ids_BT: packed documents mark padding by segment id 0")
-        x_BTD = jnp.take(self.embedding_WD[...], tokens_BT, axis=0).astype(self.config.compute_dtype)
+        x_BTD = jnp.take(embedding_WD, tokens_BT, axis=0).astype(self.config.compute_dtype)
         if self.config.embedding_scale != 1:
             x_BTD = x_BTD * self.config.embedding_scale
-        return x_BTD, _positions(state.position_B, tokens_BT, segment_ids_BT, mask_BT)
+        # Positions count from the start of documents, wherever that is: tokens of the other parts of a sequence matter.
+        whole = jax.tree.map(lambda a: sharding.gather(a, "context", 1), (tokens_BT, segment_ids_BT, mask_BT))
+        return x_BTD, sharding.mine(_positions(state.position_B, *whole), "context", 1)
 
     def step(self, tokens_B, state: State):
         """One token a row; an attention cache that is full drops what comes.
@@ -204,7 +211,7 @@ def grid_changes(
     if model.config.ffn != "kan":
         raise ValueError(f"config.model.ffn={model.config.ffn!r} has no splines: 'kan' is needed")
     state = model.init_state(tokens_BT.shape[0], None)
-    x_BTD, position_BT = model._start(tokens_BT, state, segment_ids_BT, mask_BT)
+    x_BTD, position_BT = model._start(model.embedding_WD[...], tokens_BT, state, segment_ids_BT, mask_BT)
 
     def run(x_BTD, layer):
         block, mixer_state = layer
@@ -244,7 +251,8 @@ def count_parameters(model: LanguageModel) -> dict[str, int]:
 
 def _embedding(config, rngs):
     """Small, so that a tied head starts near even odds: with unit rows the input token itself would look likely."""
-    return nnx.Param(0.02 * jax.random.normal(rngs.params(), (config.vocab_size, config.d_model)))
+    weight_WD = 0.02 * jax.random.normal(rngs.params(), (config.vocab_size, config.d_model))
+    return nnx.Param(weight_WD, letters="WD")
 
 
 def _stack(config, num_layers, *, routed, rngs):

@@ -8,18 +8,19 @@ import jax
 import jax.numpy as jnp
 
 
-def causal(q, k, v, segment_ids=None):
+def causal(q, k, v, segment_ids=None, first=0):
     """Every position attends to itself and the earlier positions of its segment.
 
     Args:
-        q, k: `[B, T, H, K]`; v: `[B, T, H, V]`.
-        segment_ids: `[B, T]` int or None.
+        q: `[B, T, H, K]`, of T of the S positions; k: `[B, S, H, K]`; v: `[B, S, H, V]`.
+        segment_ids: `[B, S]` int or None.
+        first: the first position of q; may be traced.
     Returns: `[B, T, H, V]` in v's dtype; the softmax is float32.
     """
-    steps_T = jnp.arange(q.shape[1])
-    mask_BTS = (steps_T[:, None] >= steps_T[None, :])[None]
+    steps_T, steps_S = first + jnp.arange(q.shape[1]), jnp.arange(k.shape[1])
+    mask_BTS = (steps_T[:, None] >= steps_S[None, :])[None]
     if segment_ids is not None:
-        mask_BTS = mask_BTS & (segment_ids[:, :, None] == segment_ids[:, None, :])
+        mask_BTS = mask_BTS & (jnp.take(segment_ids, steps_T, axis=1)[:, :, None] == segment_ids[:, None, :])
     return _attend(q, k, v, mask_BTS)
 
 

@@ -109,6 +109,39 @@ def chunkwise(q, k, v, log_decay, state, *, chunk_size: int = 0, segment_ids=Non
     return _merge(out_NBCHV, v), state
 
 
+def carried(k, v, log_decay, segment_ids=None):
+    """What a part of a sequence does to the state, whatever comes in: out = kept * in + added.
+
+    For parts of one sequence that different devices hold: `incoming` puts them together.
+
+    Args:
+        k, v, log_decay, segment_ids: of the part, as for `parallel`.
+    Returns: (kept `[B, H]`, 0 for a part with more than one segment; added `[B, H, K, V]`), float32 or better.
+    """
+    chunk = _heads_first(_chunks(k, k, v, log_decay, segment_ids, k.shape[1]))
+    _, kept_NBH, added_NBHKV = _chunk_states(chunk)
+    dtype = jnp.promote_types(v.dtype, jnp.float32)
+    return jnp.broadcast_to(kept_NBH[0], (k.shape[0], k.shape[2])).astype(dtype), added_NBHKV[0].astype(dtype)
+
+
+def incoming(kept, added, continues, index):
+    """The state before part `index` of a sequence in P parts.
+
+    Args:
+        kept: `[P, B, H]`; added: `[P, B, H, K, V]`, of all parts, as `carried` gives them.
+        continues: `[P, B]` bool, whether a part's first segment is the last one of the part before it.
+        index: int, may be traced.
+    Returns: `[B, H, K, V]`, 0 where a new segment begins.
+    """
+    state_BHKV = jnp.zeros_like(added[0])
+    states = [state_BHKV]
+    for kept_BH, added_BHKV, continues_B in zip(kept[:-1], added[:-1], continues[1:], strict=True):
+        state_BHKV = state_BHKV * kept_BH[..., None, None] + added_BHKV
+        state_BHKV = state_BHKV * continues_B[:, None, None, None]
+        states.append(state_BHKV)
+    return jax.lax.dynamic_index_in_dim(jnp.stack(states), index, keepdims=False)
+
+
 def best_chunk_size(key_width: int, value_width: int) -> int:
     """Where the work on scores, C (K + V) a position, equals that on states, 2 K V; a power of two, 32 to 256.
 
@@ -174,6 +207,21 @@ def _chunks(q, k, v, log_decay, segment_ids, chunk_size):
 def _run(state_BHKV, chunks):
     """N chunks: (state after them, outputs `[N, B, C, H, V]`)."""
     chunks = _heads_first(chunks)
+    from_state_NBHC, across_NBH, added_NBHKV = _chunk_states(chunks)
+
+    def advance(state_BHKV, chunk):
+        across_BH, added_BHKV = chunk
+        return state_BHKV * across_BH[..., None, None] + added_BHKV, state_BHKV
+
+    steps = jax.tree.map(lambda a: a.astype(state_BHKV.dtype), (across_NBH, added_NBHKV))
+    state_BHKV, state_NBHKV = jax.lax.scan(advance, state_BHKV, steps)
+    cross_NBHCV = _dot("nbhck,nbhkv->nbhcv", chunks.q, state_NBHKV) * from_state_NBHC[..., None]
+    return state_BHKV, (_within(chunks) + cross_NBHCV).swapaxes(2, 3)
+
+
+def _chunk_states(chunks):
+    """Of each chunk, heads first: the decay from the state before it to each position (`[N, B, H, C]`) and to the state
+    after it (`[N, B, H]`), and what it adds to that (`[N, B, H, K, V]`)."""
     from_state_NBHC = jnp.exp(chunks.total)
     to_state_NBHC = jnp.exp(chunks.total[..., -1:] - chunks.total)
     across_NBH = from_state_NBHC[..., -1]
@@ -184,16 +232,7 @@ def _run(state_BHKV, chunks):
         to_state_NBHC = to_state_NBHC * reaches_end_NBC[:, :, None]
         across_NBH = across_NBH * sees_state_NBC[:, :, None, -1]
     k_NBHCK = chunks.k * to_state_NBHC[..., None].astype(chunks.k.dtype)
-    added_NBHKV = _dot("nbhck,nbhcv->nbhkv", k_NBHCK, chunks.v)
-
-    def advance(state_BHKV, chunk):
-        across_BH, added_BHKV = chunk
-        return state_BHKV * across_BH[..., None, None] + added_BHKV, state_BHKV
-
-    steps = jax.tree.map(lambda a: a.astype(state_BHKV.dtype), (across_NBH, added_NBHKV))
-    state_BHKV, state_NBHKV = jax.lax.scan(advance, state_BHKV, steps)
-    cross_NBHCV = _dot("nbhck,nbhkv->nbhcv", chunks.q, state_NBHKV) * from_state_NBHC[..., None]
-    return state_BHKV, (_within(chunks) + cross_NBHCV).swapaxes(2, 3)
+    return from_state_NBHC, across_NBH, _dot("nbhck,nbhcv->nbhkv", k_NBHCK, chunks.v)
 
 
 def _heads_first(chunks):

