@@ -63,8 +63,7 @@ class Checkpoints:
                 iterator=ocp.args.JsonRestore(),
             ),
         )
-        model, rest = restored["model"], restored["optimizer"]
-        state = TrainState(rest["step"], model["params"], model["buffers"], rest["optimizer"], rest["sums"], rest["guard"])
+        state = TrainState(**restored["model"], **restored["optimizer"])
         return state, restored["iterator"]["state"]
 
     def restore_model(self, step: int, params, buffers):

@@ -168,6 +168,19 @@ def next_line(history: History | None) -> History | None:
     return history and history._replace(skips=jax.tree.map(jnp.zeros_like, history.skips))
 
 
+def has_given_up(history: History | None, config: GuardConfig) -> bool:
+    """Whether as many updates in a row were skipped as the config puts up with. Waits for the step."""
+    return history is not None and int(history.consecutive) >= config.max_consecutive_skips
+
+
+def describe(step: int, record: dict) -> str:
+    """One of `records` for people."""
+    return (
+        f"step {step} skipped for its {record['reason']} (loss {record['loss']:.4g}, "
+        f"gradient norm {record['grad_norm']:.4g}, batch {record['batch']})"
+    )
+
+
 def records(history: History) -> list[dict]:
     """The skipped updates since the last line, as the log has them: step, reason, loss, grad_norm, batch.
 
