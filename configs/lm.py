@@ -95,6 +95,7 @@ def get_config(size="tiny"):
     config.data.batch_size = 8
     config.data.validation_fraction = 0.05
     config.data.num_threads = 1  # batches do not depend on it
+    config.data.timeout_seconds = 300.0  # a batch that is not there after so long ends the run; 0 waits for ever
 
     config.optimizer = ConfigDict()
     config.optimizer.schedule = "two_stage"  # BitNet's; or cosine, wsd

@@ -90,6 +90,7 @@ def get_config():
     config.data.batch_size = 12  # 2000 steps of 12 x 64 characters are nanoGPT's budget of 1.54 M
     config.data.validation_fraction = 0.1
     config.data.num_threads = 1  # batches do not depend on it
+    config.data.timeout_seconds = 300.0  # a batch that is not there after so long ends the run; 0 waits for ever
 
     config.optimizer = ConfigDict()
     config.optimizer.schedule = "two_stage"  # BitNet's; or cosine, wsd

@@ -75,6 +75,7 @@ _SECTIONS = {
         "batch_size": 8,
         "validation_fraction": 0.1,
         "num_threads": 1,
+        "timeout_seconds": 60.0,
     },
     "optimizer": {
         "schedule": "two_stage",

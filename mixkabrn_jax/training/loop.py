@@ -43,7 +43,8 @@ class Run:
     def train(self) -> int:
         """Trains to the last step, or to the first boundary after SIGINT or SIGTERM.
 
-        Raises: BlockingIOError when another process trains in the directory; FloatingPointError when the guard skipped
+        Raises: BlockingIOError when another process trains in the directory; TimeoutError when no batch comes within
+            config.data.timeout_seconds; FloatingPointError when the guard skipped
             too many updates in a row or, where there is none, when the loss stops being a number: nothing is saved from
             then on.
         Returns: 0, or 128 + the signal's number when stopped by one (the state is saved first).
@@ -59,7 +60,7 @@ class Run:
         graph, _, _ = step.split(model)
         history = guard.init(experiment.guard, experiment.log_every)
         state = sharding.place(step.init(model, update_rule, history), "", self.mesh)
-        batches = iter(pipeline.train_dataset(self.corpus.train, experiment.data, experiment.seed))
+        batches = pipeline.train_batches(self.corpus.train, experiment.data, experiment.seed)
         checkpoints = Checkpoints(self.directory / "checkpoints", keep=experiment.checkpoint.keep)
         start = checkpoints.latest_step() or 0
         if start:
