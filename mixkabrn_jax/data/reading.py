@@ -1,18 +1,22 @@
-"""Batches in order, made ahead of their use by threads that may hang without the run hanging with them."""
+"""Batches in order, read ahead of their use by threads that may hang without the run hanging with them."""
 
 import queue
 import sys
 import threading
+import time
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Sequence
+
+_SECONDS_TO_END = 1.0
+"""What threads that do not hang have, many times over, to end the batch they are at."""
 
 
 class Batches:
     """An iterator over an endless sequence of batches, with a position that can be saved.
 
-    The threads are daemons of our own: those of an executor are waited for when the process ends, and one that hangs
-    would keep it from ending. The position counts the batches that were handed out, however many are ready.
+    The position counts the batches that were handed out, however many are ready.
     """
 
     def __init__(self, source: Sequence, num_threads: int, timeout_seconds: float):
@@ -24,10 +28,9 @@ class Batches:
         """
         self._source, self._timeout = source, timeout_seconds
         # With no thread to read ahead, the caller reads, unless it is to stop waiting: then one thread reads for it.
-        self._num_threads = num_threads or bool(timeout_seconds)
+        self._num_threads = num_threads or int(timeout_seconds > 0)
         self._num_ahead = max(2 * num_threads, 1)
-        self._position = 0
-        self._wanted, self._ahead, self._threads = queue.SimpleQueue(), deque(), []
+        self._position, self._ahead, self._threads = 0, deque(), None
 
     def __iter__(self):
         return self
@@ -36,7 +39,7 @@ class Batches:
         """The next batch.
 
         Raises: TimeoutError when it is not there in time; whatever the source raised. The position stays: the same
-            batch is read again by the next call, or waited for.
+            batch is waited for, or read again, by the next call.
         """
         batch = self._wait() if self._num_threads else self._source[self._position]
         self._position += 1
@@ -45,10 +48,10 @@ class Batches:
         return batch
 
     def _wait(self):
-        while len(self._threads) < self._num_threads:
-            name = f"batches-{len(self._threads)}"
-            self._threads.append(threading.Thread(target=_serve, args=(self._wanted,), name=name, daemon=True))
-            self._threads[-1].start()
+        if self._threads is None:
+            self._threads = _Threads(self._num_threads)
+            # At the end of the process too, whatever ended it.
+            self._end = weakref.finalize(self, self._threads.end)
         self._ask()
         reading = self._ahead[0]
         if not reading.is_done.wait(self._timeout or None):
@@ -65,7 +68,7 @@ class Batches:
     def _ask(self):
         while len(self._ahead) < self._num_ahead:
             self._ahead.append(_Reading(self._source, self._position + len(self._ahead)))
-            self._wanted.put(self._ahead[-1])
+            self._threads.readings.put(self._ahead[-1])
 
     def get_state(self) -> dict[str, int]:
         """The position: how many batches were handed out."""
@@ -77,12 +80,43 @@ class Batches:
         self._position = state["next_index"]
 
     def close(self) -> None:
-        """Lets the threads end, and nothing waits for one that hangs; `next` would begin with new ones."""
-        for reading in self._ahead:
-            reading.is_wanted = False
+        """Ends the threads; one that hangs is waited for no longer than a second. `next` would begin with new ones."""
+        if self._threads is not None:
+            self._end()
+            self._threads = None
+            self._ahead.clear()
+
+
+class _Threads:
+    """Daemons of our own: those of an executor are waited for when a process ends, so one that hangs keeps it alive."""
+
+    def __init__(self, number):
+        self.readings = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=_serve, args=(self.readings,), name=f"batches-{i}", daemon=True)
+            for i in range(number)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def end(self):
+        """Those that do not hang must end before the process does: one that wakes up in C++ then aborts it."""
+        while not self.readings.empty():
+            try:
+                self.readings.get_nowait()
+            except queue.Empty:
+                break
         for _ in self._threads:
-            self._wanted.put(None)
-        self._wanted, self._ahead, self._threads = queue.SimpleQueue(), deque(), []
+            self.readings.put(None)
+        deadline = time.monotonic() + _SECONDS_TO_END
+        for thread in self._threads:
+            if thread is not threading.current_thread():  # where garbage is collected is anyone's guess
+                thread.join(max(deadline - time.monotonic(), 0))
+
+
+def _serve(readings):
+    while (reading := readings.get()) is not None:
+        reading.run()
 
 
 class _Reading:
@@ -90,7 +124,7 @@ class _Reading:
 
     def __init__(self, source, index):
         self._source, self._index = source, index
-        self.is_wanted, self.is_done = True, threading.Event()
+        self.is_done = threading.Event()
         self.batch = self.error = self._thread = None
 
     def run(self):
@@ -113,9 +147,3 @@ class _Reading:
             return "no thread is free to read it"
         at = traceback.extract_stack(frame)[-1]
         return f"the thread that reads it is in {at.name}, {at.filename}:{at.lineno}"
-
-
-def _serve(wanted):
-    while (reading := wanted.get()) is not None:
-        if reading.is_wanted:
-            reading.run()

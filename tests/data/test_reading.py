@@ -84,15 +84,35 @@ def test_the_position_is_that_of_the_batches_handed_out_and_can_be_set_past_one_
     batches.close()
 
 
+PROGRAM = """
+import atexit, sys, threading, time
+from mixkabrn_jax.data.reading import Batches
+
+def tell_threads():  # registered first, called last
+    print([thread.name for thread in threading.enumerate()], file=sys.stderr)
+
+class Source:
+    def __getitem__(self, index):
+        time.sleep({seconds})
+
+atexit.register(tell_threads)
+next(Batches(Source(), 2, {timeout}))
+"""
+
+
+def process(**values):
+    """(exit code, what a process wrote) that reads a batch and then ends, its iterator still open."""
+    arguments = [sys.executable, "-c", PROGRAM.format(**values)]
+    run = subprocess.run(arguments, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60)
+    return run.returncode, run.stderr
+
+
 def test_a_process_ends_while_a_thread_hangs():
-    program = (
-        "import time; from mixkabrn_jax.data.reading import Batches\n"
-        "class Source:\n"
-        "    def __getitem__(self, index):\n"
-        "        time.sleep(600)\n"
-        "next(Batches(Source(), 2, 0.1))"
-    )
-    root = Path(__file__).parents[2]
-    run = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=60)
-    assert run.returncode == 1
-    assert "TimeoutError: batch 0 is not there" in run.stderr.splitlines()[-1]
+    code, output = process(seconds=600, timeout=0.1)
+    assert code == 1
+    assert "TimeoutError: batch 0 is not there" in output
+
+
+def test_threads_that_do_not_hang_end_before_their_process():
+    """One that meets the end of the interpreter in a library's C++ aborts the process."""
+    assert process(seconds=0.05, timeout=9) == (0, "['MainThread']\n")
