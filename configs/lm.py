@@ -95,6 +95,7 @@ def get_config(size="tiny"):
     config.data.batch_size = 8
     config.data.validation_fraction = 0.05
     config.data.num_threads = 1  # batches do not depend on it
+    config.data.timeout_seconds = 300.0  # a batch that is not there after so long ends the run; 0 waits for ever
 
     config.optimizer = ConfigDict()
     config.optimizer.schedule = "two_stage"  # BitNet's; or cosine, wsd
@@ -119,6 +120,11 @@ def get_config(size="tiny"):
     config.training.grid_update_every = 0  # above 0: adaptive knots move to their inputs every so many steps
     config.training.grid_update_until = 0  # the last step that they move before
     config.training.grid_uniform_fraction = 0.02  # of moved knots: 1 equally spaced, 0 quantiles
+
+    config.guard = ConfigDict()
+    config.guard.window = 128  # accepted updates that a new one is held against; 0 for no guard
+    config.guard.sigmas = 6.0  # standard deviations above their mean that make a loss or gradient norm a spike
+    config.guard.max_consecutive_skips = 10  # so many skipped updates in a row end the run
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 500

@@ -26,7 +26,7 @@ def main():
         run = Run(config, Path(_WORKDIR.value))
     try:
         return run.train()
-    except (BlockingIOError, FloatingPointError) as error:
+    except (BlockingIOError, FloatingPointError, TimeoutError) as error:
         sys.exit(f"error: {error}")
 
 

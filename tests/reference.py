@@ -443,3 +443,33 @@ def grouped_matmul_gradient(x_RD, w_EDF, group_sizes, out_bar):
         dx[rows] = out_bar[rows] @ w[e].T
         dw[e] = x[rows].T @ out_bar[rows]
     return dx, dw
+
+
+# --- Which updates are skipped -----------------------------------------------------------------------------------
+
+
+def guarded(losses, grad_norms, window, sigmas, max_consecutive):
+    """Of each update of a run "accepted", why it was skipped, or "over" once so many in a row were."""
+    kept, verdicts, in_a_row = [], [], 0
+    for pair in zip(losses, grad_norms, strict=True):
+        spikes = [False, False]
+        last = kept[-window:]
+        if len(last) >= max(window // 2, 2):
+            spikes = [
+                value > np.mean(column) + sigmas * np.std(column, ddof=1)
+                for value, column in zip(pair, np.transpose(np.asarray(last, np.float64)), strict=True)
+            ]
+        if in_a_row >= max_consecutive:
+            verdicts.append("over")
+            continue
+        if not np.isfinite(pair[0]):
+            verdicts.append("non-finite loss")
+        elif not np.isfinite(pair[1]):
+            verdicts.append("non-finite gradients")
+        elif any(spikes):
+            verdicts.append("loss spike" if spikes[0] else "gradient spike")
+        else:
+            verdicts.append("accepted")
+            kept.append(pair)
+        in_a_row = 0 if verdicts[-1] == "accepted" else in_a_row + 1
+    return verdicts

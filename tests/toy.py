@@ -75,6 +75,7 @@ _SECTIONS = {
         "batch_size": 8,
         "validation_fraction": 0.1,
         "num_threads": 1,
+        "timeout_seconds": 60.0,
     },
     "optimizer": {
         "schedule": "two_stage",
@@ -100,6 +101,7 @@ _SECTIONS = {
         "grid_update_until": 0,
         "grid_uniform_fraction": 0.02,
     },
+    "guard": {"window": 128, "sigmas": 6.0, "max_consecutive_skips": 3},
     "checkpoint": {"every": 4, "keep": 2},
     "mesh": {"data": 1, "expert": 1, "model": 1, "context": 1},
     "profile": {"start": 1, "steps": 0},

@@ -1,13 +1,14 @@
 """From the config's data section to batches: the corpus, the endless training set, one pass over validation."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import grain
 import numpy as np
 
-from mixkabrn_jax.data import packing, sources, tokenizers
+from mixkabrn_jax.data import packing, reading, sources, tokenizers
 from mixkabrn_jax.data.corpora import sotu
 
 SOURCES = ("auto", "sotu", "text")
@@ -24,6 +25,7 @@ class DataConfig:
     batch_size: int
     validation_fraction: float
     num_threads: int  # threads that prepare batches, 0 = the caller's own; batches do not depend on it
+    timeout_seconds: float  # a batch that is not there after so long ends the run; 0 = waits for ever
 
     def __post_init__(self):
         if self.source not in SOURCES:
@@ -40,6 +42,8 @@ class DataConfig:
         for field, least in (("sequence_length", 1), ("batch_size", 1), ("num_threads", 0)):
             if getattr(self, field) < least:
                 raise ValueError(f"config.data.{field}={getattr(self, field)} must be at least {least}")
+        if not 0 <= self.timeout_seconds < math.inf:
+            raise ValueError(f"config.data.timeout_seconds={self.timeout_seconds} must be 0 or more")
         sources.check_fraction(self.validation_fraction)
 
 
@@ -77,7 +81,7 @@ def load(config: DataConfig, tokenizer: tokenizers.Tokenizer | None = None) -> C
     )
 
 
-def train_dataset(windows: packing.Windows, config: DataConfig, seed: int) -> grain.IterDataset:
+def train_batches(windows: packing.Windows, config: DataConfig, seed: int) -> reading.Batches:
     """Returns endless batches of shuffled windows, arrays `[B, T]` under the keys of a window.
 
     Each epoch is a permutation of its own, computed from the seed and the position, so batch i is a function of the
@@ -96,8 +100,7 @@ def train_dataset(windows: packing.Windows, config: DataConfig, seed: int) -> gr
         # Of sys.maxsize windows nothing is dropped in practice; without this the length is rounded up beyond maxsize.
         .batch(config.batch_size, drop_remainder=True)
     )
-    threads = grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=2 * config.num_threads)
-    return batches.to_iter_dataset(threads)
+    return reading.Batches(batches, config.num_threads, config.timeout_seconds)
 
 
 def validation_batches(

@@ -63,8 +63,7 @@ class Checkpoints:
                 iterator=ocp.args.JsonRestore(),
             ),
         )
-        model, rest = restored["model"], restored["optimizer"]
-        state = TrainState(rest["step"], model["params"], model["buffers"], rest["optimizer"], rest["sums"])
+        state = TrainState(**restored["model"], **restored["optimizer"])
         return state, restored["iterator"]["state"]
 
     def restore_model(self, step: int, params, buffers):
@@ -83,4 +82,4 @@ def _model_part(state):
 
 
 def _optimizer_part(state):
-    return {"step": state.step, "optimizer": state.optimizer, "sums": state.sums}
+    return {"step": state.step, "optimizer": state.optimizer, "sums": state.sums, "guard": state.guard}

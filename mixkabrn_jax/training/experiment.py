@@ -14,6 +14,7 @@ from mixkabrn_jax.models.language import LanguageModel
 from mixkabrn_jax.sharding import MeshConfig
 from mixkabrn_jax.training import workdir
 from mixkabrn_jax.training.checkpoint import CheckpointConfig, Checkpoints
+from mixkabrn_jax.training.guard import GuardConfig
 from mixkabrn_jax.training.optimizer import OptimizerConfig
 from mixkabrn_jax.training.profile import ProfileConfig
 from mixkabrn_jax.training.step import StepConfig, split
@@ -34,6 +35,7 @@ class Experiment:
     data: DataConfig
     optimizer: OptimizerConfig
     training: StepConfig
+    guard: GuardConfig
     checkpoint: CheckpointConfig
     mesh: MeshConfig
     profile: ProfileConfig
@@ -64,6 +66,7 @@ class Experiment:
             "data": DataConfig,
             "optimizer": OptimizerConfig,
             "training": StepConfig,
+            "guard": GuardConfig,
             "checkpoint": CheckpointConfig,
             "mesh": MeshConfig,
             "profile": ProfileConfig,

@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from mixkabrn_jax import sharding
 from mixkabrn_jax.data import pipeline
 from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.models.language import LanguageModel, count_parameters
-from mixkabrn_jax.training import curve, metrics, optimizer, step, utilisation, workdir
+from mixkabrn_jax.training import curve, guard, metrics, optimizer, step, utilisation, workdir
 from mixkabrn_jax.training.checkpoint import Checkpoints
 from mixkabrn_jax.training.evaluate import evaluate
 from mixkabrn_jax.training.experiment import Experiment
@@ -43,8 +43,10 @@ class Run:
     def train(self) -> int:
         """Trains to the last step, or to the first boundary after SIGINT or SIGTERM.
 
-        Raises: BlockingIOError when another process trains in the directory; FloatingPointError when the loss stops
-            being a number, and nothing is saved from then on.
+        Raises: BlockingIOError when another process trains in the directory; TimeoutError when no batch comes within
+            config.data.timeout_seconds; FloatingPointError when the guard skipped
+            too many updates in a row or, where there is none, when the loss stops being a number: nothing is saved from
+            then on.
         Returns: 0, or 128 + the signal's number when stopped by one (the state is saved first).
         """
         with workdir.lock(self.directory):
@@ -56,21 +58,23 @@ class Run:
         model = jax.jit(lambda: LanguageModel(model_config, rngs=nnx.Rngs(experiment.seed)))()
         update_rule = optimizer.make(experiment.optimizer, experiment.num_steps)
         graph, _, _ = step.split(model)
-        state = sharding.place(step.init(model, update_rule), "", self.mesh)
-        batches = iter(pipeline.train_dataset(self.corpus.train, experiment.data, experiment.seed))
+        history = guard.init(experiment.guard, experiment.log_every)
+        state = sharding.place(step.init(model, update_rule, history), "", self.mesh)
+        batches = pipeline.train_batches(self.corpus.train, experiment.data, experiment.seed)
         checkpoints = Checkpoints(self.directory / "checkpoints", keep=experiment.checkpoint.keep)
         start = checkpoints.latest_step() or 0
         if start:
             state, iterator_state = checkpoints.restore(start, state)
             batches.set_state(iterator_state)
-        report = _Report(self, state, model_config, count_parameters(model))
+        report = _Report(self, state, model_config, count_parameters(model), checkpoints.latest_step)
         evaluate_step = jax.jit(step.make_evaluate_step(graph))
         profile = Profile(experiment.profile, self.directory / "profile")
         with _Signals() as signals, report, profile:
             if start and self._validates_at(start) and not report.has_validation(start):
                 self._validate(evaluate_step, state, start, report)  # the run was killed just before it
             if start < experiment.num_steps:
-                update = self._compile(step.make_train_step(graph, update_rule, experiment.training), state)
+                train_step = step.make_train_step(graph, update_rule, experiment.training, experiment.guard)
+                update = self._compile(train_step, state)
             report.start_clock()
             at = start
             while at < experiment.num_steps:
@@ -83,8 +87,9 @@ class Run:
                 # Read once: a signal that comes during what follows is met, and saved for, after the next step.
                 stopped_by = signals.received
                 if at % experiment.log_every == 0 or is_last:
-                    report.train(at, state.sums)
-                    state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
+                    report.train(at, state)
+                    sums = jax.tree.map(jnp.zeros_like, state.sums)
+                    state = state._replace(sums=sums, guard=guard.next_line(state.guard))
                 if at % experiment.checkpoint.every == 0 or is_last or stopped_by:
                     with report.aside(state):
                         report.require_number(at, "size of the parameters", step.size(state.params))
@@ -121,10 +126,19 @@ class Run:
 class _Report:
     """What a run tells: the metrics file, the status line, the curve."""
 
-    def __init__(self, run: Run, state: step.TrainState, model_config: ModelConfig, parameters: dict[str, int]):
+    def __init__(
+        self,
+        run: Run,
+        state: step.TrainState,
+        model_config: ModelConfig,
+        parameters: dict[str, int],
+        latest_checkpoint: Callable[[], int | None],
+    ):
         start = int(state.step)
+        self._latest_checkpoint = latest_checkpoint
         self._run, self._parameters = run, parameters
         self._file = metrics.MetricsFile(run.directory / "metrics.jsonl", start)
+        self._skips_told = {record["step"] for record in self._file.kept if record["split"] == "skipped"}
         self._progress = metrics.Progress(run.experiment.num_steps, start)
         self._rate = optimizer.learning_rate(run.experiment.optimizer, run.experiment.num_steps)
         self._tokens_before = float(state.sums.tokens)  # since the last line, in an earlier process
@@ -146,30 +160,46 @@ class _Report:
 
     @contextmanager
     def aside(self, state):
-        """Around what is not training: its time does not count in tokens per second."""
+        """Around what is not training: its time does not count in tokens per second.
+
+        Raises: FloatingPointError when the guard has given up, even between lines: such a state is not to be saved.
+        """
         jax.block_until_ready(state)
         self.flush()
+        if guard.has_given_up(state.guard, self._run.experiment.guard):
+            self._end_for_skips(state.guard)
         began = time.monotonic()
         yield
         self._clock += time.monotonic() - began
 
-    def train(self, at, sums):
+    def train(self, at, state):
         """Takes a line of the log; `flush` writes it, once the next step is under way: the device never waits."""
-        self._pending = at, sums
+        # The next step overwrites the history; the sums it begins anew.
+        self._pending = at, state.sums, jax.tree.map(jnp.copy, state.guard)
 
     def flush(self):
         if self._pending is None:
             return
-        (at, sums), self._pending = self._pending, None
+        (at, sums, history), self._pending = self._pending, None
         values = step.means(sums, self._run.experiment.training)  # waits for the step
-        self.require_number(at, "loss", values["loss"])
-        values["learning_rate"] = float(self._rate(at - 1))
+        updates = at
+        if history is not None:
+            updates, values["skipped"] = int(history.accepted), int(history.skips.count)
+        if sums.updates:
+            self.require_number(at, "loss", values["loss"])
+        else:
+            values |= {"loss": math.nan, "bits_per_byte": math.nan}  # means of nothing: all were skipped
+        values["learning_rate"] = float(self._rate(max(updates - 1, 0)))
         now = time.monotonic()
         values["tokens_per_second"] = (float(sums.tokens) - self._tokens_before) / (now - self._clock)
         self._clock, self._tokens_before = now, 0.0
         values |= self._utilisation(values["tokens_per_second"])
+        if history is not None:
+            self._skips(history)
         self._file.write(at, "train", values)
         self._progress.show(at, values)
+        if guard.has_given_up(history, self._run.experiment.guard):
+            self._end_for_skips(history)
 
     def _utilisation(self, tokens_per_second):
         mesh = self._run.mesh
@@ -179,13 +209,38 @@ class _Report:
         peak = utilisation.peak_flops(device)
         return figures if peak is None else figures | {"model_flops_utilisation": flops / peak}
 
+    def _skips(self, history):
+        """A line for each update that was skipped since the last line of training."""
+        for skip in guard.records(history):
+            at = skip.pop("step")
+            # Not twice: an earlier process may have written it, with a line that came after its last checkpoint.
+            if at not in self._skips_told:
+                self._skips_told.add(at)
+                self._progress.note(guard.describe(at, skip))
+                self._file.write(at, "skipped", skip)
+
+    def _end_for_skips(self, history):
+        self._skips(history)
+        last, config = guard.records(history)[-1], self._run.experiment.guard
+        raise self._diverged(
+            f"{guard.describe(last.pop('step'), last)}, the last of "
+            f"config.guard.max_consecutive_skips={config.max_consecutive_skips} in a row",
+            "look at the batches that metrics.jsonl names, or try a higher "
+            f"config.guard.sigmas={config.sigmas} or a lower ",
+        )
+
     def require_number(self, at, name, value):
         """Raises FloatingPointError when training has diverged: nothing of it is logged or saved."""
         if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the {name} is {value} at step {at}: the last checkpoint is from before; try a lower "
-                f"config.optimizer.peak_rate={self._run.experiment.optimizer.peak_rate} in another --workdir"
-            )
+            raise self._diverged(f"the {name} is {value} at step {at}", "try a lower ")
+
+    def _diverged(self, how, advice):
+        last, rate = self._latest_checkpoint(), self._run.experiment.optimizer.peak_rate
+        checkpoint = f"that of step {last} in {self._run.directory / 'checkpoints'}" if last else "not there yet"
+        return FloatingPointError(
+            f"{how}; the last good checkpoint is {checkpoint}; {advice}config.optimizer.peak_rate={rate} in another "
+            "--workdir"
+        )
 
     def validation(self, at, sums):
         values = step.means(sums, self._run.experiment.training)

@@ -1,6 +1,7 @@
 """What a run reports: `metrics.jsonl` for programs, one status line for people."""
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -17,9 +18,10 @@ class MetricsFile:
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in self.kept))
         self._file = path.open("a")
 
-    def write(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Appends a line and hands it to the operating system."""
-        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+    def write(self, step: int, split: str, values: dict[str, float | str]) -> None:
+        """Appends a line and hands it to the operating system. JSON knows no NaN and no infinity: they become null."""
+        finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
+        self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
         self._file.flush()
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from mixkabrn_jax import sharding
 from mixkabrn_jax.layers import variables
 from mixkabrn_jax.models import language
 from mixkabrn_jax.models.quantize import WeightStatistics, has_quantised, weight_statistics
+from mixkabrn_jax.training import guard as guards
 from mixkabrn_jax.training.losses import cross_entropy
 from mixkabrn_jax.training.optimizer import carry_moments
 
@@ -96,12 +97,16 @@ class TrainState(NamedTuple):
     optimizer: optax.OptState
     sums: Sums
     """Since the last line of the log, so that a resumed run writes the same line."""
+    guard: guards.History | None
+    """What updates are held against; None accepts them all."""
 
 
-def init(model: language.LanguageModel, optimizer: optax.GradientTransformation) -> TrainState:
+def init(
+    model: language.LanguageModel, optimizer: optax.GradientTransformation, guard: guards.History | None = None
+) -> TrainState:
     """The state before the first update."""
     _, params, buffers = split(model)
-    return TrainState(jnp.zeros((), jnp.int32), params, buffers, optimizer.init(params), zero_sums(model))
+    return TrainState(jnp.zeros((), jnp.int32), params, buffers, optimizer.init(params), zero_sums(model), guard)
 
 
 def split(model: language.LanguageModel):
@@ -123,7 +128,13 @@ def zero_sums(model: language.LanguageModel) -> Sums:
     return Sums(**{field: jnp.zeros(()) for field in Sums._fields} | optional)
 
 
-def make_train_step(graph, optimizer: optax.GradientTransformation, config: StepConfig, mesh: Mesh | None = None):
+def make_train_step(
+    graph,
+    optimizer: optax.GradientTransformation,
+    config: StepConfig,
+    guard: guards.GuardConfig | None = None,
+    mesh: Mesh | None = None,
+):
     """Returns step(state, batch) -> state; jit it with the state donated.
 
     On a mesh of several devices the state lies as `layers.variables.layout` says and the batch as "BT"; the gradient is
@@ -132,6 +143,10 @@ def make_train_step(graph, optimizer: optax.GradientTransformation, config: Step
     The batch is a dict of arrays `[B, T]` as `data.packing` makes them; B must be a multiple of accumulation_steps.
     Where knots are due to move, they do so before the gradient, to the inputs of this batch, with the optimiser's
     moments changed as the splines are. The step's number alone decides, so a resumed run moves them alike.
+
+    A state with a history (`guard.init` of the same config) has its updates judged. One that is skipped leaves no trace
+    in parameters, buffers, optimiser and sums: later ones are those of a run that never saw the batch. So the schedule
+    goes by accepted updates, as the optimiser counts them; `step` counts on, for it is the position of the data.
     """
 
     def loss(params, buffers, batch, whole):
@@ -178,6 +193,7 @@ def make_train_step(graph, optimizer: optax.GradientTransformation, config: Step
         return state._replace(params=params, buffers=buffers, optimizer=moments)
 
     def step(state: TrainState, batch) -> TrainState:
+        before = state
         if config.grid_update_every and nnx.merge(graph, state.params, state.buffers).config.ffn == "kan":
             is_due = (state.step % config.grid_update_every == 0) & (state.step <= config.grid_update_until)
             # Not before the first update: inputs of an untrained model say little of those to come.
@@ -207,7 +223,12 @@ def make_train_step(graph, optimizer: optax.GradientTransformation, config: Step
         if config.router_bias_rate and sums.load_LE is not None:
             _, _, buffers = split(language.update_router_bias(model, sums.load_LE, config.router_bias_rate))
         total = jax.tree.map(jnp.add, state.sums, sums)
-        return TrainState(state.step + 1, params, buffers, optimizer_state, total)
+        after = TrainState(state.step + 1, params, buffers, optimizer_state, total, state.guard)
+        if state.guard is None:
+            return after
+        loss = sums.nats / whole.weights
+        is_accepted, history = guards.review(state.guard, guard, after.step, loss, sums.grad_norm)
+        return guards.choose(is_accepted, after, before)._replace(step=after.step, guard=history)
 
     return step
 

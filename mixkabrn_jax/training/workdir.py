@@ -9,7 +9,7 @@ from typing import IO
 
 from mixkabrn_jax.data import tokenizers
 
-NOT_PART_OF_THE_EXPERIMENT = frozenset({"data.num_threads"})
+NOT_PART_OF_THE_EXPERIMENT = frozenset({"data.num_threads", "data.timeout_seconds"})
 
 
 def check(workdir: Path, config: Mapping) -> None:

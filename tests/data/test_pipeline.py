@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ CONFIG = DataConfig(
     batch_size=4,
     validation_fraction=0.1,
     num_threads=0,
+    timeout_seconds=0.0,
 )
 
 
@@ -31,7 +33,7 @@ def _windows(num_windows, sequence_length=8):
 
 
 def _iterator(windows, seed=0, **changes):
-    return iter(pipeline.train_dataset(windows, dataclasses.replace(CONFIG, **changes), seed))
+    return pipeline.train_batches(windows, dataclasses.replace(CONFIG, **changes), seed)
 
 
 def _numbers(iterator, num_batches):
@@ -54,6 +56,7 @@ def _assert_same(batch, other):
         ({"sequence_length": 0}, "config.data.sequence_length=0"),
         ({"batch_size": 0}, "config.data.batch_size=0"),
         ({"num_threads": -1}, "config.data.num_threads=-1"),
+        ({"timeout_seconds": -1.0}, "config.data.timeout_seconds=-1.0"),
         ({"validation_fraction": 1.0}, "config.data.validation_fraction=1.0"),
     ],
 )
@@ -153,18 +156,21 @@ def test_the_state_is_one_integer_whatever_the_number_of_threads():
         iterator.close()
 
 
-@pytest.mark.parametrize(("num_threads", "reader"), [(0, "MainThread"), (2, "grain-prefetch")])
-def test_windows_are_read_by_the_threads_asked_for(num_threads, reader):
+@pytest.mark.parametrize(("num_threads", "timeout", "readers"), [(0, 0, 0), (0, 9, 1), (2, 0, 2), (2, 9, 2)])
+def test_windows_are_read_by_the_threads_asked_for(num_threads, timeout, readers):
+    """The caller's own for 0, unless it is not to wait for ever: then one that reads no further than it is asked to."""
+
     class Recorded(list):
         def __getitem__(self, index):
-            readers.add(threading.current_thread().name.split("_")[0])
+            seen.add(threading.current_thread().name)
+            time.sleep(0.001)  # the others have their turn
             return super().__getitem__(index)
 
-    readers = set()
-    iterator = _iterator(Recorded(_windows(40)), num_threads=num_threads)
+    seen = set()
+    iterator = _iterator(Recorded(_windows(40)), num_threads=num_threads, timeout_seconds=timeout)
     _numbers(iterator, 20)
     iterator.close()
-    assert readers == {reader}
+    assert seen == ({f"batches-{i}" for i in range(readers)} or {"MainThread"})
 
 
 @pytest.mark.parametrize(("before", "after"), [(0, 0), (0, 3), (3, 0), (1, 4)])
@@ -187,7 +193,7 @@ def test_a_resumed_run_sees_exactly_the_batches_it_would_have_seen(before, after
 def test_a_seed_that_does_not_fit_is_named():
     for seed in (-1, 2**32):
         with pytest.raises(ValueError, match=re.escape(f"config.seed={seed}")):
-            pipeline.train_dataset(_windows(2), CONFIG, seed)
+            pipeline.train_batches(_windows(2), CONFIG, seed)
 
 
 @pytest.mark.parametrize(("num_windows", "batch_size"), [(10, 4), (8, 4), (1, 4), (5, 1)])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mixkabrn_jax.data import tokenizers
-from mixkabrn_jax.training import metrics, optimizer, step, workdir
+from mixkabrn_jax.training import guard, metrics, optimizer, step, workdir
 from mixkabrn_jax.training.checkpoint import Checkpoints
 from tests import toy
 
@@ -72,7 +72,8 @@ def final(directory, config):
     model = toy.make(toy.model_config(vocab_size=vocab_size, **config["model"]))
     rule = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
-    state, iterator_state = checkpoints.restore(checkpoints.latest_step(), step.init(model, rule))
+    history = guard.init(guard.GuardConfig(**config["guard"]), config["log_every"])
+    state, iterator_state = checkpoints.restore(checkpoints.latest_step(), step.init(model, rule, history))
     checkpoints.close()
     return state, iterator_state
 

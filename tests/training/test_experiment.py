@@ -12,7 +12,7 @@ def test_a_config_becomes_an_object_with_the_same_fields():
     assert experiment.model_config(29) == toy.model_config()
 
 
-@pytest.mark.parametrize("where", ["config", "model", "data", "optimizer", "training", "checkpoint", "mesh"])
+@pytest.mark.parametrize("where", ["config", "model", "data", "optimizer", "training", "guard", "checkpoint", "mesh"])
 def test_a_missing_or_unknown_key_is_a_type_error_that_names_it(where):
     config = toy.experiment("text.txt")
     section = config if where == "config" else config[where]

@@ -108,8 +108,11 @@ def test_a_signal_between_saving_and_the_next_step_loses_nothing(tmp_path, monke
     assert [path.name for path in (directory / "checkpoints").iterdir()] == ["3"]
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_is_in_no_checkpoint(tmp_path):
+@pytest.mark.parametrize("window", [0, 128])
+def test_a_loss_that_is_no_number_ends_the_run_and_is_in_no_checkpoint(tmp_path, window):
+    """With a guard, which can do nothing for parameters that are none themselves, and without one."""
     changes = SMALL | {"num_steps": 60, "log_every": 20, "checkpoint__every": 2, "optimizer__peak_rate": 1e38}
+    changes["guard__window"] = window
     directory = tmp_path / "run"
     config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **changes)
     message = r"the (loss|size of the parameters) is (nan|inf) at step \d+.*config\.optimizer\.peak_rate"

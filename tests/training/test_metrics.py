@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mixkabrn_jax.training import metrics
+from mixkabrn_jax.training import curve, metrics
 from mixkabrn_jax.training.metrics import MetricsFile, Progress
 
 VALUES = {"loss": 1.5, "bits_per_byte": 2.25, "tokens_per_second": 12345.6}
@@ -27,6 +27,17 @@ def test_what_was_written_is_read(tmp_path):
     file.write(2, "validation", {"loss": 0.2})
     file.close()
     assert [record["split"] for record in metrics.read(tmp_path / "metrics.jsonl")] == ["train", "validation"]
+
+
+def test_what_is_no_number_is_null_in_the_file_and_not_in_the_curve(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl", 0)
+    file.write(2, "train", {"bits_per_byte": float("nan"), "grad_norm": float("inf"), "skipped": 2})
+    file.write(4, "train", {"bits_per_byte": 2.5})
+    file.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert lines[0] == '{"step": 2, "split": "train", "bits_per_byte": null, "grad_norm": null, "skipped": 2}'
+    curve.plot(metrics.read(tmp_path / "metrics.jsonl")[:1], tmp_path / "loss.png")
+    curve.plot(metrics.read(tmp_path / "metrics.jsonl")[::-1], tmp_path / "loss.png")
 
 
 def test_lines_after_the_step_of_a_resumed_run_are_dropped(tmp_path):

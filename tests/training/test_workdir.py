@@ -53,8 +53,8 @@ def test_a_field_that_only_one_side_has_is_named(tmp_path):
         workdir.check(directory, config)
 
 
-def test_the_number_of_threads_is_not_part_of_the_experiment(tmp_path):
-    workdir.check(claimed(tmp_path), toy.experiment("text.txt", data__num_threads=7))
+def test_how_batches_are_read_is_not_part_of_the_experiment(tmp_path):
+    workdir.check(claimed(tmp_path), toy.experiment("text.txt", data__num_threads=7, data__timeout_seconds=0.0))
 
 
 def test_claiming_twice_overwrites_nothing(tmp_path):
