@@ -100,7 +100,7 @@ _SECTIONS = {
         "grid_update_until": 0,
         "grid_uniform_fraction": 0.02,
     },
-    "checkpoint": {"every": 4, "keep": 2},
+    "checkpoint": {"every": 4, "keep": 2, "keep_every": 0, "keep_best": 0},
     "mesh": {"data": 1, "expert": 1, "model": 1, "context": 1},
     "profile": {"start": 1, "steps": 0},
 }

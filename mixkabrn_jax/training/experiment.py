@@ -50,6 +50,12 @@ class Experiment:
                 f"config.data.batch_size={self.data.batch_size} is not a multiple of "
                 f"config.training.accumulation_steps * config.mesh.data = {parts}"
             )
+        if self.checkpoint.keep_best and self.evaluate_every % self.checkpoint.every:
+            raise ValueError(
+                f"config.checkpoint.keep_best={self.checkpoint.keep_best} chooses by validation loss, and there is no "
+                f"checkpoint of some steps that are validated: config.evaluate_every={self.evaluate_every} must be a "
+                f"multiple of config.checkpoint.every={self.checkpoint.every}"
+            )
         model = self.model_config(vocab_size=1)
         if self.training.grid_update_every and model.ffn == "kan" and model.knots != "adaptive":
             raise ValueError(
@@ -76,9 +82,9 @@ class Experiment:
 
 
 def load_model(directory: Path) -> tuple[LanguageModel, Tokenizer]:
-    """The model and tokenizer of a trained run, from its newest checkpoint.
+    """The model and tokenizer of a trained run, from its newest checkpoint; from one before it where that is damaged.
 
-    Raises: FileNotFoundError when the directory holds no run or no checkpoint.
+    Raises: FileNotFoundError when the directory holds no run or no checkpoint; OSError when no checkpoint is intact.
     """
     experiment = Experiment.from_dict(workdir.load_config(directory))
     checkpoints_path = directory / "checkpoints"
@@ -88,10 +94,9 @@ def load_model(directory: Path) -> tuple[LanguageModel, Tokenizer]:
     model_config = experiment.model_config(tokenizer.vocab_size)
     abstract = jax.eval_shape(lambda: LanguageModel(model_config, rngs=nnx.Rngs(0)))
     graph, params, buffers = split(abstract)
-    checkpoints = Checkpoints(checkpoints_path, read_only=True)
-    latest = checkpoints.latest_step()
-    if latest is None:
-        raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
-    params, buffers = checkpoints.restore_model(latest, params, buffers)
-    checkpoints.close()
+    with Checkpoints(checkpoints_path, read_only=True) as checkpoints:
+        latest = checkpoints.latest_intact_step()
+        if latest is None:
+            raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
+        params, buffers = checkpoints.restore_model(latest, params, buffers)
     return nnx.merge(graph, params, buffers), tokenizer

@@ -41,10 +41,11 @@ class Run:
         workdir.claim(directory, config, self.corpus.tokenizer, self.corpus.fingerprints())
 
     def train(self) -> int:
-        """Trains to the last step, or to the first boundary after SIGINT or SIGTERM.
+        """Trains to the last step, or to the first boundary after SIGINT, SIGTERM or SIGUSR1.
 
         Raises: BlockingIOError when another process trains in the directory; FloatingPointError when the loss stops
-            being a number, and nothing is saved from then on.
+            being a number, and nothing is saved from then on; OSError when a checkpoint or a line of the log cannot be
+            written, or no checkpoint is intact; `checkpoint.DoesNotFitError` when one is of another model.
         Returns: 0, or 128 + the signal's number when stopped by one (the state is saved first).
         """
         with workdir.lock(self.directory):
@@ -58,17 +59,22 @@ class Run:
         graph, _, _ = step.split(model)
         state = sharding.place(step.init(model, update_rule), "", self.mesh)
         batches = iter(pipeline.train_dataset(self.corpus.train, experiment.data, experiment.seed))
-        checkpoints = Checkpoints(self.directory / "checkpoints", keep=experiment.checkpoint.keep)
-        start = checkpoints.latest_step() or 0
+        about = {"config": workdir.load_config(self.directory), "data": self.corpus.fingerprints()}
+        checkpoints = Checkpoints(self.directory / "checkpoints", experiment.checkpoint, about=about)
+        start = checkpoints.latest_intact_step() or 0
         if start:
             state, iterator_state = checkpoints.restore(start, state)
             batches.set_state(iterator_state)
         report = _Report(self, state, model_config, count_parameters(model))
+        for at, loss in report.validation_losses().items():
+            checkpoints.note_loss(at, loss)
         evaluate_step = jax.jit(step.make_evaluate_step(graph))
         profile = Profile(experiment.profile, self.directory / "profile")
-        with _Signals() as signals, report, profile:
-            if start and self._validates_at(start) and not report.has_validation(start):
-                self._validate(evaluate_step, state, start, report)  # the run was killed just before it
+        stopped_by = 0
+        with _Signals() as signals, report, profile, checkpoints:
+            if start and self._validates_at(start) and start not in report.validation_losses():
+                # The run was killed just before it, or went back to a checkpoint from before it.
+                checkpoints.note_loss(start, self._validate(evaluate_step, state, start, report))
             if start < experiment.num_steps:
                 update = self._compile(step.make_train_step(graph, update_rule, experiment.training), state)
             report.start_clock()
@@ -79,6 +85,7 @@ class Run:
                 state = update(state, self._place(next(batches)))
                 profile.after(at, state)
                 report.flush()
+                checkpoints.check_for_errors()
                 is_last = at == experiment.num_steps
                 # Read once: a signal that comes during what follows is met, and saved for, after the next step.
                 stopped_by = signals.received
@@ -91,14 +98,13 @@ class Run:
                         checkpoints.save(state, batches.get_state())
                 if self._validates_at(at):
                     with report.aside(state):
-                        self._validate(evaluate_step, state, at, report)
+                        checkpoints.note_loss(at, self._validate(evaluate_step, state, at, report))
                 if stopped_by:
                     break
             report.flush()
         report.end(at, is_complete=at == experiment.num_steps)
-        checkpoints.close()
         batches.close()
-        return 128 + signals.received if signals.received else 0
+        return 128 + stopped_by if stopped_by else 0
 
     def _place(self, batch):
         return sharding.place(batch, "BT", self.mesh)
@@ -112,10 +118,10 @@ class Run:
         return at % self.experiment.evaluate_every == 0 or at == self.experiment.num_steps
 
     def _validate(self, evaluate_step, state, at, report):
-        """Over a sample of the validation windows; after the last step, over all of them."""
+        """Over a sample of the validation windows; after the last step, over all of them. Returns the loss."""
         windows = None if at == self.experiment.num_steps else self.experiment.evaluate_windows
         batches = pipeline.validation_batches(self.corpus.validation, self.experiment.data.batch_size, windows)
-        report.validation(at, evaluate(evaluate_step, state.params, state.buffers, batches, self._place))
+        return report.validation(at, evaluate(evaluate_step, state.params, state.buffers, batches, self._place))
 
 
 class _Report:
@@ -137,8 +143,9 @@ class _Report:
         where = f"going on from step {start} in" if start else "new run in"
         self._progress.note(f"parameters: {sizes}; {windows}; {where} {run.directory}")
 
-    def has_validation(self, at):
-        return any((record["step"], record["split"]) == (at, "validation") for record in self._file.kept)
+    def validation_losses(self):
+        """By step, of the run so far."""
+        return {record["step"]: record["loss"] for record in self._file.kept if record["split"] == "validation"}
 
     def start_clock(self):
         self._progress.start_clock()
@@ -196,6 +203,7 @@ class _Report:
             f"step {at}  validation loss {values['loss']:.4f}  bits/byte {values['bits_per_byte']:.4f} "
             f"over {int(sums.tokens):,} tokens"
         )
+        return values["loss"]
 
     def __enter__(self):
         return self
@@ -213,24 +221,27 @@ class _Report:
 
 
 class _Signals:
-    """Remembers the first SIGINT or SIGTERM; a second one acts as usual."""
+    """Remembers the first signal that asks for an end; each of them acts as usual when it comes again.
+
+    SIGUSR1 is what Slurm sends ahead of a preemption (--signal=USR1@60); the SIGTERM that follows may find the run
+    still saving.
+    """
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
     def __init__(self):
         self.received = 0
         self._previous = {}
 
     def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in self.NUMBERS:
             self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def _receive(self, number, _frame):
-        self.received = number
-        self._restore()
-
-    def _restore(self):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self.received = self.received or number
+        signal.signal(number, self._previous[number])
 
     def __exit__(self, *_):
-        self._restore()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

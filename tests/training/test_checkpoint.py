@@ -55,7 +55,7 @@ def test_a_checkpoint_is_the_state_bit_by_bit(tmp_path):
 
 def test_the_newest_checkpoints_are_kept(tmp_path):
     config = toy.model_config(ffn="mlp", num_experts=0)
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointConfig(**toy.section("checkpoint", keep=2)))
     assert checkpoints.latest_step() is None
     for number in (2, 4, 6):
         checkpoints.save(state_at(number, config)[1], {})
