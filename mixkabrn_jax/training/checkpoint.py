@@ -1,15 +1,16 @@
 """Checkpoints by orbax: the model, the optimiser and the data iterator of one step, written together or not at all.
 
-    checkpoints/<step>/model, optimizer    arrays, as orbax writes them
-    checkpoints/<step>/run.json            step, position of the data, config, name, shape and dtype of every array
-    checkpoints/<step>/hashes.json         size and SHA-256 of every other file
-    checkpoints/<step>.partial*            being written; of a killed run: removed by the next one
-    checkpoints/<step>.damaged             was found changed, and another one was gone on with
+checkpoints/<step>/model, optimizer    arrays, as orbax writes them
+checkpoints/<step>/run.json            step, position of the data, config, name, shape and dtype of every array
+checkpoints/<step>/hashes.json         size and SHA-256 of every other file
+checkpoints/<step>.partial*            being written; of a killed run: removed by the next one
+checkpoints/<step>.damaged             was found changed, and another one was gone on with
 """
 
 import errno
 import json
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +24,7 @@ from mixkabrn_jax.training import hashes
 from mixkabrn_jax.training.step import TrainState
 
 _log = logging.getLogger(__name__)
-_DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DoesNotFitError(ValueError):
@@ -89,7 +90,7 @@ class Checkpoints:
         self._losses: dict[int, float] = {}
         self._writing: tuple[int, Future] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._checkpointer = _checkpointer()
         if not read_only:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._remove_partial()
@@ -125,15 +126,10 @@ class Checkpoints:
                     "directory away to train from step 0"
                 )
             return None
-        for damaged_step, damage in damaged.items():
-            where = "it is passed over" if self._read_only else f"now {self._set_aside(damaged_step).name}"
-            _log.warning(
-                "the checkpoint %s is damaged: %s; %s, and step %d is gone on with",
-                self._path(damaged_step),
-                damage,
-                where,
-                step,
-            )
+        for number, damage in damaged.items():
+            path = self._path(number)
+            kept = "" if self._read_only else f" (kept as {self._set_aside(number).name})"
+            _log.warning("the checkpoint %s is damaged%s: %s; going on from step %d", path, kept, damage, step)
         return step
 
     def save(self, state: TrainState, iterator_state) -> None:
@@ -230,13 +226,14 @@ class Checkpoints:
             raise self._not_written(step, error) from error
 
     def _not_written(self, step, error):
+        self._checkpointer = _checkpointer()  # the old one would tell of the same failure again
         self._remove_partial()  # the disk may be full of it
-        reason = " ".join(str(error).split())
-        if getattr(error, "errno", None) in _DISK_IS_FULL or "No space left" in reason or "quota" in reason:
-            reason = f"the disk is full ({reason}); make room, and the same command goes on"
         last = self.latest_step()
         before = "there is none before it" if last is None else f"the last good one is that of step {last}"
-        return OSError(f"the checkpoint of step {step} could not be written to {self._directory}, {before}: {reason}")
+        return OSError(
+            f"the checkpoint of step {step} could not be written to {self._directory}: {_reason(error)}; {before}, and "
+            "the same command goes on from there"
+        )
 
     def _remove_partial(self):
         for path in self._directory.glob("*.partial*"):
@@ -261,6 +258,16 @@ class Checkpoints:
             raise DoesNotFitError(f"the checkpoint {self._path(step)} does not fit: {'; '.join(wrong)}")
         arguments = {name: ocp.args.StandardRestore(part) for name, part in abstract.items()}
         return self._checkpointer.restore(self._path(step), args=ocp.args.Composite(**arguments))
+
+
+def _checkpointer():
+    return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+
+
+def _reason(error):
+    # Tensorstore tells of an error of the system in words only, and of itself at length.
+    text = " ".join(str(error).split()).partition(" [tensorstore_spec=")[0]
+    return "the disk is full" if any(os.strerror(number) in text for number in _DISK_IS_FULL) else text
 
 
 def _model_part(state):
