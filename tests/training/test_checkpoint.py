@@ -2,6 +2,7 @@ import errno
 import json
 import logging
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -135,24 +136,28 @@ def test_what_is_half_written_is_no_checkpoint_and_goes(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["2"]
 
 
+def train_on(checkpoints):
+    """Steps of a run, for ten seconds."""
+    for _ in range(1000):
+        checkpoints.check_for_errors()
+        time.sleep(0.01)
+
+
 def test_a_write_that_fails_is_told_of_at_the_next_step_and_harms_nothing(tmp_path, monkeypatch):
     config = toy.model_config(**PLAIN)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state_at(2, config)[1], {})
     while checkpoints.latest_step() is None:
-        checkpoints.check_for_errors()
+        time.sleep(0.01)
     write, full = hashes.write, OSError(errno.ENOSPC, "No space left on device")
 
     def fail(_):
         raise full
 
     monkeypatch.setattr(hashes, "write", fail)
-    with pytest.raises(
-        OSError, match=r"step 4 could not be written to .*: the disk is full; .* is that of step 2, and"
-    ):
-        checkpoints.save(state_at(4, config)[1], {})
-        while True:
-            checkpoints.check_for_errors()
+    checkpoints.save(state_at(4, config)[1], {})
+    with pytest.raises(OSError, match=r"step 4 could not be written to .*: the disk is full; .* is that of step 2"):
+        train_on(checkpoints)
     assert [path.name for path in tmp_path.iterdir()] == ["2"]
     checkpoints.check_for_errors()  # once is enough
     full = OSError(errno.EIO, "Input/output error")

@@ -148,7 +148,7 @@ def test_a_run_goes_on_from_before_a_damaged_checkpoint_and_ends_as_if_it_had_no
     for step in (8, 10, 12):
         (directory / "checkpoints" / str(step) / "run.json").unlink()
     before = contents(directory)
-    with pytest.raises(OSError, match="no checkpoint in .* is intact"):
+    with pytest.raises(OSError, match=r"no checkpoint in .* is intact"):
         Run(config, directory).train()
     assert contents(directory) == before
 
@@ -163,7 +163,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_the_next_step(tmp_p
 
     monkeypatch.setattr(hashes, "write", fill_the_disk)
     config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **SMALL)
-    with pytest.raises(OSError, match="step 8 could not be written to .*: the disk is full; .* step 4, and the same"):
+    with pytest.raises(OSError, match=r"step 8 could not be written to .*: the disk is full; .* step 4, and the same"):
         Run(config, tmp_path / "run").train()
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["4"]
     assert metrics.read(tmp_path / "run" / "metrics.jsonl")[-1]["step"] >= 6
