@@ -76,10 +76,11 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
 def test_a_line_for_which_there_is_no_room_is_named_and_closing_does_not_try_again(tmp_path):
     file = MetricsFile(tmp_path / "metrics.jsonl", 0)
     file.close()
-    file._file = Path("/dev/full").open("ab", buffering=0)
-    with pytest.raises(OSError, match=r"No space left on device; the line of step 4 is not written.*metrics\.jsonl"):
-        file.write(4, "train", VALUES)
-    file.close()
+    with Path("/dev/full").open("ab", buffering=0) as file._file:
+        message = r"No space left on device; the line of step 4 is not written.*metrics\.jsonl"
+        with pytest.raises(OSError, match=message):
+            file.write(4, "train", VALUES)
+        file.close()
 
 
 def test_progress_is_printed_line_by_line_without_a_terminal():
