@@ -115,6 +115,7 @@ class Life:
 
 def main():
     options = _options()
+    about = _about(options)
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = pathlib.Path(folder, "whole"), pathlib.Path(folder, "killed")
@@ -130,7 +131,6 @@ def main():
             with_damage, warnings = trained_on_after_damage(whole, pathlib.Path(folder, "damaged"))
             record |= {"damaged_run": with_damage, "warnings": warnings}
             lines += ["", *_damage_table(record["damage"], with_damage == ends["uninterrupted"], warnings)]
-    about = _about(options)
     print("\n".join(lines))
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "survive.json").write_text(json.dumps({"about": about, **record}, indent=1) + "\n")

@@ -95,6 +95,7 @@ class Run:
                 if at % experiment.checkpoint.every == 0 or is_last or stopped_by:
                     with report.aside(state):
                         report.require_number(at, "size of the parameters", step.size(state.params))
+                        report.sync()
                         checkpoints.save(state, batches.get_state())
                 if self._validates_at(at):
                     with report.aside(state):
@@ -142,6 +143,9 @@ class _Report:
         windows = f"{len(run.corpus.train):,} training and {len(run.corpus.validation):,} validation windows"
         where = f"going on from step {start} in" if start else "new run in"
         self._progress.note(f"parameters: {sizes}; {windows}; {where} {run.directory}")
+
+    def sync(self):
+        self._file.sync()
 
     def validation_losses(self):
         """By step, of the run so far."""

@@ -1,6 +1,7 @@
 """What a run reports: `metrics.jsonl` for programs, one status line for people."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,10 @@ class MetricsFile:
         except OSError as error:
             reason = f"{error.strerror}; the line of step {step} is not written; the same command goes on"
             raise OSError(error.errno, reason, str(self._path)) from error
+
+    def sync(self) -> None:
+        """Waits until all lines would survive a power cut: a checkpoint must not outlive the log before it."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file."""
