@@ -223,7 +223,8 @@ def damages(whole, folder):
             log.removeHandler(told)
             is_found = back_to == CHANGES["num_steps"] - CHANGES["checkpoint.every"] and len(told.lines) == 1
             is_kept = (copy / f"{newest.name}.damaged").is_dir()
-            cases.append({"file": str(name), "way": way, "found": is_found and is_kept, "told": told.lines})
+            lines = [line.replace(str(copy), "runs/copy") for line in told.lines]
+            cases.append({"file": str(name), "way": way, "found": is_found and is_kept, "told": lines})
             shutil.rmtree(copy)
     return cases
 
@@ -288,10 +289,11 @@ def _digest(parts):
 
 
 def _kills_table(kills):
-    hits = sum(bool(kill["left"]) for kill in kills)
-    yield f"{len(kills) - 1} kills, {hits} of them while a checkpoint was being written, and one life to the end."
+    # Before its first step, a process may not have come to remove what the one before left.
+    hits = sum(bool(kill["left"]) for kill in kills if kill["moment"] != "start")
+    yield f"{len(kills) - 1} kills, {hits} of them while a checkpoint was written or deleted, and one life to the end."
     yield ""
-    yield "| life | started from step | killed | after the log's step | half written |"
+    yield "| life | started from step | killed | after the log's step | half written or deleted |"
     yield "|---|---|---|---|---|"
     for number, kill in enumerate(kills, 1):
         origin = "-" if kill["from"] is None else kill["from"]
