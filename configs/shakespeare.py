@@ -123,7 +123,9 @@ def get_config():
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 500
-    config.checkpoint.keep = 2
+    config.checkpoint.keep = 2  # the newest
+    config.checkpoint.keep_every = 0  # above 0: those of every so many steps stay for good
+    config.checkpoint.keep_best = 0  # so many with the lowest validation loss stay
 
     config.mesh = ConfigDict()
     config.mesh.data = 1

@@ -23,7 +23,8 @@ def run(main: Callable[[], int | None]) -> None:
 
         host.keep_freed_memory()
         logging.getLogger().setLevel(logging.WARNING)  # absl lowers it to INFO; what we warn of must be seen
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file it touches
+        # Orbax reports every file it touches, and each of its threads a full disk, before our sentence does.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         try:
             sys.exit(main())
         except KeyboardInterrupt:

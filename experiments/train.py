@@ -21,12 +21,13 @@ def main():
     with command_line.user_errors():
         config = _CONFIG.value.to_dict()
         # Imported once the flags are read, so that a wrong one is answered at once.
+        from mixkabrn_jax.training.checkpoint import DoesNotFitError
         from mixkabrn_jax.training.loop import Run
 
         run = Run(config, Path(_WORKDIR.value))
     try:
         return run.train()
-    except (BlockingIOError, FloatingPointError, TimeoutError) as error:
+    except (OSError, FloatingPointError, DoesNotFitError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -102,7 +102,7 @@ _SECTIONS = {
         "grid_uniform_fraction": 0.02,
     },
     "guard": {"window": 128, "sigmas": 6.0, "max_consecutive_skips": 3},
-    "checkpoint": {"every": 4, "keep": 2},
+    "checkpoint": {"every": 4, "keep": 2, "keep_every": 0, "keep_best": 0},
     "mesh": {"data": 1, "expert": 1, "model": 1, "context": 1},
     "profile": {"start": 1, "steps": 0},
 }

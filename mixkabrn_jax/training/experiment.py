@@ -46,13 +46,31 @@ class Experiment:
                 raise ValueError(f"config.{field}={getattr(self, field)}: at least 1 is needed")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"config.seed={self.seed}: 0 to 2**32 - 1 is needed")
-        parts = self.training.accumulation_steps * self.mesh.data
-        if self.data.batch_size % parts:
+        mesh, rows = self.mesh, self.training.accumulation_steps * self.mesh.data * self.mesh.expert
+        if self.data.batch_size % rows:
             raise ValueError(
                 f"config.data.batch_size={self.data.batch_size} is not a multiple of "
-                f"config.training.accumulation_steps * config.mesh.data = {parts}"
+                f"config.training.accumulation_steps * config.mesh.data * config.mesh.expert = {rows}"
+            )
+        if self.checkpoint.keep_best and self.evaluate_every % self.checkpoint.every:
+            raise ValueError(
+                f"config.checkpoint.keep_best={self.checkpoint.keep_best} chooses by validation loss, and there is no "
+                f"checkpoint of some steps that are validated: config.evaluate_every={self.evaluate_every} must be a "
+                f"multiple of config.checkpoint.every={self.checkpoint.every}"
             )
         model = self.model_config(vocab_size=1)
+        for field, value, axis, size in (
+            ("data.sequence_length", self.data.sequence_length, "context", mesh.context),
+            ("model.d_model", model.d_model, "data", mesh.data),
+            ("model.num_experts", model.num_experts, "expert", mesh.expert if model.num_experts else 1),
+        ):
+            if value % size:
+                raise ValueError(f"config.{field}={value} is not a multiple of config.mesh.{axis}={size}")
+        if mesh.size > 1 and model.capacity_factor:
+            raise ValueError(
+                f"config.model.capacity_factor={model.capacity_factor} counts the tokens of the whole batch, which "
+                f"devices have parts of: 0 is needed on a mesh of {mesh.size} devices"
+            )
         if self.training.grid_update_every and model.ffn == "kan" and model.knots != "adaptive":
             raise ValueError(
                 f"config.training.grid_update_every={self.training.grid_update_every} moves knots, and those of "
@@ -79,9 +97,9 @@ class Experiment:
 
 
 def load_model(directory: Path) -> tuple[LanguageModel, Tokenizer]:
-    """The model and tokenizer of a trained run, from its newest checkpoint.
+    """The model and tokenizer of a trained run, from its newest checkpoint; from one before it where that is damaged.
 
-    Raises: FileNotFoundError when the directory holds no run or no checkpoint.
+    Raises: FileNotFoundError when the directory holds no run or no checkpoint; OSError when no checkpoint is intact.
     """
     experiment = Experiment.from_dict(workdir.load_config(directory))
     checkpoints_path = directory / "checkpoints"
@@ -91,10 +109,9 @@ def load_model(directory: Path) -> tuple[LanguageModel, Tokenizer]:
     model_config = experiment.model_config(tokenizer.vocab_size)
     abstract = jax.eval_shape(lambda: LanguageModel(model_config, rngs=nnx.Rngs(0)))
     graph, params, buffers = split(abstract)
-    checkpoints = Checkpoints(checkpoints_path, read_only=True)
-    latest = checkpoints.latest_step()
-    if latest is None:
-        raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
-    params, buffers = checkpoints.restore_model(latest, params, buffers)
-    checkpoints.close()
+    with Checkpoints(checkpoints_path, read_only=True) as checkpoints:
+        latest = checkpoints.latest_intact_step()
+        if latest is None:
+            raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
+        params, buffers = checkpoints.restore_model(latest, params, buffers)
     return nnx.merge(graph, params, buffers), tokenizer

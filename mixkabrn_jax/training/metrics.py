@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,13 +17,27 @@ class MetricsFile:
         self.kept = [record for record in read(path) if record["step"] <= resume_step] if path.exists() else []
         """The lines of the run so far."""
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in self.kept))
-        self._file = path.open("a")
+        self._path = path
+        # Unbuffered: a line that a full disk refused must not be tried again by `close`.
+        self._file = path.open("ab", buffering=0)
 
     def write(self, step: int, split: str, values: dict[str, float | str]) -> None:
-        """Appends a line and hands it to the operating system. JSON knows no NaN and no infinity: they become null."""
+        """Appends a line and hands it to the operating system. JSON knows no NaN and no infinity: they become null.
+
+        Raises: OSError naming the file and the step when there is no room for it, say.
+        """
         finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
-        self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
-        self._file.flush()
+        line = (json.dumps({"step": step, "split": split, **finite}) + "\n").encode()
+        try:
+            while line:  # a file system that is nearly full takes a part of it
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            reason = f"{error.strerror}; the line of step {step} is not written; the same command goes on"
+            raise OSError(error.errno, reason, str(self._path)) from error
+
+    def sync(self) -> None:
+        """Waits until all lines would survive a power cut: a checkpoint must not outlive the log before it."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file."""

@@ -119,7 +119,13 @@ def flatten(config: Mapping, prefix: str = "") -> dict:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes the whole file or leaves the old one: a killed process cannot leave half of it."""
+    """Writes the whole file or leaves the old one: a killed process cannot leave half of it.
+
+    Raises: OSError naming the file.
+    """
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
+    try:
+        partial.write_text(text)
+    except OSError as error:  # of a full disk: it names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error
     partial.replace(path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -36,6 +37,9 @@ RESUMED = {
     "model__expert_dispatch": "dense",
     "data__num_threads": 2,
 }
+
+DISK = "400k"
+"""Room for one checkpoint of that, and not for two."""
 
 
 def command(tmp_path, config, directory, *more, module="experiments.train"):
@@ -111,6 +115,31 @@ def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_been(tmp_p
         assert np.asarray(leaf).tobytes() == np.asarray(want_leaf).tobytes(), jax.tree_util.keystr(path)
     assert lines(broken) == lines(whole)
     assert len(lines(whole)) == 14 + 2
+
+
+def test_a_full_disk_ends_a_run_with_a_sentence_and_leaves_the_checkpoint_before(tmp_path):
+    """On a file system of a given size, which a process of its own user namespace may mount."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    try:
+        probe = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", disk], capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("no unshare here")
+    if probe.returncode:
+        pytest.skip(f"no file system can be mounted here: {probe.stderr.strip()}")
+    config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **RESUMED)
+    train = shlex.join(command(tmp_path, config, disk / "run"))
+    shell = (
+        f"mount -t tmpfs -o size={DISK} none {disk} && {{ {train}; code=$?; cp -r {disk}/run {tmp_path}; exit $code; }}"
+    )
+    code, output = finish(start(["unshare", "-rm", "sh", "-c", shell]))
+    assert code == 1, output
+    (sentence,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "the checkpoint of step 10 could not be written to" in sentence
+    assert "the disk is full; the last good one is that of step 5, and the same command goes on" in sentence
+    with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [5]
+        assert checkpoints.latest_intact_step() == 5
 
 
 def contents(directory):

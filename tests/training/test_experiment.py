@@ -40,6 +40,7 @@ def test_a_missing_or_unknown_key_is_a_type_error_that_names_it(where):
         ({"mesh__model": 2}, "config.mesh.model=2"),
         ({"mesh__data": 0}, "config.mesh.data=0"),
         ({"checkpoint__every": 0}, "config.checkpoint.every=0"),
+        ({"checkpoint__keep_best": 1}, "config.evaluate_every=6 must be a multiple of config.checkpoint.every=4"),
         ({"data__sequence_length": 0}, "config.data.sequence_length=0"),
         ({"optimizer__schedule": "linear"}, "config.optimizer.schedule='linear'"),
     ],

@@ -1,5 +1,6 @@
 """A run in this process; tests/experiments/test_train.py kills real ones."""
 
+import errno
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mixkabrn_jax.training import metrics, workdir
+from mixkabrn_jax.training import hashes, loop, metrics, workdir
 from mixkabrn_jax.training.experiment import load_model
 from mixkabrn_jax.training.loop import Run
 from tests import toy
@@ -64,14 +65,14 @@ def test_a_run_learns_reports_and_saves_and_is_then_finished(tmp_path, capsys):
     }
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_stops_a_run_at_a_step_boundary_with_its_state_saved(tmp_path, number, capsys):
     """On a text that is not UTF-8, which bytes take as they are."""
     (tmp_path / "text.bin").write_bytes(bytes(range(256)) * 20)
     changes = SMALL | {"num_steps": 100_000, "log_every": 1, "evaluate_every": 100_000, "checkpoint__every": 100_000}
     directory = tmp_path / "run"
     run = Run(toy.experiment(tmp_path / "text.bin", **changes), directory)
-    handlers = [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
 
     def interrupt():
         while not (directory / "metrics.jsonl").exists() or len(metrics.read(directory / "metrics.jsonl")) < 3:
@@ -86,7 +87,7 @@ def test_a_signal_stops_a_run_at_a_step_boundary_with_its_state_saved(tmp_path, 
     assert 3 <= last < 100_000
     assert [path.name for path in (directory / "checkpoints").iterdir()] == [str(last)]
     assert f"stopped at step {last}" in capsys.readouterr().out
-    assert [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == handlers
 
 
 def test_a_signal_between_saving_and_the_next_step_loses_nothing(tmp_path, monkeypatch):
@@ -106,6 +107,75 @@ def test_a_signal_between_saving_and_the_next_step_loses_nothing(tmp_path, monke
         run.train()
     assert run.train() == 128 + signal.SIGTERM
     assert [path.name for path in (directory / "checkpoints").iterdir()] == ["3"]
+
+
+def test_a_signal_that_comes_again_acts_as_usual_and_another_one_does_not():
+    """Slurm sends SIGTERM after SIGUSR1, whether the run is still saving or not."""
+    with loop._Signals() as signals:
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received == signal.SIGUSR1
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def final_state(directory):
+    """The bytes of all arrays of the last checkpoint, and the log without the figures of the machine."""
+    model, _ = load_model(directory)
+    run = json.loads((directory / "checkpoints" / "12" / "run.json").read_text())
+    machine = ("tokens_per_second", "model_flops_per_second", "peak_memory_bytes")
+    records = metrics.read(directory / "metrics.jsonl")
+    lines = [{key: value for key, value in record.items() if key not in machine} for record in records]
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(nnx.state(model))], run, lines
+
+
+def test_a_run_goes_on_from_before_a_damaged_checkpoint_and_ends_as_if_it_had_not_been(tmp_path, caplog):
+    changes = SMALL | {"checkpoint__every": 2, "checkpoint__keep": 3, "log_every": 3}
+    config, directory = toy.experiment(toy.write_text(tmp_path / "text.txt"), **changes), tmp_path / "run"
+    assert Run(config, directory).train() == 0
+    want = final_state(directory)
+    for step, name in ((12, "run.json"), (10, "hashes.json")):
+        (directory / "checkpoints" / str(step) / name).write_text("{")
+    assert Run(config, directory).train() == 0
+    assert [message.partition(" is damaged")[0] for message in caplog.messages] == [
+        f"the checkpoint {directory}/checkpoints/{step}" for step in (12, 10)
+    ]
+    assert all(message.endswith("; going on from step 8") for message in caplog.messages)
+    assert final_state(directory) == want
+    names = {path.name for path in (directory / "checkpoints").iterdir()}
+    assert names == {"8", "10", "12", "10.damaged", "12.damaged"}
+    for step in (8, 10, 12):
+        (directory / "checkpoints" / str(step) / "run.json").unlink()
+    before = contents(directory)
+    with pytest.raises(OSError, match=r"no checkpoint in .* is intact"):
+        Run(config, directory).train()
+    assert contents(directory) == before
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_the_next_step(tmp_path, monkeypatch):
+    write = hashes.write
+
+    def fill_the_disk(directory):
+        if directory.name == "8.partial":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(directory)
+
+    monkeypatch.setattr(hashes, "write", fill_the_disk)
+    config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **SMALL)
+    with pytest.raises(OSError, match=r"step 8 could not be written to .*: the disk is full; .* step 4, and the same"):
+        Run(config, tmp_path / "run").train()
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["4"]
+    assert metrics.read(tmp_path / "run" / "metrics.jsonl")[-1]["step"] >= 6
+
+
+def test_the_best_checkpoints_of_a_run_are_kept_over_its_end(tmp_path):
+    changes = SMALL | {"checkpoint__keep": 1, "checkpoint__keep_best": 1, "evaluate_every": 4}
+    directory = tmp_path / "run"
+    config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **changes)
+    assert Run(config, directory).train() == 0
+    losses = {r["step"]: r["loss"] for r in metrics.read(directory / "metrics.jsonl") if r["split"] == "validation"}
+    assert {path.name for path in (directory / "checkpoints").iterdir()} == {"12", str(min((4, 8), key=losses.get))}
 
 
 @pytest.mark.parametrize("window", [0, 128])

@@ -1,6 +1,8 @@
 import io
 import json
+import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +83,26 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: an object with step and split"):
         metrics.read(path)
+
+
+def test_the_lines_so_far_are_on_the_disk_when_a_checkpoint_needs_them(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}")))
+    file = MetricsFile(tmp_path / "metrics.jsonl", 0)
+    file.write(4, "train", VALUES)
+    file.sync()
+    file.close()
+    assert synced == [str(tmp_path / "metrics.jsonl")]
+
+
+def test_a_line_for_which_there_is_no_room_is_named_and_closing_does_not_try_again(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl", 0)
+    file.close()
+    with Path("/dev/full").open("ab", buffering=0) as file._file:
+        message = r"No space left on device; the line of step 4 is not written.*metrics\.jsonl"
+        with pytest.raises(OSError, match=message):
+            file.write(4, "train", VALUES)
+        file.close()
 
 
 def test_progress_is_printed_line_by_line_without_a_terminal():

@@ -1,3 +1,4 @@
+import errno
 import json
 import subprocess
 import sys
@@ -153,10 +154,10 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def full_disk(self, text):
         with self.open("w") as file:
             file.write(text[:3])
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(type(path), "write_text", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*config\.json'"):
         workdir.write_atomically(path, json.dumps({"a": 1}))
     assert path.read_text() == "old"
 
