@@ -1,9 +1,12 @@
 """The mesh, and the one table from dimension letters to mesh axes: a layout is written once.
 
 Letters as in the README's legend. A training step runs as one program per device (`jax.shard_map`): rows of the batch
-are split over `data` and `expert`, experts over `expert`, and parameters lie split over `data` wherever they are not in
-use (FSDP: Rajbhandari et al. 2020, ZeRO stage 3). What has to cross between devices is written where it happens, by
-the functions below; outside of such a program each of them leaves its argument alone, so one device needs no mesh.
+are split over `data` and `expert`, time over `context`, experts over `expert`, and parameters lie split over `data`
+while they are not in use (FSDP: Rajbhandari et al. 2020, ZeRO stage 3). What has to cross between these devices is
+written where it happens, by the functions below; outside of such a program each of them leaves its argument alone, so
+one device needs no mesh. Along `model` (heads, hidden width) devices have the same tokens, and XLA's partitioner writes
+what crosses: scales and norms are over whole matrices and rows wherever those lie. The vocabulary is not split: 256
+bytes and three marks divide by nothing.
 """
 
 import math
@@ -18,7 +21,6 @@ AXES_OF_LETTER = {
     "E": ("expert",),
     "H": ("model",),
     "F": ("model",),
-    "W": ("model",),
 }
 AT_REST = {"D": ("data",)}
 """What is split besides while a parameter is not in use."""
@@ -39,8 +41,6 @@ class MeshConfig:
         for axis, size in asdict(self).items():
             if size < 1:
                 raise ValueError(f"config.mesh.{axis}={size}: at least 1 is needed")
-            if size > 1 and axis == "model":
-                raise ValueError(f"config.mesh.model={size}: all but this axis can be larger than 1 so far")
 
     @property
     def size(self) -> int:
@@ -87,8 +87,7 @@ def place_by(tree, specs, mesh: Mesh):
 
 def shardings(specs, mesh: Mesh):
     """A tree of specs as one of shardings."""
-    is_spec = lambda leaf: isinstance(leaf, PartitionSpec)  # noqa: E731
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=is_spec)
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
 
 
 def per_device(function, mesh: Mesh, in_specs, out_specs):
@@ -97,12 +96,27 @@ def per_device(function, mesh: Mesh, in_specs, out_specs):
     Nothing tracks which values differ between devices: a sum over devices is its own transpose. So gradients are right
     when what is differentiated, summed over devices, is the whole loss.
     """
-    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    in_specs, out_specs = (_without_model(specs) for specs in (in_specs, out_specs))
+    own_axes = {axis for axis in mesh.axis_names if axis in BATCH_AXES or mesh.shape[axis] == 1}
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=own_axes, check_vma=False
+    )
+
+
+def _without_model(specs):
+    return jax.tree.map(
+        lambda spec: PartitionSpec(*(None if entry == "model" else entry for entry in spec)), specs, is_leaf=_is_spec
+    )
+
+
+def _is_spec(leaf):
+    return isinstance(leaf, PartitionSpec)
 
 
 def _axes_here(axes):
-    """Those of the axes that this program runs along, alone on each device."""
-    return tuple(axis for axis in jax.sharding.get_abstract_mesh().manual_axes if axis in axes)
+    """Those of the axes along which other devices run this program on parts of their own."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(axis for axis in mesh.manual_axes if axis in axes and mesh.shape[axis] > 1)
 
 
 def is_per_device() -> bool:

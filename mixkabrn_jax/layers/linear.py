@@ -34,7 +34,8 @@ def effective_weight(weight: jax.Array, kind: str) -> jax.Array:
     """The matrix a layer of this kind multiplies by; leading dimensions are experts, each with its own scale."""
     if kind == "dense":
         return weight
-    return over_matrices({"ternary": ternary.fake_quant_weight, "binary": ternary.fake_binary_weight}[kind], weight)
+    quantize = {"ternary": ternary.fake_quant_weight, "binary": ternary.fake_binary_weight}[kind]
+    return over_matrices(quantize, weight)
 
 
 def over_matrices(function, *weights: jax.Array):

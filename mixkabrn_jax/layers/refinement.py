@@ -15,7 +15,6 @@ from flax import nnx
 
 from mixkabrn_jax.layers.kan import Kan, KanLayer
 from mixkabrn_jax.layers.moe import MixtureOfExperts
-from mixkabrn_jax.layers.variables import Buffer
 from mixkabrn_jax.ops import bspline
 
 
@@ -213,6 +212,6 @@ def _with(layer, grid, spline, knots_DM):
     new = nnx.clone(layer)
     new.features.grid = grid
     if knots_DM is not None:
-        new.features.knots_DM = Buffer(knots_DM)
-    new.spline = type(layer.spline)(spline)
+        new.features.knots_DM = layer.features.knots_DM.replace(knots_DM)
+    new.spline = layer.spline.replace(spline)
     return new

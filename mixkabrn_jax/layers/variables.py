@@ -6,13 +6,8 @@ A matrix carries the letters of its trailing dimensions as metadata, `nnx.Param(
 
 import jax
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from mixkabrn_jax import sharding
-
-GATHERED = "gathered"
-"""The name of gathered parameters to `jax.checkpoint_policies`: gathered again in the backward pass, never kept."""
-
 
 _COPIED = sharding.spec("")
 
@@ -50,7 +45,7 @@ def gathered(module):
 def _gathered(variable):
     value = variable[...]
     whole = sharding.whole(value, _letters(variable))
-    return variable if whole is value else variable.replace(checkpoint_name(whole, GATHERED))
+    return variable if whole is value else variable.replace(whole)
 
 
 def _spec(variable):

@@ -11,7 +11,7 @@ from mixkabrn_jax import sharding
 from mixkabrn_jax.layers import refinement
 from mixkabrn_jax.layers.moe import Balance
 from mixkabrn_jax.layers.norm import RMSNorm
-from mixkabrn_jax.layers.variables import GATHERED, gathered
+from mixkabrn_jax.layers.variables import gathered
 from mixkabrn_jax.models.block import Block
 from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.ops import routing
@@ -76,10 +76,9 @@ class LanguageModel(nnx.Module):
             x_BTD, *produced = gathered(block)(x_BTD, mixer_state, position_BT, segment_ids_BT, mask_BT)
             return x_BTD, produced
 
-        if config.remat:
+        # Where parameters are split a layer's whole ones are there while it runs, and gathered again on the way back.
+        if config.remat or sharding.is_per_device():
             run = jax.checkpoint(run)
-        elif sharding.is_per_device():  # a layer's whole parameters are there for as long as it runs
-            run = jax.checkpoint(run, policy=jax.checkpoint_policies.save_anything_except_these_names(GATHERED))
         balance = None
         mixers, outside = [], []
         for blocks, mixer_states in zip(self._stacks(), state.mixers, strict=True):

@@ -105,6 +105,11 @@ class Checkpoints:
         """The newest complete checkpoint, damaged or not."""
         return max(self.steps(), default=None)
 
+    def latest_step_in_time(self) -> int | None:
+        """`latest_step` once a write that is under way has ended."""
+        self._wait()
+        return self.latest_step()
+
     def latest_intact_step(self) -> int | None:
         """The newest checkpoint in which no byte has changed since it was written; None when there is none at all.
 

@@ -59,11 +59,16 @@ class Experiment:
                 f"multiple of config.checkpoint.every={self.checkpoint.every}"
             )
         model = self.model_config(vocab_size=1)
-        for field, value, axis, size in (
-            ("data.sequence_length", self.data.sequence_length, "context", mesh.context),
-            ("model.d_model", model.d_model, "data", mesh.data),
-            ("model.num_experts", model.num_experts, "expert", mesh.expert if model.num_experts else 1),
-        ):
+        divided = [
+            ("data.sequence_length", self.data.sequence_length, "context"),
+            ("model.d_model", model.d_model, "data"),
+        ]
+        divided += [("model.num_heads", model.num_heads, "model"), ("model.hidden_width", model.hidden_width, "model")]
+        if model.num_experts:
+            divided += [("model.num_experts", model.num_experts, "expert")]
+            divided += [("model.expert_width", model.expert_width, "model")]
+        for field, value, axis in divided:
+            size = getattr(mesh, axis)
             if value % size:
                 raise ValueError(f"config.{field}={value} is not a multiple of config.mesh.{axis}={size}")
         if mesh.size > 1 and model.capacity_factor:

@@ -74,7 +74,7 @@ class Run:
         if start:
             state, iterator_state = checkpoints.restore(start, state)
             batches.set_state(iterator_state)
-        report = Report(self.directory, experiment, self.mesh, model, state, checkpoints.latest_step)
+        report = Report(self.directory, experiment, self.mesh, model, state, checkpoints.latest_step_in_time)
         report.begin(self.corpus, start)
         for at, loss in report.validation_losses().items():
             checkpoints.note_loss(at, loss)

@@ -9,7 +9,10 @@ from typing import IO
 
 from mixkabrn_jax.data import tokenizers
 
-NOT_PART_OF_THE_EXPERIMENT = frozenset({"data.num_threads", "data.timeout_seconds"})
+NOT_PART_OF_THE_EXPERIMENT = frozenset(
+    {"data.num_threads", "data.timeout_seconds", "mesh.data", "mesh.expert", "mesh.model", "mesh.context"}
+)
+"""A run may go on with other values of these: batches and updates do not depend on them (on `mesh` to rounding)."""
 
 
 def check(workdir: Path, config: Mapping) -> None:

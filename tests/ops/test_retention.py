@@ -420,3 +420,43 @@ def test_the_chunk_size_follows_the_widths(widths, size):
         return str(jax.make_jaxpr(lambda q: retention.chunkwise(q, k, v, log_decay, state, chunk_size=size))(q))
 
     assert program(0) == program(size) != program(16)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize("gated", [False, True])
+def test_states_of_the_parts_of_a_sequence_compose(parts, gated):
+    """What devices that hold one part each exchange: chunkwise from each part's incoming state is that of the whole."""
+    batch, length, heads, key_width, value_width = 3, 16, 2, 4, 6
+    q, k = (reference.normal(seed, batch, length, heads, key_width) for seed in (0, 1))
+    v = reference.normal(2, batch, length, heads, value_width)
+    log_decay = retention.log_decay(heads)
+    if gated:
+        log_decay = jax.nn.log_sigmoid(reference.normal(3, batch, length, heads))
+    segments = np.ones((batch, length), np.int32)
+    segments[1, 8:] = 2  # begins with a part
+    segments[2, 3:], segments[2, 5:], segments[2, 13:] = 2, 3, 4
+    start = jnp.zeros((batch, heads, key_width, value_width))
+
+    def whole(q, k, v):
+        return retention.chunkwise(q, k, v, log_decay, start, chunk_size=3, segment_ids=segments)[0]
+
+    def composed(q, k, v):
+        def part(a, at):
+            return jnp.split(a, parts, axis=1)[at]
+
+        decays = [log_decay if log_decay.ndim == 1 else part(log_decay, at) for at in range(parts)]
+        ids = np.split(segments, parts, axis=1)
+        carried = [retention.carried(part(k, at), part(v, at), decays[at], ids[at]) for at in range(parts)]
+        kept, added = (jnp.stack(a) for a in zip(*carried, strict=True))
+        continues = jnp.stack([ids[at][:, 0] == ids[at - 1][:, -1] for at in range(parts)])
+        outputs = []
+        for at in range(parts):
+            state = retention.incoming(kept, added, continues, at)
+            now = (part(a, at) for a in (q, k, v))
+            outputs.append(retention.chunkwise(*now, decays[at], state, chunk_size=3, segment_ids=ids[at])[0])
+        return jnp.concatenate(outputs, axis=1)
+
+    reference.assert_close(composed(q, k, v), whole(q, k, v), terms=length * key_width)
+    grads = [jax.grad(lambda *a, f=f: jnp.sum(jnp.sin(f(*a))), argnums=(0, 1, 2))(q, k, v) for f in (composed, whole)]
+    for got, want in zip(*grads, strict=True):
+        reference.assert_close(got, want, terms=length**2 * key_width)

@@ -1,0 +1,193 @@
+"""A step on a mesh is the step on one device, and between devices goes what the layout asks for, no more."""
+
+import re
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from mixkabrn_jax import sharding
+from mixkabrn_jax.layers import variables
+from mixkabrn_jax.sharding import MeshConfig
+from mixkabrn_jax.training import guard, step
+from mixkabrn_jax.training.checkpoint import Checkpoints
+from tests import toy
+
+AXES = ("data", "expert", "model", "context")
+ROWS, LENGTH = 8, 12
+LOSSES = {"balance_loss": 0.01, "sequence_balance_loss": 0.01, "device_balance_loss": 0.01, "router_z_loss": 0.001}
+TRAINING = step.StepConfig(**toy.section("training", **LOSSES, router_bias_rate=0.001))
+RULES = {"sgd": optax.sgd(0.1), "adam": optax.adam(1e-3)}
+GUARD = guard.GuardConfig(window=4, sigmas=6.0, max_consecutive_skips=2)
+# None with ternary matrices: their products with integer codes are integers, many of them halfway between two codes of
+# the next layer, where the rounding of another order of sums ends up in another code.
+MODELS = {
+    "retention, KAN experts": {},
+    "attention, MLP experts": {"mixer": "attention", "ffn": "mlp", "expert_dispatch": "dense"},
+    "gated retention, no experts": {
+        "decay": "gated",
+        "retention_norm": "none",
+        "num_experts": 0,
+        "num_shared_experts": 0,
+        "first_dense_layers": 0,
+    },
+}
+
+
+def model_of(name):
+    return toy.make(toy.model_config(**MODELS[name]))
+
+
+def mesh_of(*sizes):
+    return sharding.make_mesh(MeshConfig(**dict(zip(AXES, sizes, strict=True))))
+
+
+def batch(seed):
+    """Packed documents that end anywhere, padding, and a row of padding alone."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, 29, (ROWS, LENGTH + 1)).astype(np.int32)
+    segments = 1 + np.cumsum(rng.random((ROWS, LENGTH)) < 0.15, axis=1, dtype=np.int32)
+    segments[2, 7:], segments[5] = 0, 0
+    counts = (segments > 0).astype(np.int32)
+    return {
+        "tokens": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "segment_ids": segments,
+        "weights": counts.astype(np.float32),
+        "num_bytes": counts,
+    }
+
+
+def start(model, mesh, rule):
+    state = step.init(model, RULES[rule], guard.init(GUARD, 2))
+    return sharding.place_by(state, variables.layout(state), mesh)
+
+
+def compiled(model, mesh, training=TRAINING, rule="sgd"):
+    graph, _, _ = step.split(model)
+    state = start(model, mesh, rule)
+    layout = sharding.shardings(variables.layout(state), mesh)
+    update = jax.jit(step.make_train_step(graph, RULES[rule], training, GUARD, mesh), out_shardings=layout)
+    return update.lower(state, sharding.place(batch(0), "BT", mesh)).compile(), state
+
+
+def trained(model, mesh, training=TRAINING):
+    """(the state after two steps, its figures, those of an evaluation)."""
+    update, state = compiled(model, mesh, training)
+    for seed in range(2):
+        state = update(state, sharding.place(batch(seed), "BT", mesh))
+    graph, _, _ = step.split(model)
+    evaluate = jax.jit(step.make_evaluate_step(graph, mesh))
+    sums = evaluate(state.params, state.buffers, sharding.place(batch(2), "BT", mesh))
+    return jax.device_get(state), step.means(state.sums, training), step.means(sums, training)
+
+
+def check_equal(model, mesh, training=TRAINING):
+    want_state, want, want_evaluated = trained(model, mesh_of(1, 1, 1, 1), training)
+    state, got, got_evaluated = trained(model, mesh, training)
+    rounding = toy.rounding(1.0, model.config, 64)
+    assert got == pytest.approx(want, rel=rounding, abs=rounding)
+    assert got_evaluated == pytest.approx(want_evaluated, rel=rounding, abs=rounding)
+    for (path, leaf), want_leaf in zip(
+        jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(want_state), strict=True
+    ):
+        scale = max(np.abs(want_leaf).max(initial=0), 1.0)
+        name = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(leaf, want_leaf, rtol=0, atol=rounding * scale, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("retention, KAN experts", (2, 2, 1, 2)),
+        ("attention, MLP experts", (1, 2, 2, 2)),
+    ],
+)
+def test_a_step_on_a_mesh_is_the_step_on_one_device(name, sizes):
+    check_equal(model_of(name), mesh_of(*sizes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        *((2, 1, 1, 1), (4, 1, 1, 1), (8, 1, 1, 1), (1, 2, 1, 1), (1, 4, 1, 1), (1, 1, 2, 1), (1, 1, 1, 2)),
+        *((1, 1, 1, 4), (2, 2, 2, 1), (2, 2, 1, 2), (1, 2, 2, 2), (1, 2, 1, 4)),
+    ],
+)
+def test_a_step_on_any_mesh_is_the_step_on_one_device(name, sizes):
+    check_equal(model_of(name), mesh_of(*sizes))
+
+
+def test_microbatches_of_a_mesh_are_those_of_one_device():
+    training = step.StepConfig(**toy.section("training", **LOSSES, accumulation_steps=2))
+    changes = {"mixer": "attention", "ffn": "mlp", "expert_dispatch": "dense"}
+    check_equal(toy.make(toy.model_config(**changes)), mesh_of(2, 1, 1, 2), training)
+
+
+def split_variables(tree, axis):
+    specs = jax.tree.leaves(variables.layout(tree), is_leaf=lambda leaf: isinstance(leaf, jax.sharding.PartitionSpec))
+    return sum(axis in spec for spec in specs)
+
+
+def test_whole_parameters_are_gathered_for_a_layer_and_their_gradients_scattered():
+    """FSDP: each split matrix is gathered on the way there and on the way back, and its gradient is scattered once."""
+    model = toy.make(toy.model_config(ffn="mlp", num_experts=0, num_shared_experts=0, first_dense_layers=0))
+    update, state = compiled(model, mesh_of(8, 1, 1, 1))
+    found = Counter(
+        re.findall(
+            r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(", update.as_text()
+        )
+    )
+    in_layers = split_variables(state.params["dense_blocks"], "data")
+    outside = split_variables(state.params, "data") - in_layers
+    assert (in_layers, outside) == (5 + 2, 1)  # of retention and of the MLP; the embedding
+    assert found["all-gather"] == 2 * in_layers + outside
+    assert found["reduce-scatter"] == in_layers + outside
+    assert not {"all-to-all", "collective-permute"} & set(found)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_parameters_and_moments_take_a_device_one_part_of_their_bytes(devices):
+    model = toy.make(toy.model_config())
+    state = start(model, mesh_of(devices, 1, 1, 1), "adam")
+    matrices = jax.tree.leaves((state.params, state.optimizer))
+    whole = sum(leaf.nbytes for leaf in matrices)
+    copied = sum(leaf.nbytes for leaf in matrices if leaf.sharding.is_fully_replicated)
+    on_one = sum(leaf.addressable_shards[0].data.nbytes for leaf in matrices)
+    if devices > 1:
+        assert on_one == copied + (whole - copied) // devices
+        assert copied < 0.05 * whole  # scales of norms
+    else:
+        assert on_one == whole
+
+
+def test_a_checkpoint_of_any_mesh_is_restored_on_any_other(tmp_path):
+    model = toy.make(toy.model_config())
+    written = start(model, mesh_of(2, 2, 1, 2), "adam")._replace(step=jnp.int32(3))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(written, {"next_index": 3})
+    for sizes in ((8, 1, 1, 1), (1, 1, 1, 1), (1, 2, 2, 1)):
+        abstract = start(model, mesh_of(*sizes), "adam")
+        with Checkpoints(tmp_path, read_only=True) as checkpoints:
+            restored, position = checkpoints.restore(3, abstract)
+        assert position == {"next_index": 3}
+        for got, want, like in zip(*(jax.tree.leaves(tree) for tree in (restored, written, abstract)), strict=True):
+            np.testing.assert_array_equal(got, want)
+            assert got.sharding == like.sharding
+
+
+def test_every_matrix_is_split_while_it_is_not_in_use():
+    """One that is not would grow with the model on every device."""
+    for changes in MODELS.values():
+        params = step.split(toy.make(toy.model_config(**changes)))[1]
+        for path, variable in nnx.to_flat_state(params):
+            spec = variables.layout({"one": variable})["one"]
+            stacked = 1 if path[0] in ("dense_blocks", "routed_blocks") else 0
+            assert (variable.ndim - stacked < 2) or "data" in spec, (path, spec)
+            assert ("expert" in spec) == ("experts" in path), (path, spec)
