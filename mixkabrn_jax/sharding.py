@@ -13,7 +13,7 @@ import math
 from dataclasses import asdict, dataclass
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES_OF_LETTER = {
     "B": ("data", "expert"),
@@ -61,6 +61,12 @@ def make_mesh(config: MeshConfig) -> Mesh:
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
 
 
+def abstract_mesh(config: MeshConfig) -> AbstractMesh:
+    """The mesh without devices, to trace programs on."""
+    sizes = asdict(config)
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes))
+
+
 def spec(letters: str) -> PartitionSpec:
     """`spec("BTD")` is PartitionSpec(("data", "expert"), "context", None)."""
     return PartitionSpec(*(_entry(AXES_OF_LETTER.get(letter, ())) for letter in letters))
@@ -69,6 +75,11 @@ def spec(letters: str) -> PartitionSpec:
 def at_rest(letters: str) -> PartitionSpec:
     """Of a parameter that is not in use: `at_rest("EDF")` is PartitionSpec("expert", "data", "model")."""
     return PartitionSpec(*(_entry(AXES_OF_LETTER.get(letter, ()) + AT_REST.get(letter, ())) for letter in letters))
+
+
+def axes_of(entry: str | tuple[str, ...]) -> tuple[str, ...]:
+    """The mesh axes that an entry of a spec names."""
+    return entry if isinstance(entry, tuple) else (entry,)
 
 
 def _entry(axes):
@@ -132,13 +143,17 @@ def total(tree, axes: tuple[str, ...] = BATCH_AXES):
 
 def total_gradient(grad, layout: PartitionSpec):
     """Of a parameter: the sum over the devices that hold a copy of the same part."""
-    split = {axis for entry in layout for axis in (entry if isinstance(entry, tuple) else (entry,))}
+    split = {axis for entry in layout if entry for axis in axes_of(entry)}
     return total(grad, tuple(axis for axis in BATCH_AXES if axis not in split))
 
 
 def whole(value: jax.Array, letters: str) -> jax.Array:
-    """A parameter that lies split, as it is used; its gradient is summed over devices and split again."""
-    for dimension, letter in enumerate(letters[len(letters) - value.ndim :]):
+    """A parameter that lies split, as it is used; its gradient is summed over devices and split again.
+
+    Args:
+        letters: of the trailing dimensions.
+    """
+    for dimension, letter in enumerate(letters, start=value.ndim - len(letters)):
         for axis in _axes_here(AT_REST.get(letter, ())):
             value = jax.lax.all_gather(value, axis, axis=dimension, tiled=True)
     return value

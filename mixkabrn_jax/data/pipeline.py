@@ -81,6 +81,11 @@ def load(config: DataConfig, tokenizer: tokenizers.Tokenizer | None = None) -> C
     )
 
 
+def vocab_size(config: DataConfig) -> int:
+    """Tokens of the tokenizer that `load` would make; reads the data where the tokenizer depends on it."""
+    return tokenizers.Bytes().vocab_size if config.tokenizer == "bytes" else load(config).tokenizer.vocab_size
+
+
 def train_batches(windows: packing.Windows, config: DataConfig, seed: int) -> reading.Batches:
     """Returns endless batches of shuffled windows, arrays `[B, T]` under the keys of a window.
 

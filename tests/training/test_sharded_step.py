@@ -27,7 +27,13 @@ GUARD = guard.GuardConfig(window=4, sigmas=6.0, max_consecutive_skips=2)
 # the next layer, where the rounding of another order of sums ends up in another code.
 MODELS = {
     "retention, KAN experts": {},
-    "attention, MLP experts": {"mixer": "attention", "ffn": "mlp", "expert_dispatch": "dense"},
+    "attention, MLP experts": {
+        "mixer": "attention",
+        "ffn": "mlp",
+        "expert_dispatch": "dense",
+        "num_shared_experts": 2,
+        "first_dense_layers": 1,
+    },
     "gated retention, no experts": {
         "decay": "gated",
         "retention_norm": "none",

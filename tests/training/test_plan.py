@@ -1,0 +1,116 @@
+"""What a plan says, against the program it is about: compiled for simulated devices."""
+
+import math
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from mixkabrn_jax import sharding
+from mixkabrn_jax.layers import variables
+from mixkabrn_jax.training import guard, optimizer, plan, step
+from mixkabrn_jax.training.experiment import Experiment
+from tests import toy
+
+ONE_LAYER = {"model__num_layers": 1, "model__first_dense_layers": 0, "data__sequence_length": 12}
+SIMPLE = {"model__ffn": "mlp", "model__num_experts": 0, "model__num_shared_experts": 0}
+
+
+def experiment(sizes, **changes):
+    mesh = {f"mesh__{axis}": size for axis, size in zip(("data", "expert", "model", "context"), sizes, strict=True)}
+    return Experiment.from_dict(toy.experiment("text.txt", **(ONE_LAYER | mesh | changes)))
+
+
+def real(of):
+    """(model, state on the mesh, its layout, the rule)."""
+    mesh = sharding.make_mesh(of.mesh)
+    model = toy.make(of.model_config(29))
+    rule = optimizer.make(of.optimizer, of.num_steps)
+    state = step.init(model, rule, guard.init(of.guard, of.log_every))
+    layout = variables.layout(state)
+    return model, sharding.place_by(state, layout, mesh), sharding.shardings(layout, mesh), rule
+
+
+def on_one_device(tree):
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (8, 1, 1, 1), (2, 2, 1, 2), (2, 2, 2, 1)])
+def test_bytes_of_parameters_and_optimiser_are_those_on_a_device(sizes):
+    of = experiment(sizes)
+    _, state, _, _ = real(of)
+    planned = plan.make(of, 29)
+    assert planned.num_devices == math.prod(sizes)
+    assert planned.parameter_bytes == on_one_device((state.params, state.buffers))
+    assert planned.optimizer_bytes == on_one_device(state.optimizer)
+
+
+def received(text, kind):
+    """(how many, bytes that a device receives) of the collectives of a kind in the text of a compiled program."""
+    count = total = 0
+    for shapes, groups in re.findall(rf"= (\(.*?\)|\S+) {kind}(?:-start)?\(.*?replica_groups=(\S+)", text):
+        devices = group_size(groups)
+        for size in re.findall(r"[fs]32\[([\d,]*)\]", shapes):
+            whole = math.prod(int(n) for n in size.split(",") if n) * 4 * (devices if kind == "reduce-scatter" else 1)
+            total += whole * (devices - 1) // devices
+        count += 1
+    return np.array([count, total])
+
+
+def group_size(groups):
+    found = re.match(r"\[(\d+),(\d+)\]", groups)
+    return int(found[2]) if found else len(re.match(r"\{\{([\d,]*)\}", groups)[1].split(","))
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1, 1), (2, 2, 1, 2)])
+def test_gathers_and_scatters_are_those_of_the_compiled_program(sizes):
+    """Sums are left out: XLA puts those of many small arrays together."""
+    changes = SIMPLE if sizes[0] == 8 else {}
+    of = experiment(sizes, **changes, model__num_layers=2)
+    model, state, layout, rule = real(of)
+    graph, _, _ = step.split(model)
+    update = jax.jit(
+        step.make_train_step(graph, rule, of.training, of.guard, sharding.make_mesh(of.mesh)), out_shardings=layout
+    )
+    batch = toy.batch(0, of.data.batch_size, of.data.sequence_length)
+    text = update.lower(state, sharding.place(batch, "BT", sharding.make_mesh(of.mesh))).compile().as_text()
+    two, three = (plan.make(experiment(sizes, **changes, model__num_layers=layers), 29) for layers in (2, 3))
+    for kind in ("all-gather", "reduce-scatter"):
+        # In the program's text a layer stands once; XLA unrolls a loop over one layer, so there are two.
+        layer = sums(three, kind) - sums(two, kind)
+        assert sums(two, kind) - layer == pytest.approx(received(text, kind), rel=0.05)
+
+
+def sums(planned, kind):
+    """(how many, bytes) of a kind."""
+    return np.sum([(found.count, found.num_bytes) for found in planned.collectives if found.kind == kind], axis=0)
+
+
+def test_layers_and_microbatches_multiply_what_crosses():
+    one = plan.make(experiment((8, 1, 1, 1), **SIMPLE), 29)
+    three = plan.make(experiment((8, 1, 1, 1), **SIMPLE, model__num_layers=3), 29)
+    twice = plan.make(experiment((4, 1, 1, 1), **SIMPLE, training__accumulation_steps=2), 29)
+    once = plan.make(experiment((4, 1, 1, 1), **SIMPLE), 29)
+
+    def gathered(of):
+        return next(found for found in of.collectives if found.kind == "all-gather")
+
+    in_layer = 2 * 7  # matrices, on the way there and back; the embedding comes on top
+    assert [gathered(of).count for of in (one, three, twice)] == [1 + in_layer, 1 + 3 * in_layer, 2 * (1 + in_layer)]
+    assert gathered(twice).num_bytes == 2 * gathered(once).num_bytes
+    assert three.activation_bytes > one.activation_bytes
+
+
+def test_seconds_are_work_over_speed():
+    of = experiment((8, 1, 1, 1), **SIMPLE)
+    planned = plan.make(of, 29)
+    computing, exchanging = planned.seconds(2e6, 1e3)
+    tokens = of.data.batch_size * of.data.sequence_length
+    assert computing == pytest.approx(planned.flops_per_token * tokens / 8 / 2e6)
+    assert exchanging == pytest.approx(sum(found.num_bytes for found in planned.collectives) / 1e3)
+    assert "8 devices" in str(planned)
+
+
+def test_one_device_exchanges_nothing():
+    assert plan.make(experiment((1, 1, 1, 1)), 29).collectives == ()
