@@ -30,7 +30,7 @@ HOMES = {
     "flax": (
         *("mixkabrn_jax/layers/", "mixkabrn_jax/models/", "mixkabrn_jax/interpret/", "mixkabrn_jax/interop/"),
         # Models are split and merged here, and made for a run.
-        *("mixkabrn_jax/training/step.py", "mixkabrn_jax/training/experiment.py", "mixkabrn_jax/training/loop.py"),
+        *("mixkabrn_jax/training/step.py", "mixkabrn_jax/training/experiment.py"),
     ),
 }
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "registry"}

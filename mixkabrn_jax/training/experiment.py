@@ -100,6 +100,10 @@ class Experiment:
         """The model for a tokenizer of this size."""
         return ModelConfig(vocab_size=vocab_size, **self.model)
 
+    def new_model(self, vocab_size: int) -> LanguageModel:
+        """The model before its first update."""
+        return LanguageModel(self.model_config(vocab_size), rngs=nnx.Rngs(self.seed))
+
 
 def load_model(directory: Path) -> tuple[LanguageModel, Tokenizer]:
     """The model and tokenizer of a trained run, from its newest checkpoint; from one before it where that is damaged.

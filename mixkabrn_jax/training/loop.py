@@ -7,12 +7,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from mixkabrn_jax import sharding
 from mixkabrn_jax.data import pipeline
 from mixkabrn_jax.layers import variables
-from mixkabrn_jax.models.language import LanguageModel
 from mixkabrn_jax.training import guard, metrics, optimizer, step, workdir
 from mixkabrn_jax.training.checkpoint import Checkpoints
 from mixkabrn_jax.training.evaluate import evaluate
@@ -53,11 +51,10 @@ class Run:
 
     def _train(self):
         experiment = self.experiment
-        model_config = experiment.model_config(self.corpus.tokenizer.vocab_size)
         update_rule = optimizer.make(experiment.optimizer, experiment.num_steps)
 
         def new():
-            return LanguageModel(model_config, rngs=nnx.Rngs(experiment.seed))
+            return experiment.new_model(self.corpus.tokenizer.vocab_size)
 
         def start_anew():
             return step.init(new(), update_rule, guard.init(experiment.guard, experiment.log_every))

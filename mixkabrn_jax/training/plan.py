@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.extend import core
 from jax.sharding import PartitionSpec
 
 from mixkabrn_jax import sharding
 from mixkabrn_jax.layers import variables
-from mixkabrn_jax.models.language import LanguageModel, count_parameters
+from mixkabrn_jax.models.language import count_parameters
 from mixkabrn_jax.training import guard, optimizer, step
 from mixkabrn_jax.training.experiment import Experiment
 from mixkabrn_jax.training.utilisation import model_flops_per_token
@@ -80,7 +79,7 @@ def make(experiment: Experiment, vocab_size: int) -> Plan:
     rule = optimizer.make(experiment.optimizer, experiment.num_steps)
 
     def start():
-        model = LanguageModel(config, rngs=nnx.Rngs(experiment.seed))
+        model = experiment.new_model(vocab_size)
         return model, step.init(model, rule, guard.init(experiment.guard, experiment.log_every))
 
     model, state = jax.eval_shape(start)
