@@ -3,6 +3,9 @@
 The same command again goes on where the last one stopped. Any field of the config can be set on the command line, as in
 --config.model.ffn=mlp; the README's map says where each is declared. With --plan nothing is trained: the step is traced
 on a mesh of any size, and what it takes on each device is printed.
+
+A run of several processes is this command once for each of them: with --distributed where JAX finds the others by
+itself (Slurm, Open MPI, Kubernetes, TPU pods), else with --coordinator_address, --num_processes and --process_id.
 """
 
 import sys
@@ -22,7 +25,24 @@ _CHIP_FLOPS = flags.DEFINE_float("chip_flops", None, "flops a second of one devi
 _CHIP_BANDWIDTH = flags.DEFINE_float(
     "chip_bandwidth", None, "bytes a second that one device can receive from others, for --plan", lower_bound=1
 )
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of the processes of a run, which JAX finds by itself")
+_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "host:port that process 0 of the run listens at")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "processes of the run", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "number of this process, from 0", lower_bound=0)
+_HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat_seconds", 100, "a process that is not heard of for so long counts as dead", lower_bound=2
+)
 flags.mark_flag_as_required("config")
+flags.register_multi_flags_validator(
+    ["coordinator_address", "num_processes", "process_id"],
+    lambda given: len({value is None for value in given.values()}) == 1,
+    "--coordinator_address, --num_processes and --process_id go together",
+)
+flags.register_multi_flags_validator(
+    ["num_processes", "process_id"],
+    lambda given: given["process_id"] is None or given["process_id"] < (given["num_processes"] or 0),
+    "--process_id must be below --num_processes",
+)
 flags.register_multi_flags_validator(
     ["workdir", "plan"], lambda given: given["plan"] or given["workdir"] is not None, "--workdir=... is needed"
 )
@@ -42,14 +62,21 @@ def main():
         if _PLAN.value:
             return _plan(config)
         # Imported once the flags are read, so that a wrong one is answered at once.
+        from mixkabrn_jax import processes
         from mixkabrn_jax.training.checkpoint import DoesNotFitError
         from mixkabrn_jax.training.loop import Run
 
+        if _DISTRIBUTED.value or _COORDINATOR.value:
+            others = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+            processes.join(*others, heartbeat_seconds=_HEARTBEAT.value)
         run = Run(config, Path(_WORKDIR.value))
     try:
         return run.train()
-    except (OSError, FloatingPointError, DoesNotFitError) as error:
+    except (FloatingPointError, DoesNotFitError, processes.ElsewhereError) as error:  # the same in all processes
         sys.exit(f"error: {error}")
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        processes.leave(1)
 
 
 def _plan(config):

@@ -13,6 +13,7 @@ import math
 from dataclasses import asdict, dataclass
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES_OF_LETTER = {
@@ -49,14 +50,18 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
-    """The first devices as a mesh.
+    """The first devices as a mesh; with several processes, all of them.
 
-    Raises: ValueError when there are fewer devices than the config asks for.
+    Raises: ValueError when there are fewer devices than the config asks for, or processes that it has no use for.
     """
-    sizes = asdict(config)
-    if config.size > jax.device_count():
-        asked = " * ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items() if size > 1)
-        raise ValueError(f"{asked} devices: this machine has {jax.device_count()} device(s)")
+    sizes, there = asdict(config), jax.device_count()
+    asked = " * ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items() if size > 1) or "1"
+    if jax.process_count() > 1 and config.size != there:
+        raise ValueError(
+            f"{asked} device(s): the {jax.process_count()} processes have {there} in all, and each of them must be used"
+        )
+    if config.size > there:
+        raise ValueError(f"{asked} devices: this machine has {there} device(s)")
     devices = jax.devices()[: config.size]
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
 
@@ -89,6 +94,31 @@ def _entry(axes):
 def place(tree, letters: str, mesh: Mesh):
     """Puts every array of a tree on the mesh, laid out by its letters; `""` means a copy on every device."""
     return jax.device_put(tree, NamedSharding(mesh, spec(letters)))
+
+
+def rows_here(mesh: Mesh, num_rows: int) -> list[int]:
+    """Of a batch of so many rows, those that devices of this process have parts of, in rising order."""
+    parts = NamedSharding(mesh, spec("B")).addressable_devices_indices_map((num_rows,)).values()
+    return sorted({row for (part,) in parts for row in range(num_rows)[part]})
+
+
+def place_rows(batch, mesh: Mesh, num_rows: int):
+    """Puts a batch on the mesh, laid out as "BT".
+
+    Args:
+        batch: a tree of arrays `[B, T]`, of this process's rows alone, those of `rows_here`.
+        num_rows: of all processes.
+    """
+    layout, rows = NamedSharding(mesh, spec("BT")), rows_here(mesh, num_rows)
+
+    def place(here_BT):
+        def part(index):
+            b, t = index
+            return here_BT[np.searchsorted(rows, range(num_rows)[b]), t]
+
+        return jax.make_array_from_callback((num_rows, *here_BT.shape[1:]), layout, part)
+
+    return jax.tree.map(place, batch)
 
 
 def place_by(tree, specs, mesh: Mesh):

@@ -13,12 +13,13 @@ LIBRARY = "mixkabrn_jax"
 ROOMS = {
     "ops": set(),
     "sharding": set(),
+    "processes": set(),
     "host": set(),
     "data": set(),
     "layers": {"ops", "sharding"},
     "models": {"ops", "sharding", "layers"},
     **{
-        room: {"ops", "sharding", "layers", "models", "data"}
+        room: {"ops", "sharding", "processes", "layers", "models", "data"}
         for room in ("training", "inference", "interpret", "interop")
     },
 }

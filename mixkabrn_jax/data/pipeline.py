@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import grain
@@ -86,8 +86,13 @@ def vocab_size(config: DataConfig) -> int:
     return tokenizers.Bytes().vocab_size if config.tokenizer == "bytes" else load(config).tokenizer.vocab_size
 
 
-def train_batches(windows: packing.Windows, config: DataConfig, seed: int) -> reading.Batches:
+def train_batches(
+    windows: packing.Windows, config: DataConfig, seed: int, rows: Sequence[int] | None = None
+) -> reading.Batches:
     """Returns endless batches of shuffled windows, arrays `[B, T]` under the keys of a window.
+
+    Args:
+        rows: those to read of each batch, where other processes read the others; None for all.
 
     Each epoch is a permutation of its own, computed from the seed and the position, so batch i is a function of the
     seed and i: the iterator's state is the one integer i, whatever the number of threads. Batches run over the ends of
@@ -95,26 +100,36 @@ def train_batches(windows: packing.Windows, config: DataConfig, seed: int) -> re
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"config.seed={seed} must lie in 0 .. 2**32 - 1")
-    batches = (
-        grain.MapDataset.source(windows)
-        # Through `seed`, which hashes it: given to `shuffle` itself, a run's second epoch would be in the order of the
-        # first epoch of the run with the next seed.
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        # Of sys.maxsize windows nothing is dropped in practice; without this the length is rounded up beyond maxsize.
-        .batch(config.batch_size, drop_remainder=True)
-    )
-    return reading.Batches(batches, config.num_threads, config.timeout_seconds)
+    # Through `seed`, which hashes it: given to `shuffle` itself, a run's second epoch would be in the order of the
+    # first epoch of the run with the next seed.
+    order = grain.MapDataset.source(windows).seed(seed).shuffle().repeat()
+    rows = range(config.batch_size) if rows is None else rows
+    return reading.Batches(_Rows(order, config.batch_size, rows), config.num_threads, config.timeout_seconds)
+
+
+class _Rows(Sequence):
+    """Batch i of a sequence of windows, or some rows of it."""
+
+    def __init__(self, order, batch_size, rows):
+        self._order, self._batch_size, self._rows = order, batch_size, rows
+
+    def __len__(self):
+        return len(self._order) // self._batch_size
+
+    def __getitem__(self, i):
+        return _stack([self._order[i * self._batch_size + row] for row in self._rows])
 
 
 def validation_batches(
-    windows: packing.Windows, batch_size: int, max_windows: int | None = None
+    windows: packing.Windows, batch_size: int, max_windows: int | None = None, rows: Sequence[int] | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
     """Returns an iterator over batches `[B, T]` of the windows in order, the last one filled up with padding.
 
     Of more than max_windows windows, that many are taken at even distances, so that a quick estimate sees the whole
     range of documents. A batch_size or max_windows below 1 is a ValueError.
+
+    Args:
+        rows: those to read of each batch, where other processes read the others; None for all.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
@@ -122,9 +137,14 @@ def validation_batches(
         raise ValueError(f"max_windows={max_windows} must be at least 1, or None for all windows")
     num_windows = min(len(windows), max_windows or len(windows))
     indices = [position * len(windows) // num_windows for position in range(num_windows)]
-    return (_batch(windows, indices[i : i + batch_size], batch_size) for i in range(0, num_windows, batch_size))
+    rows = range(batch_size) if rows is None else rows
+    starts = range(0, num_windows, batch_size)
+    return (_padded(windows, [indices[i + row] if i + row < num_windows else None for row in rows]) for i in starts)
 
 
-def _batch(windows: packing.Windows, indices: list[int], batch_size: int) -> dict[str, np.ndarray]:
-    rows = [windows[index] for index in indices] + [windows.padding()] * (batch_size - len(indices))
+def _padded(windows, indices):
+    return _stack([windows.padding() if index is None else windows[index] for index in indices])
+
+
+def _stack(rows):
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}

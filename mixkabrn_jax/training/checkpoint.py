@@ -20,6 +20,7 @@ from pathlib import Path
 import jax
 import orbax.checkpoint as ocp
 
+from mixkabrn_jax import processes
 from mixkabrn_jax.training import hashes
 from mixkabrn_jax.training.step import TrainState
 
@@ -68,7 +69,9 @@ class CheckpointConfig:
 class Checkpoints:
     """The checkpoints of one run. A step directory exists only once everything in it is on disk.
 
-    One process writes into the directory at a time: what another one left half written is removed.
+    One run writes into the directory at a time: what another one left half written is removed. Of its processes each
+    writes the arrays that it holds, and the first one does all else; what is here for all of them to see, such as the
+    newest step, is for the first one to look up.
     """
 
     def __init__(
@@ -91,7 +94,8 @@ class Checkpoints:
         self._writing: tuple[int, Future] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._checkpointer = _checkpointer()
-        if not read_only:
+        self._is_first = processes.is_first()
+        if not read_only and self._is_first:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._remove_partial()
 
@@ -210,7 +214,9 @@ class Checkpoints:
 
     def _complete(self, partial, step, run):
         """In a thread of its own: the hashes come after orbax's files and before the directory's name."""
-        self._checkpointer.wait_until_finished()
+        self._checkpointer.wait_until_finished()  # until all processes have written their parts
+        if not self._is_first:
+            return
         (partial / "run.json").write_text(run)
         hashes.write(partial)
         hashes.rename(partial, self._path(step))
@@ -230,7 +236,8 @@ class Checkpoints:
 
     def _not_written(self, step, error):
         self._checkpointer = _checkpointer()  # the old one would tell of the same failure again
-        self._remove_partial()  # the disk may be full of it
+        if self._is_first:
+            self._remove_partial()  # the disk may be full of it
         last = self.latest_step()
         before = "there is none before it" if last is None else f"the last good one is that of step {last}"
         return OSError(

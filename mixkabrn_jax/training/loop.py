@@ -2,13 +2,14 @@
 
 import signal
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixkabrn_jax import sharding
+from mixkabrn_jax import processes, sharding
 from mixkabrn_jax.data import pipeline
 from mixkabrn_jax.layers import variables
 from mixkabrn_jax.training import guard, metrics, optimizer, step, workdir
@@ -20,21 +21,27 @@ from mixkabrn_jax.training.report import Report
 
 
 class Run:
-    """An experiment in a workdir, ready to train."""
+    """An experiment in a workdir, ready to train. Of several processes, each makes it alike."""
 
     def __init__(self, config: Mapping, directory: Path):
         """Checks everything that can be checked before the first step.
 
         Raises: TypeError, ValueError, OSError with a sentence that names the field or file; nothing is overwritten.
         """
-        self.experiment = Experiment.from_dict(config)
-        workdir.check(directory, config)
-        if (directory / "metrics.jsonl").exists():
-            metrics.read(directory / "metrics.jsonl")  # raises for a file that could not be gone on with
-        self.corpus = pipeline.load(self.experiment.data, workdir.load_tokenizer(directory))
-        self.mesh = sharding.make_mesh(self.experiment.mesh)
         self.directory = directory
-        workdir.claim(directory, config, self.corpus.tokenizer, self.corpus.fingerprints())
+        with processes.Together():
+            self.experiment = Experiment.from_dict(config)
+            self.mesh = sharding.make_mesh(self.experiment.mesh)
+            if processes.is_first():
+                workdir.check(directory, config)
+                if (directory / "metrics.jsonl").exists():
+                    metrics.read(directory / "metrics.jsonl")  # raises for a file that could not be gone on with
+            self.corpus = pipeline.load(self.experiment.data, workdir.load_tokenizer(directory))
+        fingerprints = self.corpus.fingerprints()
+        processes.require_same(config=workdir.flatten(config), data=fingerprints)
+        processes.from_first(lambda: workdir.claim(directory, config, self.corpus.tokenizer, fingerprints))
+        with processes.Together():
+            workdir.await_claim(directory)
 
     def train(self) -> int:
         """Trains to the last step, or to the first boundary after SIGINT, SIGTERM or SIGUSR1.
@@ -43,10 +50,13 @@ class Run:
             config.data.timeout_seconds; FloatingPointError when the guard skipped too many updates in a row or, where
             there is none, when the loss stops being a number, and nothing is saved from then on; OSError when a
             checkpoint or a line of the log cannot be written, or no checkpoint is intact;
-            `checkpoint.DoesNotFitError` when one is of another model.
-        Returns: 0, or 128 + the signal's number when stopped by one (the state is saved first).
+            `checkpoint.DoesNotFitError` when one is of another model; `processes.LostError` when another process of
+            this run ends, `processes.ElsewhereError` when one of these is raised in it.
+        Returns: 0, or 128 + the signal's number when stopped by one (the state is saved first). Of several processes
+            all stop at the same step, whichever of them was sent it.
         """
-        with workdir.lock(self.directory):
+        with ExitStack() as held, processes.exchange():
+            processes.from_first(lambda: bool(held.enter_context(workdir.lock(self.directory))))
             return self._train()
 
     def _train(self):
@@ -64,10 +74,11 @@ class Run:
         # Made where it lies: no device ever holds all of a state that is split.
         self._layout = sharding.shardings(variables.layout(jax.eval_shape(start_anew)), self.mesh)
         state = jax.jit(start_anew, out_shardings=self._layout)()
-        batches = pipeline.train_batches(self.corpus.train, experiment.data, experiment.seed)
+        self._rows = sharding.rows_here(self.mesh, experiment.data.batch_size)
+        batches = pipeline.train_batches(self.corpus.train, experiment.data, experiment.seed, self._rows)
         about = {"config": workdir.load_config(self.directory), "data": self.corpus.fingerprints()}
         checkpoints = Checkpoints(self.directory / "checkpoints", experiment.checkpoint, about=about)
-        start = checkpoints.latest_intact_step() or 0
+        start = processes.from_first(lambda: checkpoints.latest_intact_step() or 0)
         if start:
             state, iterator_state = checkpoints.restore(start, state)
             batches.set_state(iterator_state)
@@ -77,10 +88,11 @@ class Run:
             checkpoints.note_loss(at, loss)
         evaluate_step = jax.jit(step.make_evaluate_step(graph, self.mesh))
         profile = Profile(experiment.profile, self.directory / "profile")
-        stopped_by = 0
+        largest, stopped_by = processes.Largest(), 0
         with _Signals() as signals, report, profile, checkpoints:
-            if start and self._validates_at(start) and start not in report.validation_losses():
-                # The run was killed just before it, or went back to a checkpoint from before it.
+            # The run was killed just before it, or went back to a checkpoint from before it.
+            is_missing = processes.from_first(lambda: start not in report.validation_losses())
+            if start and self._validates_at(start) and is_missing:
                 checkpoints.note_loss(start, self._validate(evaluate_step, state, start, report))
             if start < experiment.num_steps:
                 train_step = step.make_train_step(graph, update_rule, experiment.training, experiment.guard, self.mesh)
@@ -96,7 +108,7 @@ class Run:
                 checkpoints.check_for_errors()
                 is_last = at == experiment.num_steps
                 # Read once: a signal that comes during what follows is met, and saved for, after the next step.
-                stopped_by = signals.received
+                stopped_by = largest(signals.received)
                 if at % experiment.log_every == 0 or is_last:
                     report.train(at, state)
                     sums = jax.tree.map(jnp.zeros_like, state.sums)
@@ -114,14 +126,15 @@ class Run:
             report.flush()
         report.end(at, is_complete=at == experiment.num_steps)
         batches.close()
+        processes.from_first(lambda: None)  # the others wait for what the first one had left to write
         return 128 + stopped_by if stopped_by else 0
 
     def _place(self, batch):
-        return sharding.place(batch, "BT", self.mesh)
+        return sharding.place_rows(batch, self.mesh, self.experiment.data.batch_size)
 
     def _compile(self, train_step, state):
         """Ahead of the first step, so that its time does not count as training."""
-        example = {key: np.stack([row] * self.experiment.data.batch_size) for key, row in self.corpus.train[0].items()}
+        example = {key: np.stack([row] * len(self._rows)) for key, row in self.corpus.train[0].items()}
         program = jax.jit(train_step, donate_argnums=0, out_shardings=self._layout)
         return program.lower(state, self._place(example)).compile()
 
@@ -131,7 +144,8 @@ class Run:
     def _validate(self, evaluate_step, state, at, report):
         """Over a sample of the validation windows; after the last step, over all of them. Returns the loss."""
         windows = None if at == self.experiment.num_steps else self.experiment.evaluate_windows
-        batches = pipeline.validation_batches(self.corpus.validation, self.experiment.data.batch_size, windows)
+        batch_size = self.experiment.data.batch_size
+        batches = pipeline.validation_batches(self.corpus.validation, batch_size, windows, self._rows)
         return report.validation(at, evaluate(evaluate_step, state.params, state.buffers, batches, self._place))
 
 

@@ -13,13 +13,18 @@ from mixkabrn_jax.training.workdir import write_atomically
 class MetricsFile:
     """One JSON object a line. Lines after the step a run resumes from are dropped, so curves have no overlaps."""
 
-    def __init__(self, path: Path, resume_step: int):
+    def __init__(self, path: Path, resume_step: int, *, is_written: bool = True):
+        """
+        Args:
+            is_written: False for a process that is not the one that writes; then only `kept` is of use.
+        """
         self.kept = [record for record in read(path) if record["step"] <= resume_step] if path.exists() else []
         """The lines of the run so far."""
-        write_atomically(path, "".join(json.dumps(record) + "\n" for record in self.kept))
-        self._path = path
+        if is_written:
+            write_atomically(path, "".join(json.dumps(record) + "\n" for record in self.kept))
+        self._path, self._is_written = path, is_written
         # Unbuffered: a line that a full disk refused must not be tried again by `close`.
-        self._file = path.open("ab", buffering=0)
+        self._file = (path if is_written else Path(os.devnull)).open("ab", buffering=0)
 
     def write(self, step: int, split: str, values: dict[str, float | str]) -> None:
         """Appends a line and hands it to the operating system. JSON knows no NaN and no infinity: they become null.
@@ -37,7 +42,8 @@ class MetricsFile:
 
     def sync(self) -> None:
         """Waits until all lines would survive a power cut: a checkpoint must not outlive the log before it."""
-        os.fsync(self._file.fileno())
+        if self._is_written:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file."""
@@ -67,8 +73,12 @@ def read(path: Path) -> list[dict]:
 class Progress:
     """A status line that redraws itself on a terminal and is printed line by line elsewhere."""
 
-    def __init__(self, num_steps: int, start_step: int, stream=None):
-        self._num_steps, self._start_step = num_steps, start_step
+    def __init__(self, num_steps: int, start_step: int, stream=None, *, is_shown: bool = True):
+        """
+        Args:
+            is_shown: False for a process that is not the one that speaks.
+        """
+        self._num_steps, self._start_step, self._is_shown = num_steps, start_step, is_shown
         self._stream = sys.stdout if stream is None else stream
         self._is_terminal = self._stream.isatty()
         self.start_clock()
@@ -87,12 +97,16 @@ class Progress:
         )
         if self._is_terminal:
             filled = 20 * step // self._num_steps
-            self._stream.write(f"\r\x1b[K[{'#' * filled}{'.' * (20 - filled)}] {text}")
+            text = f"\r\x1b[K[{'#' * filled}{'.' * (20 - filled)}] {text}"
         else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
+            text += "\n"
+        self._write(text)
 
     def note(self, text: str) -> None:
         """Prints a line that stays."""
-        self._stream.write(f"\r\x1b[K{text}\n" if self._is_terminal else f"{text}\n")
-        self._stream.flush()
+        self._write(f"\r\x1b[K{text}\n" if self._is_terminal else f"{text}\n")
+
+    def _write(self, text):
+        if self._is_shown:
+            self._stream.write(text)
+            self._stream.flush()

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from mixkabrn_jax import processes
 from mixkabrn_jax.data import pipeline
 from mixkabrn_jax.models.language import LanguageModel, count_parameters
 from mixkabrn_jax.training import curve, guard, metrics, optimizer, step, utilisation
@@ -17,7 +18,7 @@ from mixkabrn_jax.training.experiment import Experiment
 
 
 class Report:
-    """What a run tells: the metrics file, the status line, the curve."""
+    """What a run tells: the metrics file, the status line, the curve. Of several processes, the first one tells it."""
 
     def __init__(
         self,
@@ -38,9 +39,10 @@ class Report:
         self._directory, self._experiment, self._mesh = directory, experiment, mesh
         self._latest_checkpoint = latest_checkpoint
         self._parameters = count_parameters(model)
-        self._file = metrics.MetricsFile(directory / "metrics.jsonl", start)
+        self._is_first = processes.is_first()
+        self._file = metrics.MetricsFile(directory / "metrics.jsonl", start, is_written=self._is_first)
         self._skips_told = {record["step"] for record in self._file.kept if record["split"] == "skipped"}
-        self._progress = metrics.Progress(experiment.num_steps, start)
+        self._progress = metrics.Progress(experiment.num_steps, start, is_shown=self._is_first)
         self._rate = optimizer.learning_rate(experiment.optimizer, experiment.num_steps)
         self._tokens_before = float(state.sums.tokens)  # since the last line, in an earlier process
         self._pending = None
@@ -173,7 +175,8 @@ class Report:
     def end(self, at, *, is_complete):
         """Draws the curve and says how the run ended."""
         directory = self._directory
-        curve.plot(metrics.read(directory / "metrics.jsonl"), directory / "loss.png")
+        if self._is_first:
+            curve.plot(metrics.read(directory / "metrics.jsonl"), directory / "loss.png")
         if is_complete:
             self._progress.note(f"done at step {at}: {directory}/metrics.jsonl, loss.png, checkpoints")
         else:

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,21 @@ def claim(workdir: Path, config: Mapping, tokenizer: tokenizers.Tokenizer, data:
             f"--workdir={workdir} holds a run on other data: {there}, but this is {data}; restore the data, or choose "
             "another --workdir"
         )
+
+
+def await_claim(workdir: Path, seconds: float = 60.0) -> None:
+    """Waits until this process sees what another one claimed: a network file system may show it late.
+
+    Raises: FileNotFoundError when it does not in time.
+    """
+    deadline = time.monotonic() + seconds
+    while not (workdir / "config.json").is_file():
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(
+                f"--workdir={workdir} was claimed by process 0 and is not seen here after {seconds:g} s: a directory "
+                "on a file system that all processes share is needed"
+            )
+        time.sleep(0.1)
 
 
 @contextmanager
