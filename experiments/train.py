@@ -67,6 +67,7 @@ def main():
         from mixkabrn_jax.training.loop import Run
 
         if _DISTRIBUTED.value or _COORDINATOR.value:
+            print("joining the other processes of the run; JAX waits for them for 300 s", flush=True)
             others = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
             processes.join(*others, heartbeat_seconds=_HEARTBEAT.value)
         run = Run(config, Path(_WORKDIR.value))

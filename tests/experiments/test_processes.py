@@ -1,0 +1,87 @@
+"""A run of two processes, as it is run: real ones, of which one is killed, interrupted or given something else."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from mixkabrn_jax.training import metrics
+from tests import toy
+from tests.experiments import test_train as runs
+
+CHANGES = {"num_steps": 16, "log_every": 3, "evaluate_every": 8, "mesh__data": 2, "data__num_threads": 2}
+HEARTBEAT = 10
+
+
+def start(arguments, num_processes=2, num_devices=1):
+    """The processes of a run, over loopback; or one without others."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(num_devices)}
+    each = [[]]
+    if num_processes > 1:
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            address = f"--coordinator_address=localhost:{probe.getsockname()[1]}"
+        run = [address, f"--num_processes={num_processes}", f"--heartbeat_seconds={HEARTBEAT}"]
+        each = [[*run, f"--process_id={process}"] for process in range(num_processes)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return [subprocess.Popen([*arguments, *own], cwd=runs.ROOT, env=environment, **streams) for own in each]
+
+
+def finish(processes):
+    """[(exit status, output)], without what Gloo says of itself."""
+    ends = [runs.finish(process) for process in processes]
+    return [(code, re.sub(r".*Gloo.*\n|^Expected number of connected.*\n", "", output)) for code, output in ends]
+
+
+def wait_for_step(processes, directory, at):
+    path = directory / "metrics.jsonl"
+    while not path.exists() or not any(record["step"] >= at for record in metrics.read(path)):
+        assert all(process.poll() is None for process in processes), [p.communicate()[0] for p in processes]
+        time.sleep(0.01)
+
+
+def check_ended_well(processes):
+    for code, output in finish(processes):
+        assert code == 0, output
+
+
+def check_same(directory, other, config):
+    """Bit for bit."""
+    (got, got_position), (want, want_position) = runs.final(directory, config), runs.final(other, config)
+    assert want.step == config["num_steps"]
+    assert got_position == want_position
+    for (path, leaf), want_leaf in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        assert np.asarray(leaf).tobytes() == np.asarray(want_leaf).tobytes(), jax.tree_util.keystr(path)
+    assert runs.lines(directory) == runs.lines(other)
+
+
+def test_one_of_two_processes_killed_then_one_signalled_and_the_run_ends_as_if_nothing_had_been(tmp_path):
+    config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **CHANGES)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    check_ended_well(start(runs.command(tmp_path, config, whole)))
+
+    again = runs.command(tmp_path, config, broken)
+    processes = start(again)
+    wait_for_step(processes, broken, 6)
+    processes[1].kill()
+    began = time.monotonic()
+    (code, output), _ = finish(processes)
+    assert code not in (0, None)
+    assert time.monotonic() - began < 3 * HEARTBEAT
+    assert "lost another one" in output or "another task died" in output, output
+
+    processes = start(again)
+    wait_for_step(processes, broken, 9)
+    processes[1].send_signal(signal.SIGUSR1)
+    (code, output), (other_code, other_output) = finish(processes)
+    assert (code, other_code) == (128 + signal.SIGUSR1,) * 2, output + other_output
+    assert re.search(r"going on from step 4 (?s:.*)stopped at step \d+;", output), output
+    assert "step" not in other_output  # the first process speaks for both
+    check_ended_well(start(again))
+    check_same(broken, whole, config)
