@@ -16,7 +16,9 @@ from tests import toy
 from tests.experiments import test_train as runs
 
 CHANGES = {"num_steps": 16, "log_every": 3, "evaluate_every": 8, "mesh__data": 2, "data__num_threads": 2}
-HEARTBEAT = 10
+# Compiles fast: on a CPU, JAX keeps programs for the first process only.
+SMALL = {"model__mixer": "attention", "model__ffn": "mlp", "model__num_experts": 0, "model__num_layers": 1}
+HEARTBEAT = 5
 
 
 def start(arguments, num_processes=2, num_devices=1):
@@ -62,7 +64,7 @@ def check_same(directory, other, config):
 
 
 def test_one_of_two_processes_killed_then_one_signalled_and_the_run_ends_as_if_nothing_had_been(tmp_path):
-    config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **CHANGES)
+    config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **CHANGES, **SMALL)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     check_ended_well(start(runs.command(tmp_path, config, whole)))
 
