@@ -57,9 +57,8 @@ class Cluster:
 
     def run(self, command: str, *arguments: object, text: str = "") -> str:
         """Output of one of Slurm's commands. Raises: RuntimeError with what it says when it fails."""
-        words = [self._bin / command, *map(str, arguments)]
-        files = {"input": text, "capture_output": True, "text": True}
-        done = subprocess.run(words, cwd=self._folder, env=self._environment, timeout=60, **files)
+        words, where = [self._bin / command, *map(str, arguments)], {"cwd": self._folder, "env": self._environment}
+        done = subprocess.run(words, **where, input=text, capture_output=True, text=True, timeout=60)
         if done.returncode:
             raise RuntimeError(f"{command}: {done.stderr.strip()}")
         return done.stdout
@@ -105,7 +104,6 @@ def cluster(packages: Path, folder: Path, *, grace_time: int, kill_wait: int = 2
     Raises: RuntimeError with the logs when it does not start.
     """
     plugins = next(packages.glob("usr/lib/*/slurm-wlm"))
-    folder.chmod(0o755)  # munged minds who else could write there
     for name in ("controller", "node"):
         (folder / name).mkdir()
     (folder / "munge.key").write_bytes(os.urandom(128))
@@ -120,8 +118,8 @@ def cluster(packages: Path, folder: Path, *, grace_time: int, kill_wait: int = 2
     environment["LD_LIBRARY_PATH"] = f"{plugins}:{plugins.parent}:{environment.get('LD_LIBRARY_PATH', '')}"
     here = Cluster(packages, folder, environment)
     with (folder / "daemons.log").open("w") as log:
-        keep = [sys.executable, __file__, packages, folder]
-        keeper = subprocess.Popen(keep, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        out = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log}
+        keeper = subprocess.Popen([sys.executable, __file__, packages, folder], env=environment, **out)
     try:
         _await_node(here, keeper, folder)
         yield here
