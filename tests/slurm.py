@@ -98,11 +98,12 @@ def cluster(packages: Path, folder: Path, *, grace_time: int, kill_wait: int = 2
 
     Args:
         packages: root of the unpacked packages; / for installed ones.
-        folder: for sockets (so its path must be short), state, logs and output.
+        folder: for sockets (so its path is at most 70 characters long), state, logs and output.
         grace_time: seconds between a preemption's SIGTERM and the requeueing; 0 for both at once.
         kill_wait: seconds from SIGTERM to SIGKILL when a job is requeued or cancelled.
     Raises: RuntimeError with the logs when it does not start.
     """
+    packages = packages.resolve()
     plugins = next(packages.glob("usr/lib/*/slurm-wlm"))
     for name in ("controller", "node"):
         (folder / name).mkdir()
@@ -115,7 +116,8 @@ def cluster(packages: Path, folder: Path, *, grace_time: int, kill_wait: int = 2
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
     environment["SLURM_CONF"] = str(folder / "slurm.conf")
     environment["PATH"] = f"{packages}/usr/bin:{environment['PATH']}"
-    environment["LD_LIBRARY_PATH"] = f"{plugins}:{plugins.parent}:{environment.get('LD_LIBRARY_PATH', '')}"
+    libraries = [str(plugins), str(plugins.parent), environment.get("LD_LIBRARY_PATH")]
+    environment["LD_LIBRARY_PATH"] = ":".join(filter(None, libraries))
     here = Cluster(packages, folder, environment)
     with (folder / "daemons.log").open("w") as log:
         out = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log}

@@ -78,6 +78,12 @@ sys.stdout.write(f"gathered {numbers.tolist()} on {jax.device_count()} devices\\
 """
 
 
+@pytest.fixture
+def folder(tmp_path_factory):
+    """With a short name, for Slurm puts sockets into it."""
+    return tmp_path_factory.mktemp("slurm")
+
+
 def until(cluster, job, happens):
     deadline = time.monotonic() + 120
     while not happens():
@@ -90,8 +96,8 @@ def python(program, *arguments):
 
 
 @pytest.mark.parametrize(("grace_time", "how"), [(20, "preempt"), (0, "preempt"), (0, "requeue"), (0, "cancel")])
-def test_a_job_that_is_stopped_saves_and_comes_back_unless_it_was_cancelled(tmp_path, grace_time, how):
-    with slurm.cluster(PACKAGES, tmp_path, grace_time=grace_time) as cluster:
+def test_a_job_that_is_stopped_saves_and_comes_back_unless_it_was_cancelled(tmp_path, folder, grace_time, how):
+    with slurm.cluster(PACKAGES, folder, grace_time=grace_time) as cluster:
         job = cluster.submit(SCRIPT.format(command=python(COUNT, tmp_path / "count")))
         until(cluster, job, lambda: cluster.output(job).count(": 0\n") == 2)
         if how == "preempt":
@@ -108,19 +114,19 @@ def test_a_job_that_is_stopped_saves_and_comes_back_unless_it_was_cancelled(tmp_
             assert counts == [0, stopped, stopped, 30][: 4 if comes_back else 2]
 
 
-def test_jax_finds_the_processes_of_a_step(tmp_path):
-    with slurm.cluster(PACKAGES, tmp_path, grace_time=0) as cluster:
+def test_jax_finds_the_processes_of_a_step(folder):
+    with slurm.cluster(PACKAGES, folder, grace_time=0) as cluster:
         job = cluster.submit(SCRIPT.format(command=f"env JAX_NUM_CPU_DEVICES=4 JAX_PLATFORMS=cpu {python(GATHER)}"))
         assert cluster.wait(job, ENDED, 120) == "COMPLETED", cluster.output(job)
         assert cluster.output(job).count("gathered [[0, 1], [10, 11]] on 8 devices") == 2
 
 
-def test_nothing_is_left_of_a_cluster(tmp_path):
+def test_nothing_is_left_of_a_cluster(folder):
     """Not even what a job has put into a session of its own."""
-    with slurm.cluster(PACKAGES, tmp_path, grace_time=0) as cluster:
+    with slurm.cluster(PACKAGES, folder, grace_time=0) as cluster:
         job = cluster.submit("#!/bin/bash\nsetsid sleep 1000 &\necho $! $$ $PPID\nsrun sleep 1000\n")
         until(cluster, job, lambda: cluster.output(job))
-        pids = cluster.output(job).split() + [path.read_text().strip() for path in tmp_path.glob("*.pid")]
+        pids = cluster.output(job).split() + [path.read_text().strip() for path in folder.glob("*.pid")]
         assert len(pids) == 6
         assert all(Path("/proc", pid).exists() for pid in pids)
     assert not any(Path("/proc", pid).exists() for pid in pids)
@@ -148,7 +154,7 @@ def sha256(directory):
     return digest.hexdigest()
 
 
-def test_training_that_is_pushed_out_ends_with_the_bits_of_training_that_is_not(tmp_path):
+def test_training_that_is_pushed_out_ends_with_the_bits_of_training_that_is_not(tmp_path, folder):
     # Starting and compiling three times is nearly all of the test's time: the smallest model that has a state to save.
     model = {"model__ffn": "mlp", "model__mixer": "attention", "model__num_experts": 0, "mesh__data": 2}
     changes = {"num_steps": 40, "log_every": 3, "evaluate_every": 40, "checkpoint__every": 30}
@@ -160,7 +166,7 @@ def test_training_that_is_pushed_out_ends_with_the_bits_of_training_that_is_not(
     )
     train = f"env JAX_PLATFORMS=cpu {sys.executable} -m experiments.train --config={file} --distributed --workdir="
     ends = []
-    with slurm.cluster(PACKAGES, tmp_path, grace_time=60) as cluster:
+    with slurm.cluster(PACKAGES, folder, grace_time=60) as cluster:
         for name in ("whole", "broken"):
             log = tmp_path / name / "metrics.jsonl"
             job = cluster.submit(SCRIPT.format(command=f"--chdir={ROOT} {train}{log.parent}"))
