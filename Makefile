@@ -8,8 +8,9 @@ CONFIG ?= configs/lm.py:tiny
 WORKDIR ?= runs/tiny
 
 PEERS := .venv-peers
+SLURM := .slurm
 
-.PHONY: train test test-slow lint bench clean
+.PHONY: train test test-slow test-slurm lint bench clean
 
 train: $(VENV)/installed
 	$(BIN)/python -m experiments.train --config=$(CONFIG) --workdir=$(WORKDIR)
@@ -20,6 +21,17 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
+
+# On Debian's Slurm, unpacked into a folder of this tree: nothing is installed, and no rights are needed.
+test-slurm: $(VENV)/installed $(SLURM)/unpacked
+	MIXKABRN_SLURM=$(CURDIR)/$(SLURM)/root $(BIN)/python -m pytest -m slurm
+
+$(SLURM)/unpacked:
+	mkdir -p $(SLURM)/packages/partial
+	apt-get install --download-only --no-install-recommends -y -o Debug::NoLocking=1 \
+	  -o Dir::Cache::Archives=$(CURDIR)/$(SLURM)/packages slurmctld slurmd slurm-client munge
+	for package in $(SLURM)/packages/*.deb; do dpkg-deb -x $$package $(SLURM)/root || exit 1; done
+	touch $@
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -40,4 +52,4 @@ $(VENV)/installed: requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(SLURM) .pytest_cache .ruff_cache .hypothesis

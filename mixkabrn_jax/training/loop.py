@@ -150,10 +150,11 @@ class Run:
 
 
 class _Signals:
-    """Remembers the first signal that asks for an end; each of them acts as usual when it comes again.
+    """Remembers the first signal that asks for an end; SIGINT acts as usual when it comes again.
 
-    SIGUSR1 is what Slurm sends ahead of a preemption (--signal=USR1@60); the SIGTERM that follows may find the run
-    still saving.
+    The others do not: a run may still be saving. Slurm sends SIGTERM twice within milliseconds where a partition gives
+    no grace time (to a step, and once more by srun), and after SIGUSR1, its warning ahead of the time limit
+    (--signal=USR1@60). SIGKILL is what ends a run that does not listen.
     """
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -169,7 +170,8 @@ class _Signals:
 
     def _receive(self, number, _frame):
         self.received = self.received or number
-        signal.signal(number, self._previous[number])
+        if number == signal.SIGINT:
+            signal.signal(number, self._previous[number])
 
     def __exit__(self, *_):
         for number, handler in self._previous.items():

@@ -109,12 +109,11 @@ def test_a_signal_between_saving_and_the_next_step_loses_nothing(tmp_path, monke
     assert [path.name for path in (directory / "checkpoints").iterdir()] == ["3"]
 
 
-def test_a_signal_that_comes_again_acts_as_usual_and_another_one_does_not():
-    """Slurm sends SIGTERM after SIGUSR1, whether the run is still saving or not."""
+def test_only_a_second_sigint_acts_as_usual():
+    """Slurm sends SIGTERM after SIGUSR1, and SIGTERM twice, whether the run is still saving or not."""
     with loop._Signals() as signals:
-        signal.raise_signal(signal.SIGUSR1)
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.raise_signal(number)
         assert signals.received == signal.SIGUSR1
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
