@@ -9,7 +9,6 @@ import time
 
 import jax
 import numpy as np
-import pytest
 
 from mixkabrn_jax.training import metrics
 from tests import toy
