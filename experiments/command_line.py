@@ -22,9 +22,7 @@ def run(main: Callable[[], int | None]) -> None:
         from mixkabrn_jax import host
 
         host.keep_freed_memory()
-        logging.getLogger().setLevel(logging.WARNING)  # absl lowers it to INFO; what we warn of must be seen
-        # Orbax reports every file it touches, and each of its threads a full disk, before our sentence does.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        keep_to_our_sentences()
         try:
             sys.exit(main())
         except KeyboardInterrupt:
@@ -40,6 +38,13 @@ def user_errors() -> Iterator[None]:
         yield
     except (TypeError, ValueError, OSError) as error:
         sys.exit(f"error: {_one_line(error)}")
+
+
+def keep_to_our_sentences() -> None:
+    """What we warn of is seen, and what our libraries tell of themselves is not."""
+    logging.getLogger().setLevel(logging.WARNING)  # absl lowers it to INFO
+    # Orbax reports every file it touches, and each of its threads a full disk, before our sentence does.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def keep_compiled_programs() -> Path:

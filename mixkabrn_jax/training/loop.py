@@ -1,6 +1,7 @@
 """Training from a config to a finished workdir. Running the same command again goes on where the last run stopped."""
 
 import signal
+import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -164,7 +165,9 @@ class _Signals:
         self._previous = {}
 
     def __enter__(self):
-        for number in self.NUMBERS:
+        # Python gives signals to the main thread; elsewhere, as in a worker of Ray, they are its owner's.
+        is_main = threading.current_thread() is threading.main_thread()
+        for number in self.NUMBERS if is_main else ():
             self._previous[number] = signal.signal(number, self._receive)
         return self
 

@@ -253,7 +253,8 @@ class _Counts(NamedTuple):
 
 def size(params: nnx.State) -> float:
     """The parameters' global norm; not a number once any of them is none."""
-    return float(optax.tree.norm(params))
+    # One program: several processes on CPUs may block each other when each array's sum is started by itself.
+    return float(jax.jit(optax.tree.norm)(params))
 
 
 def make_evaluate_step(graph, mesh: Mesh | None = None):

@@ -9,6 +9,7 @@ import time
 
 import jax
 import numpy as np
+import pytest
 
 from mixkabrn_jax.training import metrics
 from tests import toy
@@ -17,7 +18,7 @@ from tests.experiments import test_train as runs
 CHANGES = {"num_steps": 16, "log_every": 3, "evaluate_every": 8, "mesh__data": 2, "data__num_threads": 2}
 # Compiles fast: on a CPU, JAX keeps programs for the first process only.
 SMALL = {"model__mixer": "attention", "model__ffn": "mlp", "model__num_experts": 0, "model__num_layers": 1}
-HEARTBEAT = 5
+HEARTBEAT = 10
 
 
 def start(arguments, num_processes=2, num_devices=1):
@@ -86,3 +87,19 @@ def test_one_of_two_processes_killed_then_one_signalled_and_the_run_ends_as_if_n
     assert "step" not in other_output  # the first process speaks for both
     check_ended_well(start(again))
     check_same(broken, whole, config)
+
+
+@pytest.mark.slow
+def test_fifty_steps_of_two_processes_with_four_devices_each_are_those_of_one_process(tmp_path):
+    """The same mesh in both: only Gloo's order of sums may differ, and what fifty steps make of it."""
+    mesh = {"mesh__data": 2, "mesh__expert": 2, "mesh__context": 2}
+    changes = {"num_steps": 50, "log_every": 1, "evaluate_every": 25, "checkpoint__every": 25}
+    rates = {"optimizer__peak_rate": 1e-3, "optimizer__second_peak_rate": 1e-3}
+    config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **changes, **mesh, **rates)
+    one, two = tmp_path / "one", tmp_path / "two"
+    check_ended_well(start(runs.command(tmp_path, config, one), 1, 8))
+    check_ended_well(start(runs.command(tmp_path, config, two), 2, 4))
+    want, got = ([record["loss"] for record in metrics.read(run / "metrics.jsonl")] for run in (one, two))
+    assert len(want) == 50 + 2
+    model = toy.model_config()
+    np.testing.assert_allclose(got, want, rtol=0, atol=toy.rounding(np.array(want), model, 16))

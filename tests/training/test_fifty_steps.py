@@ -103,7 +103,6 @@ def allowed(model, batches, on_one_device):
 def test_fifty_steps_on_a_mesh_are_those_on_one_device(model, batches, on_one_device, allowed, sizes, tmp_path):
     losses, state = trained(model, batches, sizes)
     distance = np.abs(losses - on_one_device[0])
-    print(sizes, distance.max(), (distance / allowed).max())
     assert losses[-1] < 0.7 * losses[0]  # it learns
     assert (distance <= allowed).all()
     restored_elsewhere(model, state, sizes, tmp_path)
