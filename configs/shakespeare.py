@@ -118,9 +118,7 @@ def get_config():
 
     config.guard = ConfigDict()
     config.guard.window = 128  # accepted updates that a new one is held against; 0 for no guard
-    # Standard deviations above the mean that make a loss or gradient norm a spike. Not the usual 6: gradient norms of a
-    # small batch have a heavy tail, and 6 left out 25 harmless updates of 1300 of lm.py:tiny (2.006 bits per byte).
-    config.guard.sigmas = 60.0
+    config.guard.sigmas = 6.0  # standard deviations above their mean that make a loss a spike
     config.guard.max_consecutive_skips = 10  # so many skipped updates in a row end the run
 
     config.checkpoint = ConfigDict()

@@ -451,25 +451,21 @@ def grouped_matmul_gradient(x_RD, w_EDF, group_sizes, out_bar):
 def guarded(losses, grad_norms, window, sigmas, max_consecutive):
     """Of each update of a run "accepted", why it was skipped, or "over" once so many in a row were."""
     kept, verdicts, in_a_row = [], [], 0
-    for pair in zip(losses, grad_norms, strict=True):
-        spikes = [False, False]
-        last = kept[-window:]
+    for loss, grad_norm in zip(losses, grad_norms, strict=True):
+        is_spike, last = False, np.asarray(kept[-window:], np.float64)
         if len(last) >= max(window // 2, 2):
-            spikes = [
-                value > np.mean(column) + sigmas * np.std(column, ddof=1)
-                for value, column in zip(pair, np.transpose(np.asarray(last, np.float64)), strict=True)
-            ]
+            is_spike = loss > np.mean(last) + sigmas * np.std(last, ddof=1)
         if in_a_row >= max_consecutive:
             verdicts.append("over")
             continue
-        if not np.isfinite(pair[0]):
+        if not np.isfinite(loss):
             verdicts.append("non-finite loss")
-        elif not np.isfinite(pair[1]):
+        elif not np.isfinite(grad_norm):
             verdicts.append("non-finite gradients")
-        elif any(spikes):
-            verdicts.append("loss spike" if spikes[0] else "gradient spike")
+        elif is_spike:
+            verdicts.append("loss spike")
         else:
             verdicts.append("accepted")
-            kept.append(pair)
+            kept.append(loss)
         in_a_row = 0 if verdicts[-1] == "accepted" else in_a_row + 1
     return verdicts

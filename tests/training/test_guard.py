@@ -80,12 +80,12 @@ def test_a_long_row_of_good_figures_raises_no_alarm_and_a_lone_peak_does():
     rng = np.random.default_rng(0)
     steps = np.arange(3000)
     losses = 2 + 4 * np.exp(-steps / 300) + 0.1 * rng.standard_normal(3000)
-    norms = np.exp(0.2 * rng.standard_normal(3000)) * (1 + steps / 1000)  # heavier to the right, and rising
-    losses[2500], norms[2700] = losses[2500] + 1, norms[2700] + 8
+    norms = np.exp(2 * rng.standard_normal(3000))  # of a heavy tail, which is left to clipping
+    losses[2500] += 1
 
     is_accepted, history = reviewed(config, losses.astype(np.float32), norms.astype(np.float32))
-    assert np.flatnonzero(~np.asarray(is_accepted)).tolist() == [2500, 2700]
-    assert [record["reason"] for record in guard.records(history)] == ["loss spike", "gradient spike"]
+    assert np.flatnonzero(~np.asarray(is_accepted)).tolist() == [2500]
+    assert [record["reason"] for record in guard.records(history)] == ["loss spike"]
 
 
 @functools.cache
@@ -273,8 +273,7 @@ def test_too_many_skips_in_a_row_end_the_run_and_nothing_is_saved(train, tmp_pat
 
 
 def test_real_training_raises_no_alarm(train, tmp_path):
-    """At a tenth of the toy's usual rate: at that, gradients now and then are 40 deviations above their mean."""
-    rates = {"optimizer__peak_rate": 2e-3, "optimizer__second_peak_rate": 1.5e-3}
+    """At the toy's rate, with gradients that now and then are 40 deviations above their mean."""
     lengths = {"num_steps": 200, "log_every": 50, "evaluate_every": 200, "checkpoint__every": 200}
-    assert train("run", set(), **rates, **lengths, model__num_layers=2) == 0
+    assert train("run", set(), **lengths, model__num_layers=2) == 0
     assert [r["skipped"] for r in lines(tmp_path / "run") if r["split"] == "train"] == [0, 0, 0, 0]
