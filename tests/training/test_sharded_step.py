@@ -141,15 +141,44 @@ def split_variables(tree, axis):
     return sum(axis in spec for spec in specs)
 
 
+NO_EXPERTS = {"num_experts": 0, "num_shared_experts": 0, "first_dense_layers": 0}
+
+
+def collectives(program):
+    """How many of each kind; those within a scan over layers count once."""
+    kinds = r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+    return Counter(re.findall(kinds, program.as_text()))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "changes", "gathers", "scatters"),
+    [
+        # Segments and positions of the whole rows, and of each part its decay and ends: 4. In a layer the states, again
+        # when it is recomputed with its decay; the gradient of a state goes back to where it came from.
+        ((1, 1, 1, 2), {"mixer": "retention"}, 4 + 1 + 2, 1),
+        # Segments, again in the backward pass; keys and values, recomputed, and their gradients.
+        ((1, 1, 1, 2), {"mixer": "attention"}, 2 + 2 + 2, 2),
+        # Tokens, their experts and weights, recomputed; the sum back to its rows, whose gradient is a gather; the
+        # gradients of tokens and of weights.
+        ((1, 2, 1, 1), {"mixer": "attention", "num_experts": 4}, 3 + 3 + 1, 1 + 2),
+        # Heads and hidden widths: sums of what each device has a part of, nothing else.
+        ((1, 1, 2, 1), {"mixer": "retention"}, 0, 0),
+        ((1, 1, 2, 1), {"mixer": "attention"}, 0, 0),
+    ],
+)
+def test_between_devices_goes_what_the_layers_ask_for(sizes, changes, gathers, scatters):
+    model = toy.make(toy.model_config(**{"ffn": "mlp"} | NO_EXPERTS | changes))
+    update, _ = compiled(model, mesh_of(*sizes))
+    found = collectives(update)
+    found.pop("all-reduce")
+    assert found == +Counter({"all-gather": gathers, "reduce-scatter": scatters})
+
+
 def test_whole_parameters_are_gathered_for_a_layer_and_their_gradients_scattered():
     """FSDP: each split matrix is gathered on the way there and on the way back, and its gradient is scattered once."""
-    model = toy.make(toy.model_config(ffn="mlp", num_experts=0, num_shared_experts=0, first_dense_layers=0))
+    model = toy.make(toy.model_config(ffn="mlp", **NO_EXPERTS))
     update, state = compiled(model, mesh_of(8, 1, 1, 1))
-    found = Counter(
-        re.findall(
-            r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(", update.as_text()
-        )
-    )
+    found = collectives(update)
     in_layers = split_variables(state.params["dense_blocks"], "data")
     outside = split_variables(state.params, "data") - in_layers
     assert (in_layers, outside) == (5 + 2, 1)  # of retention and of the MLP; the embedding
