@@ -23,7 +23,7 @@ class ElsewhereError(OSError):
 
 
 class LostError(OSError):
-    """Another process is not there any more."""
+    """Another process is not there any more, or a program that all of them run has failed in this one."""
 
 
 def join(
@@ -108,8 +108,9 @@ def exchange() -> Iterator[None]:
             raise
         reason = str(error).partition("\n")[0]
         raise LostError(
-            f"process {jax.process_index()} of {jax.process_count()} lost another one ({reason}): see what that said "
-            "last, and start all of them again; the same command goes on from the newest checkpoint"
+            f"process {jax.process_index()} of {jax.process_count()} cannot go on ({reason}): if another one has "
+            "ended, see what that said last; start all of them again, and the same command goes on from the newest "
+            "checkpoint"
         ) from error
 
 

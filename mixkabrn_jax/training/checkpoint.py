@@ -206,8 +206,15 @@ class Checkpoints:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        self.close()
+    def __exit__(self, _kind, error, _traceback):
+        if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+            return  # a write that is under way waits for a process that may have ended
+        try:
+            self.close()
+        except OSError as failed:
+            if error is None:
+                raise
+            _log.warning("%s", failed)  # what ends the run is the other error
 
     def _path(self, step):
         return self._directory / str(step)

@@ -143,6 +143,23 @@ def train_on(checkpoints):
         time.sleep(0.01)
 
 
+def test_a_write_that_fails_does_not_hide_what_else_ended_the_run(tmp_path, monkeypatch, caplog):
+    def fail(_directory):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    _, state = state_at(2, toy.model_config(**PLAIN))
+    monkeypatch.setattr(hashes, "write", fail)
+
+    def diverge():
+        with Checkpoints(tmp_path) as checkpoints:
+            checkpoints.save(state, {})
+            raise FloatingPointError("diverged")
+
+    with pytest.raises(FloatingPointError, match="diverged"):
+        diverge()
+    assert "the checkpoint of step 2 could not be written" in caplog.text
+
+
 def test_a_write_that_fails_is_told_of_at_the_next_step_and_harms_nothing(tmp_path, monkeypatch):
     config = toy.model_config(**PLAIN)
     checkpoints = Checkpoints(tmp_path)
