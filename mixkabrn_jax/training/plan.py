@@ -40,6 +40,8 @@ class Plan:
     num_parameters: int
     parameter_bytes: int
     optimizer_bytes: int
+    gradient_bytes: int
+    """As long as parameters that are trained; where copies of them are summed over devices, twice that for a moment."""
     activation_bytes: int
     """Kept from the forward pass for the backward pass, and the logits; what a layer needs as it runs comes on top."""
     collectives: tuple[Collective, ...]
@@ -54,6 +56,7 @@ class Plan:
             "on each device:",
             f"  parameters   {_readable(self.parameter_bytes)}",
             f"  optimiser    {_readable(self.optimizer_bytes)}",
+            f"  gradients    {_readable(self.gradient_bytes)}",
             f"  activations  {_readable(self.activation_bytes)}",
             f"  flops        {self.flops_per_token * self.tokens / self.num_devices:.3e} a step, "
             f"{self.flops_per_token:.3e} a token",
@@ -99,6 +102,7 @@ def make(experiment: Experiment, vocab_size: int) -> Plan:
         num_parameters=parameters["total"],
         parameter_bytes=_bytes_on_one((state.params, state.buffers), mesh.shape),
         optimizer_bytes=_bytes_on_one(state.optimizer, mesh.shape),
+        gradient_bytes=_bytes_on_one(state.params, mesh.shape),
         activation_bytes=_kept(program[0]) + _logit_bytes(experiment, vocab_size),
         collectives=found,
         flops_per_token=model_flops_per_token(config, parameters, experiment.data.sequence_length),

@@ -82,6 +82,28 @@ def test_gathers_and_scatters_are_those_of_the_compiled_program(sizes):
         assert sums(two, kind) - layer == pytest.approx(received(text, kind), rel=0.05)
 
 
+def compiled_temporary_bytes(of):
+    """What XLA sets aside on a device for a step, besides the state."""
+    model, state, layout, rule = real(of)
+    mesh, (graph, _, _) = sharding.make_mesh(of.mesh), step.split(model)
+    update = step.make_train_step(graph, rule, of.training, of.guard, mesh)
+    batch = sharding.place(toy.batch(0, of.data.batch_size, of.data.sequence_length), "BT", mesh)
+    program = jax.jit(update, donate_argnums=0, out_shardings=layout).lower(state, batch).compile()
+    return program.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (8, 1, 1, 1)])
+def test_a_layer_more_takes_a_device_the_bytes_that_are_planned(sizes):
+    """As much as it leaves for the backward pass, and its gradients; what it needs as it runs does not grow."""
+    large = SIMPLE | {"data__sequence_length": 64, "data__batch_size": 16}
+    few, many = (experiment(sizes, **large | {"model__num_layers": layers}) for layers in (4, 12))
+    grown = compiled_temporary_bytes(many) - compiled_temporary_bytes(few)
+    few, many = plan.make(few, 29), plan.make(many, 29)
+    planned = many.activation_bytes - few.activation_bytes + many.gradient_bytes - few.gradient_bytes
+    assert planned == pytest.approx(grown, rel=0.05)
+
+
 def sums(planned, kind):
     """(how many, bytes) of a kind."""
     return np.sum([(found.count, found.num_bytes) for found in planned.collectives if found.kind == kind], axis=0)
