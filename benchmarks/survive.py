@@ -29,10 +29,8 @@ import time
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # where two runs of one program give the same bits
 
 import jax
-from flax import nnx
 
-from mixkabrn_jax.models.language import LanguageModel
-from mixkabrn_jax.training import metrics, optimizer, step, workdir
+from mixkabrn_jax.training import guard, metrics, optimizer, step, workdir
 from mixkabrn_jax.training.checkpoint import Checkpoints
 from mixkabrn_jax.training.experiment import Experiment
 
@@ -271,9 +269,11 @@ def _newest(directory):
 
 def _restore(directory):
     experiment = Experiment.from_dict(workdir.load_config(directory))
-    config = experiment.model_config(workdir.load_tokenizer(directory).vocab_size)
+    vocab_size = workdir.load_tokenizer(directory).vocab_size
     rule = optimizer.make(experiment.optimizer, experiment.num_steps)
-    abstract = jax.eval_shape(lambda: step.init(LanguageModel(config, rngs=nnx.Rngs(0)), rule))
+    abstract = jax.eval_shape(
+        lambda: step.init(experiment.new_model(vocab_size), rule, guard.init(experiment.guard, experiment.log_every))
+    )
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         at = checkpoints.latest_intact_step()
         if at != experiment.num_steps:
