@@ -35,6 +35,10 @@ def again_and_again(run: Run, number: int, chance: random.Random) -> list[dict]:
                 to = (life.started_from() or 0) + chance.randint(1, 12)
                 came = came and life.until(lambda to=to: run.logged() >= to)
                 time.sleep(chance.uniform(0, 0.05))
+            if not came:
+                life.finish()  # an end of its own that was none is not to pass for one
+                print(f"the run came to its end after {len(kills)} kills", flush=True)
+                break
             told = {}
             if run.num_processes == 1:
                 life.kill()
@@ -42,9 +46,6 @@ def again_and_again(run: Run, number: int, chance: random.Random) -> list[dict]:
                 killed = chance.randrange(run.num_processes)
                 life.kill(killed)
                 told = {"killed": killed, "others": life.others_end(killed, PATIENCE)}
-            if not came:
-                print(f"the run came to its end after {len(kills)} kills", flush=True)
-                break
             came_to = {"from": life.started_from(), "at": run.logged(), "left": run.half_written()}
             kills.append({"moment": moment, **came_to, **told})
         print(f"kill {len(kills)}: {kills[-1]}", flush=True)
