@@ -26,15 +26,7 @@ def again_and_again(run: Run, number: int, chance: random.Random) -> list[dict]:
             else:
                 came = came and life.until(life.is_training)
                 starting = time.monotonic() - met
-            if moment == "write":
-                for _ in range(chance.randint(1, 4)):
-                    came = came and life.until(lambda: not run.half_written())
-                    came = came and life.until(run.half_written)
-                time.sleep(chance.uniform(0, 0.2))
-            elif moment == "training":
-                to = (life.started_from() or 0) + chance.randint(1, 12)
-                came = came and life.until(lambda to=to: run.logged() >= to)
-                time.sleep(chance.uniform(0, 0.05))
+                came = came and _comes(moment, run, life, chance)
             if not came:
                 life.finish()  # an end of its own that was none is not to pass for one
                 print(f"the run came to its end after {len(kills)} kills", flush=True)
@@ -56,9 +48,22 @@ def again_and_again(run: Run, number: int, chance: random.Random) -> list[dict]:
     return kills
 
 
+def _comes(moment, run, life, chance):
+    """Waits for a moment of training, and says whether it came."""
+    if moment == "training":
+        to = life.started_from() + chance.randint(1, 12)
+        came = life.until(lambda: run.logged() >= to)
+        time.sleep(chance.uniform(0, 0.05))
+        return came
+    for _ in range(chance.randint(1, 4)):
+        if not (life.until(lambda: not run.half_written()) and life.until(run.half_written)):
+            return False
+    time.sleep(chance.uniform(0, 0.2))
+    return True
+
+
 def others_ended(kills: list[dict]) -> bool:
-    """Whether all processes whose neighbour was killed ended by themselves, and said by their status that it was no
-    good end."""
+    """Whether all whose neighbour was killed ended by themselves, and with the status of a bad end."""
     return all(other["status"] not in (None, 0) for kill in kills for other in kill.get("others", []))
 
 
