@@ -1,0 +1,1 @@
+"""What a run has to survive: kills, and damage to its checkpoints."""
