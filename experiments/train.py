@@ -38,6 +38,11 @@ flags.register_multi_flags_validator(
     lambda given: len({value is None for value in given.values()}) == 1,
     "--coordinator_address, --num_processes and --process_id go together",
 )
+flags.register_validator(
+    "coordinator_address",
+    lambda address: address is None or address.rpartition(":")[2].isdecimal(),
+    "host:port is needed",
+)
 flags.register_multi_flags_validator(
     ["num_processes", "process_id"],
     lambda given: given["process_id"] is None or given["process_id"] < (given["num_processes"] or 0),

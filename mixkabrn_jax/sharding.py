@@ -55,10 +55,11 @@ def make_mesh(config: MeshConfig) -> Mesh:
     Raises: ValueError when there are fewer devices than the config asks for, or processes that it has no use for.
     """
     sizes, there = asdict(config), jax.device_count()
-    asked = " * ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items() if size > 1) or "1"
+    asked = " * ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items() if size > 1)
     if jax.process_count() > 1 and config.size != there:
         raise ValueError(
-            f"{asked} device(s): the {jax.process_count()} processes have {there} in all, and each of them must be used"
+            f"{asked or 'config.mesh of 1'} device(s): the {jax.process_count()} processes have {there} in all, and each "
+            "of them is needed in the mesh"
         )
     if config.size > there:
         raise ValueError(f"{asked} devices: this machine has {there} device(s)")

@@ -84,7 +84,10 @@ def lock(workdir: Path) -> Iterator[None]:
     """
     with (workdir / "config.json").open("r+b") as file:  # for writing: network file systems lock no other
         if not try_lock(file):
-            raise BlockingIOError(f"another process trains in --workdir={workdir}: wait for its end, or choose another")
+            raise BlockingIOError(
+                f"another process trains in --workdir={workdir}: wait for its end, or choose another; processes of one "
+                "run are told of each other by --distributed"
+            )
         yield
 
 
