@@ -58,8 +58,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
     asked = " * ".join(f"config.mesh.{axis}={size}" for axis, size in sizes.items() if size > 1)
     if jax.process_count() > 1 and config.size != there:
         raise ValueError(
-            f"{asked or 'config.mesh of 1'} device(s): the {jax.process_count()} processes have {there} in all, and each "
-            "of them is needed in the mesh"
+            f"{asked or 'config.mesh of 1'} device(s): the {jax.process_count()} processes have {there} in all, and "
+            "each of them is needed in the mesh"
         )
     if config.size > there:
         raise ValueError(f"{asked} devices: this machine has {there} device(s)")
