@@ -91,9 +91,9 @@ class Run:
         profile = Profile(experiment.profile, self.directory / "profile")
         largest, stopped_by = processes.Largest(), 0
         with _Signals() as signals, report, profile, checkpoints:
-            # The run was killed just before it, or went back to a checkpoint from before it.
-            is_missing = processes.from_first(lambda: start not in report.validation_losses())
-            if start and self._validates_at(start) and is_missing:
+            is_due = start and self._validates_at(start)
+            if is_due and processes.from_first(lambda: start not in report.validation_losses()):
+                # The run was killed just before it, or went back to a checkpoint from before it.
                 checkpoints.note_loss(start, self._validate(evaluate_step, state, start, report))
             if start < experiment.num_steps:
                 train_step = step.make_train_step(graph, update_rule, experiment.training, experiment.guard, self.mesh)
@@ -127,7 +127,7 @@ class Run:
             report.flush()
         report.end(at, is_complete=at == experiment.num_steps)
         batches.close()
-        processes.from_first(lambda: None)  # the others wait for what the first one had left to write
+        processes.from_first(lambda: None)  # the others wait for what the first one has left to write
         return 128 + stopped_by if stopped_by else 0
 
     def _place(self, batch):

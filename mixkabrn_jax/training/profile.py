@@ -5,6 +5,8 @@ from pathlib import Path
 
 import jax
 
+from mixkabrn_jax import processes
+
 
 @dataclass(frozen=True)
 class ProfileConfig:
@@ -30,7 +32,8 @@ class Profile:
         Args:
             directory: where traces go, in a folder for each.
         """
-        self._first, self._end = config.start, config.start + config.steps
+        # Of several processes the first one's: those of one machine would write to the same file.
+        self._first, self._end = config.start, config.start + (config.steps if processes.is_first() else 0)
         self._directory, self._is_on = directory, False
 
     def before(self, step: int) -> None:
