@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.extend import core
 
 from mixkabrn_jax import sharding
 from mixkabrn_jax.layers import variables
@@ -185,6 +186,26 @@ def test_whole_parameters_are_gathered_for_a_layer_and_their_gradients_scattered
     assert found["all-gather"] == 2 * in_layers + outside
     assert found["reduce-scatter"] == in_layers + outside
     assert not {"all-to-all", "collective-permute"} & set(found)
+
+
+def equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def test_gradients_are_summed_over_devices_in_float32_whatever_the_layers_compute_in():
+    model = toy.make(toy.model_config(ffn="mlp", compute_dtype="bfloat16", **NO_EXPERTS))
+    mesh = mesh_of(4, 1, 1, 1)
+    update = step.make_train_step(step.split(model)[0], RULES["sgd"], TRAINING, GUARD, mesh)
+    program = jax.make_jaxpr(update)(step.init(model, RULES["sgd"], guard.init(GUARD, 2)), batch(0)).jaxpr
+    products = [found for found in equations(program) if found.primitive.name == "dot_general"]
+    assert jnp.dtype("bfloat16") in {found.outvars[0].aval.dtype for found in products}
+    sums = [found for found in equations(program) if found.primitive.name in ("psum", "reduce_scatter")]
+    assert len(sums) > 7
+    kinds = {variable.aval.dtype for found in sums for variable in found.invars}
+    assert kinds == {jnp.dtype("float32")}
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
