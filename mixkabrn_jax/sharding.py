@@ -208,6 +208,16 @@ def scatter_sum(rows: jax.Array, axis: str) -> jax.Array:
     return jax.lax.psum_scatter(rows, axis, tiled=True) if _axes_here((axis,)) else rows
 
 
+def to_owners(rows: jax.Array, axis: str) -> jax.Array:
+    """Rows `[E, R, ...]` of every device to those that own the E: `[E / devices, devices * R, ...]`."""
+    return jax.lax.all_to_all(rows, axis, 0, 1, tiled=True) if _axes_here((axis,)) else rows
+
+
+def from_owners(rows: jax.Array, axis: str) -> jax.Array:
+    """The inverse of `to_owners`."""
+    return jax.lax.all_to_all(rows, axis, 1, 0, tiled=True) if _axes_here((axis,)) else rows
+
+
 def size(*axes: str) -> int:
     """Devices along the axes, where this is the program of one of them; else 1."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -81,7 +81,8 @@ class MixtureOfExperts(nnx.Module):
             feed_forward: makes the experts, called as feed_forward(width, num_experts=..., rngs=...).
             capacity_factor: 0 computes every choice. Above 0 every expert has room for this many times its even part
                 of the choices, and choices beyond it are dropped (`routing.plan_with_capacity` says which): shapes
-                and work do not depend on the load then, but outputs depend on the other rows of the batch.
+                and work do not depend on the load then, but outputs depend on the other rows of the batch. Devices
+                with tokens of their own count them by themselves (groups of GShard, Lepikhin et al. 2021).
             device_groups: devices that the experts are shared out to, as far as the device balance loss goes.
             router_norm_epsilon: RMS-normalise what the router reads; None where inputs arrive normalised.
         """
@@ -104,27 +105,26 @@ class MixtureOfExperts(nnx.Module):
         together, or None without splines).
         """
         logits_BTE, weights_BTN, indices_BTN = self._route(x_BTD)
-        # All devices that have experts of this layer see the same tokens, and each runs its own experts on them.
         x_TD, weights_TN, indices_TN, mask_T = jax.tree.map(
-            lambda a: sharding.gather(a.reshape(-1, *a.shape[2:]), "expert"),
-            (x_BTD, weights_BTN, indices_BTN, mask_BT),
+            lambda a: a.reshape(-1, *a.shape[2:]), (x_BTD, weights_BTN, indices_BTN, mask_BT)
         )
-        indices_TN = self._here(indices_TN)
-        plan = self._plan(indices_TN, mask_T)
-        run = self._run_all if self.dispatch == "dense" else self._run_sorted
-        y_TD, outside = run(x_TD, weights_TN, indices_TN, plan, mask_T)
-        y_BTD = sharding.scatter_sum(y_TD, "expert").reshape(x_BTD.shape)
+        room = self._room(indices_TN, mask_T)
+        if room is not None and self.dispatch == "sorted":
+            y_TD, outside = self._run_with_room(x_TD, weights_TN, room)
+        else:
+            y_TD, outside = self._run_on_all_devices(x_TD, weights_TN, self._kept(indices_TN, room), mask_T)
+        y_BTD = y_TD.reshape(x_BTD.shape)
         if self.shared is not None:
             shared_BTD, shared_outside = self._run_shared(x_BTD, mask_BT)
             y_BTD = y_BTD + shared_BTD
             outside = jax.tree.map(jnp.add, outside, shared_outside)
-        return y_BTD, self._balance(logits_BTE, indices_BTN, mask_BT, plan), outside
+        return y_BTD, self._balance(logits_BTE, indices_BTN, mask_BT, room), outside
 
     def chosen(self, x_BTD, mask_BT=None):
         """Whether a token is among an expert's: it chose it, found room, and is no padding. `[E, B * T]` bool."""
-        indices_TN = self._here(self._route(x_BTD)[2].reshape(-1, self.config.experts_per_token))
+        indices_TN = self._route(x_BTD)[2].reshape(-1, self.config.experts_per_token)
         mask_T = None if mask_BT is None else mask_BT.reshape(-1)
-        return self._chosen(indices_TN, self._plan(indices_TN, mask_T), mask_T)
+        return self._chosen(self._here(self._kept(indices_TN, self._room(indices_TN, mask_T))), mask_T)
 
     def _route(self, x_BTD):
         """(logits `[B, T, E]`, gates `[B, T, N]`, experts `[B, T, N]`)."""
@@ -162,21 +162,27 @@ class MixtureOfExperts(nnx.Module):
         y_EBTD, outside_E = jax.vmap(lambda expert: expert(x_BTD, weights=mask_BT))(self.shared)
         return jnp.sum(y_EBTD, axis=0), jax.tree.map(jnp.sum, outside_E)
 
-    def _plan(self, indices_TN, mask_T):
-        """Which row each choice is computed in; None where no rows are needed."""
+    def _room(self, indices_TN, mask_T):
+        """Which row of its expert each choice of this device's tokens is computed in; None where all have room."""
+        if not self.capacity_factor:
+            return None
         num_experts = self.config.num_experts
-        if self.capacity_factor:
-            room = routing.capacity(len(indices_TN), num_experts, indices_TN.shape[-1], self.capacity_factor)
-            return routing.plan_with_capacity(indices_TN, num_experts, room, mask_T)
-        return None if self.dispatch == "dense" else routing.plan(indices_TN, self._num_here)
+        rows = routing.capacity(len(indices_TN), num_experts, indices_TN.shape[-1], self.capacity_factor)
+        return routing.plan_with_capacity(indices_TN, num_experts, rows, mask_T)
 
-    def _balance(self, logits_BTE, indices_BTN, mask_BT, plan):
+    def _kept(self, indices_TN, room):
+        """The choices; one past the last expert stands for those that found no room."""
+        if room is None:
+            return indices_TN
+        return jnp.where(routing.has_row(room).reshape(indices_TN.shape), indices_TN, self.config.num_experts)
+
+    def _balance(self, logits_BTE, indices_BTN, mask_BT, room):
         score_BTE = routing.scores(logits_BTE, self.config.score)
         load_E = routing.load(indices_BTN, self.config.num_experts, mask_BT)
         best_BTN = jax.lax.top_k(jax.lax.stop_gradient(score_BTE), self.config.experts_per_token)[1]
         dropped = jnp.zeros(())
-        if self.capacity_factor:
-            num_kept = jnp.sum(routing.has_row(plan).astype(jnp.float32))
+        if room is not None:
+            num_kept = jnp.sum(routing.has_row(room).astype(jnp.float32))
             dropped = 1 - num_kept / jnp.maximum(jnp.sum(load_E), 1)
             dropped = jnp.where(jnp.sum(load_E) > 0, dropped, 0)
         return Balance(
@@ -192,40 +198,49 @@ class MixtureOfExperts(nnx.Module):
             dropped=dropped,
         )
 
-    def _run_sorted(self, x_TD, weights_TN, indices_TN, plan, mask_T):
+    def _run_with_room(self, x_TD, weights_TN, room):
+        """As many rows for each expert: one batched product. Each device sends every other the rows of its experts."""
+        rows_RD = routing.dispatch(x_TD, room, weights_TN.shape[-1])
+        is_filled_ER, rows_ERD = (
+            sharding.to_owners(rows.reshape(self.config.num_experts, -1, *rows.shape[1:]), "expert")
+            for rows in (routing.has_choice(room), rows_RD)
+        )
+        rows_ERD, outside_E = jax.vmap(_run_one)(self.experts, rows_ERD, is_filled_ER)
+        rows_RD = sharding.from_owners(rows_ERD, "expert").reshape(rows_RD.shape)
+        return routing.combine(rows_RD, weights_TN, room), jax.tree.map(jnp.sum, outside_E)
+
+    def _run_on_all_devices(self, x_TD, weights_TN, indices_TN, mask_T):
+        """All devices that have experts of this layer see the same tokens, and each runs its own experts on them."""
+        x_TD, weights_TN, indices_TN, mask_T = jax.tree.map(
+            lambda a: sharding.gather(a, "expert"), (x_TD, weights_TN, indices_TN, mask_T)
+        )
+        run = self._run_all if self.dispatch == "dense" else self._run_sorted
+        y_TD, outside = run(x_TD, weights_TN, self._here(indices_TN), mask_T)
+        return sharding.scatter_sum(y_TD, "expert"), outside
+
+    def _run_sorted(self, x_TD, weights_TN, indices_TN, mask_T):
+        plan = routing.plan(indices_TN, self._num_here)
         rows_RD = routing.dispatch(x_TD, plan, indices_TN.shape[-1])
-        if self.capacity_factor:  # as many rows each: one batched product; padding has none
-            is_filled_ER, rows_ERD = (
-                rows.reshape(self.config.num_experts, -1, *rows.shape[1:])
-                for rows in (routing.has_choice(plan), rows_RD)
-            )
-            rows_ERD, outside_E = jax.vmap(_run_one)(self.experts, rows_ERD, is_filled_ER)
-            rows_RD, outside = rows_ERD.reshape(rows_RD.shape), jax.tree.map(jnp.sum, outside_E)
-        else:
-            counts_R = None if mask_T is None else jnp.take(mask_T, plan.order_R // indices_TN.shape[-1])
-            if sharding.is_per_device():  # rows of experts elsewhere
-                counts_R = (1 if counts_R is None else counts_R) * (jnp.arange(len(rows_RD)) < plan.group_sizes_E.sum())
-            rows_RD, outside = self.experts(rows_RD, plan.group_sizes_E, counts_R)
+        counts_R = None if mask_T is None else jnp.take(mask_T, plan.order_R // indices_TN.shape[-1])
+        if sharding.is_per_device():  # rows of experts elsewhere
+            counts_R = (1 if counts_R is None else counts_R) * (jnp.arange(len(rows_RD)) < plan.group_sizes_E.sum())
+        rows_RD, outside = self.experts(rows_RD, plan.group_sizes_E, counts_R)
         return routing.combine(rows_RD, weights_TN, plan), outside
 
-    def _run_all(self, x_TD, weights_TN, indices_TN, plan, mask_T):
-        if plan is not None:
-            weights_TN = weights_TN * routing.has_row(plan).reshape(weights_TN.shape)
-        chosen_ET = self._chosen(indices_TN, plan, mask_T)
-        y_ETD, outside_E = jax.vmap(_run_one, in_axes=(0, None, 0))(self.experts, x_TD, chosen_ET)
+    def _run_all(self, x_TD, weights_TN, indices_TN, mask_T):
+        y_ETD, outside_E = jax.vmap(_run_one, in_axes=(0, None, 0))(
+            self.experts, x_TD, self._chosen(indices_TN, mask_T)
+        )
         expert_E11 = jnp.arange(self._num_here).reshape(-1, 1, 1)
         gate_ET = jnp.sum(jnp.where(indices_TN[None] == expert_E11, weights_TN[None], 0), axis=-1)
         # As a product: XLA sums over a leading dimension one number after the other, on a CPU four times as slow.
         y_TD = jnp.einsum("et,etd->td", gate_ET.astype(x_TD.dtype), y_ETD)
         return y_TD, jax.tree.map(jnp.sum, outside_E)
 
-    def _chosen(self, indices_TN, plan, mask_T):
+    def _chosen(self, indices_TN, mask_T):
         """Whether an expert's output of a token counts: chosen, with room, and no padding."""
-        counts_TN = jnp.ones(indices_TN.shape, bool) if mask_T is None else (mask_T > 0)[:, None]
-        if plan is not None:
-            counts_TN = counts_TN & routing.has_row(plan).reshape(indices_TN.shape)
-        is_mine_ETN = indices_TN[None] == jnp.arange(self._num_here).reshape(-1, 1, 1)
-        return jnp.any(is_mine_ETN & counts_TN[None], axis=-1)
+        is_mine_ET = jnp.any(indices_TN[None] == jnp.arange(self._num_here).reshape(-1, 1, 1), axis=-1)
+        return is_mine_ET if mask_T is None else is_mine_ET & (mask_T > 0)[None]
 
 
 def _run_one(expert, x_RD, weights_R):

@@ -71,11 +71,6 @@ class Experiment:
             size = getattr(mesh, axis)
             if value % size:
                 raise ValueError(f"config.{field}={value} is not a multiple of config.mesh.{axis}={size}")
-        if mesh.size > 1 and model.capacity_factor:
-            raise ValueError(
-                f"config.model.capacity_factor={model.capacity_factor} counts the tokens of the whole batch, which "
-                f"devices have parts of: 0 is needed on a mesh of {mesh.size} devices"
-            )
         if self.training.grid_update_every and model.ffn == "kan" and model.knots != "adaptive":
             raise ValueError(
                 f"config.training.grid_update_every={self.training.grid_update_every} moves knots, and those of "

@@ -17,7 +17,12 @@ from mixkabrn_jax.training import guard, optimizer, step
 from mixkabrn_jax.training.experiment import Experiment
 from mixkabrn_jax.training.utilisation import model_flops_per_token
 
-KINDS = {"all_gather": "all-gather", "reduce_scatter": "reduce-scatter", "psum": "all-reduce"}
+KINDS = {
+    "all_gather": "all-gather",
+    "reduce_scatter": "reduce-scatter",
+    "psum": "all-reduce",
+    "all_to_all": "all-to-all",
+}
 """JAX's names and XLA's."""
 
 

@@ -137,6 +137,22 @@ def test_microbatches_of_a_mesh_are_those_of_one_device():
     check_equal(toy.make(toy.model_config(**changes)), mesh_of(2, 1, 1, 2), training)
 
 
+@pytest.mark.parametrize("dispatch", ["sorted", "dense"])
+def test_devices_with_a_capacity_are_microbatches_with_one(dispatch):
+    """Each counts its own tokens; the balance losses, which are over the whole batch, are left out."""
+    changes = {"mixer": "attention", "ffn": "mlp", "expert_dispatch": dispatch, "capacity_factor": 0.75}
+    model = toy.make(toy.model_config(**changes))
+    whole = toy.section("training", balance_loss=0.0, router_bias_rate=0.001)
+    want_state, want, _ = trained(model, mesh_of(1, 1, 1, 1), step.StepConfig(**whole | {"accumulation_steps": 4}))
+    state, got, _ = trained(model, mesh_of(2, 2, 1, 1), step.StepConfig(**whole))
+    assert want["dropped"] > 0.05
+    rounding = toy.rounding(1.0, model.config, 64)
+    for figure in ("loss", "grad_norm", "dropped", "max_load", "router_z_loss"):
+        assert got[figure] == pytest.approx(want[figure], rel=rounding, abs=rounding), figure
+    for leaf, want_leaf in zip(jax.tree.leaves(state.params), jax.tree.leaves(want_state.params), strict=True):
+        np.testing.assert_allclose(leaf, want_leaf, rtol=0, atol=rounding * max(np.abs(want_leaf).max(), 1.0))
+
+
 def split_variables(tree, axis):
     specs = jax.tree.leaves(variables.layout(tree), is_leaf=lambda leaf: isinstance(leaf, jax.sharding.PartitionSpec))
     return sum(axis in spec for spec in specs)
@@ -152,27 +168,29 @@ def collectives(program):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "changes", "gathers", "scatters"),
+    ("sizes", "changes", "gathers", "scatters", "swaps"),
     [
         # Segments and positions of the whole rows, and of each part its decay and ends: 4. In a layer the states, again
         # when it is recomputed with its decay; the gradient of a state goes back to where it came from.
-        ((1, 1, 1, 2), {"mixer": "retention"}, 4 + 1 + 2, 1),
+        ((1, 1, 1, 2), {"mixer": "retention"}, 4 + 1 + 2, 1, 0),
         # Segments, again in the backward pass; keys and values, recomputed, and their gradients.
-        ((1, 1, 1, 2), {"mixer": "attention"}, 2 + 2 + 2, 2),
+        ((1, 1, 1, 2), {"mixer": "attention"}, 2 + 2 + 2, 2, 0),
         # Tokens, their experts and weights, recomputed; the sum back to its rows, whose gradient is a gather; the
         # gradients of tokens and of weights.
-        ((1, 2, 1, 1), {"mixer": "attention", "num_experts": 4}, 3 + 3 + 1, 1 + 2),
+        ((1, 2, 1, 1), {"mixer": "attention", "num_experts": 4}, 3 + 3 + 1, 1 + 2, 0),
+        # Rows to their experts and back, recomputed, and the gradients of both.
+        ((1, 2, 1, 1), {"mixer": "attention", "num_experts": 4, "capacity_factor": 1.0}, 0, 0, 2 + 2 + 2),
         # Heads and hidden widths: sums of what each device has a part of, nothing else.
-        ((1, 1, 2, 1), {"mixer": "retention"}, 0, 0),
-        ((1, 1, 2, 1), {"mixer": "attention"}, 0, 0),
+        ((1, 1, 2, 1), {"mixer": "retention"}, 0, 0, 0),
+        ((1, 1, 2, 1), {"mixer": "attention"}, 0, 0, 0),
     ],
 )
-def test_between_devices_goes_what_the_layers_ask_for(sizes, changes, gathers, scatters):
+def test_between_devices_goes_what_the_layers_ask_for(sizes, changes, gathers, scatters, swaps):
     model = toy.make(toy.model_config(**{"ffn": "mlp"} | NO_EXPERTS | changes))
     update, _ = compiled(model, mesh_of(*sizes))
     found = collectives(update)
     found.pop("all-reduce")
-    assert found == +Counter({"all-gather": gathers, "reduce-scatter": scatters})
+    assert found == +Counter({"all-gather": gathers, "reduce-scatter": scatters, "all-to-all": swaps})
 
 
 def test_whole_parameters_are_gathered_for_a_layer_and_their_gradients_scattered():
