@@ -109,6 +109,15 @@ def test_a_signal_between_saving_and_the_next_step_loses_nothing(tmp_path, monke
     assert [path.name for path in (directory / "checkpoints").iterdir()] == ["3"]
 
 
+@pytest.fixture
+def _sigint_as_usual():
+    """A shell starts what it sends to the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_sigint_as_usual")
 def test_only_a_second_sigint_acts_as_usual():
     """Slurm sends SIGTERM after SIGUSR1, and SIGTERM twice, whether the run is still saving or not."""
     with loop._Signals() as signals:

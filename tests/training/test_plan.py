@@ -63,7 +63,7 @@ def group_size(groups):
     return int(found[2]) if found else len(re.match(r"\{\{([\d,]*)\}", groups)[1].split(","))
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1, 1), (2, 2, 1, 2)])
+@pytest.mark.parametrize("sizes", [(8, 1, 1, 1), pytest.param((2, 2, 1, 2), marks=pytest.mark.slow)])
 def test_gathers_and_scatters_are_those_of_the_compiled_program(sizes):
     """Sums are left out: XLA puts those of many small arrays together."""
     changes = SIMPLE if sizes[0] == 8 else {}

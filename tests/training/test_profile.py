@@ -28,6 +28,7 @@ def test_the_steps_that_were_asked_for_are_traced(monkeypatch, tmp_path, steps, 
 
 def test_a_run_leaves_a_trace_in_its_directory(tmp_path):
     text = toy.write_text(tmp_path / "text.txt")
-    config = toy.experiment(text, num_steps=3, profile__start=2, profile__steps=1)
+    small = {"model__ffn": "mlp", "model__mixer": "attention", "model__num_experts": 0, "model__num_layers": 1}
+    config = toy.experiment(text, num_steps=3, profile__start=2, profile__steps=1, **small)
     assert Run(config, tmp_path / "run").train() == 0
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
