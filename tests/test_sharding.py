@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from mixkabrn_jax import sharding
 from mixkabrn_jax.sharding import MeshConfig
@@ -31,6 +31,39 @@ def test_a_batch_is_split_and_a_state_is_copied(devices):
         assert {shard.data.shape for shard in split[key].addressable_shards} == {(8 // devices, want.shape[1])}
         assert {shard.data.shape for shard in copied[key].addressable_shards} == {want.shape}
         assert len(copied[key].sharding.device_set) == devices
+
+
+@pytest.mark.parametrize("sizes", [{"data": 2, "expert": 2, "context": 2}, {"context": 4}, {"model": 2, "data": 4}])
+def test_rows_of_a_process_go_where_those_of_the_batch_go(sizes):
+    mesh = sharding.make_mesh(MeshConfig(**(ONE | sizes)))
+    batch_BT = np.arange(96, dtype=np.int32).reshape(8, 12)
+    assert sharding.rows_here(mesh, 8) == list(range(8))
+    got, want = sharding.place_rows(batch_BT, mesh, 8), sharding.place(batch_BT, "BT", mesh)
+    assert got.sharding == want.sharding
+    for part, want_part in zip(got.addressable_shards, want.addressable_shards, strict=True):
+        np.testing.assert_array_equal(part.data, want_part.data)
+
+
+@pytest.mark.parametrize("first", [0, 4])
+def test_a_process_brings_the_rows_of_its_own_devices(monkeypatch, first):
+    """As if the other half of the devices were another process's."""
+    mesh = sharding.make_mesh(MeshConfig(**(ONE | {"data": 4, "context": 2})))
+    of_all = NamedSharding.addressable_devices_indices_map
+    mine = set(mesh.devices.flat[first : first + 4])
+
+    def of_mine(self, shape):
+        return {device: index for device, index in of_all(self, shape).items() if device in mine}
+
+    monkeypatch.setattr(NamedSharding, "addressable_devices_indices_map", of_mine)
+    rows = sharding.rows_here(mesh, 8)
+    assert rows == list(range(first, first + 4))
+    parts = {}
+    monkeypatch.setattr(jax, "make_array_from_callback", lambda shape, layout, part: parts.update(shape=shape, of=part))
+    batch_BT = np.arange(96, dtype=np.int32).reshape(8, 12)
+    sharding.place_rows(batch_BT[rows], mesh, 8)
+    assert parts["shape"] == (8, 12)
+    for index in of_mine(NamedSharding(mesh, sharding.spec("BT")), (8, 12)).values():
+        np.testing.assert_array_equal(parts["of"](index), batch_BT[index])
 
 
 def test_more_devices_than_there_are_is_an_error():

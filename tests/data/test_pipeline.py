@@ -190,6 +190,19 @@ def test_a_resumed_run_sees_exactly_the_batches_it_would_have_seen(before, after
     second.close()
 
 
+@pytest.mark.parametrize("rows", [[0, 1], [2, 3], [1], [0, 1, 2, 3]])
+def test_a_process_reads_its_rows_of_the_very_batches(rows):
+    """Of the endless ones, and of the last one of validation, which is filled up."""
+    windows = _windows(11)
+    whole, part = (pipeline.train_batches(windows, CONFIG, 3, chosen) for chosen in (None, rows))
+    for _ in range(7):
+        _assert_same(next(part), {key: value[rows] for key, value in next(whole).items()})
+    assert part.get_state() == whole.get_state()
+    whole, part = (pipeline.validation_batches(windows, 4, None, chosen) for chosen in (None, rows))
+    for batch, some in zip(whole, part, strict=True):
+        _assert_same(some, {key: value[rows] for key, value in batch.items()})
+
+
 def test_a_seed_that_does_not_fit_is_named():
     for seed in (-1, 2**32):
         with pytest.raises(ValueError, match=re.escape(f"config.seed={seed}")):
