@@ -58,7 +58,7 @@ def test_a_process_brings_the_rows_of_its_own_devices(monkeypatch, first):
     rows = sharding.rows_here(mesh, 8)
     assert rows == list(range(first, first + 4))
     parts = {}
-    monkeypatch.setattr(jax, "make_array_from_callback", lambda shape, layout, part: parts.update(shape=shape, of=part))
+    monkeypatch.setattr(jax, "make_array_from_callback", lambda shape, _, part: parts.update(shape=shape, of=part))
     batch_BT = np.arange(96, dtype=np.int32).reshape(8, 12)
     sharding.place_rows(batch_BT[rows], mesh, 8)
     assert parts["shape"] == (8, 12)

@@ -21,8 +21,8 @@ SMALL = {"model__mixer": "attention", "model__ffn": "mlp", "model__num_experts":
 HEARTBEAT = 10
 
 
-def start(arguments, num_processes=2, num_devices=1):
-    """The processes of a run, over loopback; or one without others."""
+def start(arguments, num_processes=2, num_devices=1, last=()):
+    """The processes of a run, over loopback; or one without others. The last one is given some more arguments."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(num_devices)}
     each = [[]]
     if num_processes > 1:
@@ -31,6 +31,7 @@ def start(arguments, num_processes=2, num_devices=1):
             address = f"--coordinator_address=localhost:{probe.getsockname()[1]}"
         run = [address, f"--num_processes={num_processes}", f"--heartbeat_seconds={HEARTBEAT}"]
         each = [[*run, f"--process_id={process}"] for process in range(num_processes)]
+        each[-1] += last
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return [subprocess.Popen([*arguments, *own], cwd=runs.ROOT, env=environment, **streams) for own in each]
 
@@ -87,6 +88,23 @@ def test_one_of_two_processes_killed_then_one_signalled_and_the_run_ends_as_if_n
     assert "step" not in other_output  # the first process speaks for both
     check_ended_well(start(again))
     check_same(broken, whole, config)
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        ("--config.seed=5", "process 1 is not of the same run as process 0: config.seed=5 (there: 0)"),
+        ("--config.data.path=absent.txt", "config.data.path='absent.txt' does not exist"),
+    ],
+)
+def test_what_is_wrong_in_one_process_is_said_by_all_and_nothing_is_written(tmp_path, last, message):
+    config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **CHANGES, **SMALL)
+    directory = tmp_path / "run"
+    for code, output in finish(start(runs.command(tmp_path, config, directory), last=[last])):
+        assert code == 1, output
+        (sentence,) = [line for line in output.splitlines() if line.startswith("error: ")]
+        assert message in sentence
+    assert not directory.exists()
 
 
 @pytest.mark.slow
