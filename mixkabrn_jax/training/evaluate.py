@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 
-from mixkabrn_jax.training.step import Sums
+from mixkabrn_jax.training.totals import Sums
 
 
 def evaluate(step: Callable, params, buffers, batches: Iterable, place: Callable) -> Sums:

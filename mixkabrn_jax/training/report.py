@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from mixkabrn_jax import processes
 from mixkabrn_jax.data import pipeline
 from mixkabrn_jax.models.language import LanguageModel, count_parameters
-from mixkabrn_jax.training import curve, guard, metrics, optimizer, step, utilisation
+from mixkabrn_jax.training import curve, guard, metrics, optimizer, step, totals, utilisation
 from mixkabrn_jax.training.experiment import Experiment
 
 
@@ -94,7 +94,7 @@ class Report:
         if self._pending is None:
             return
         (at, sums, history), self._pending = self._pending, None
-        values = step.means(sums, self._experiment.training)  # waits for the step
+        values = totals.means(sums, self._experiment.training)  # waits for the step
         updates = at
         if history is not None:
             updates, values["skipped"] = int(history.accepted), int(history.skips.count)
@@ -156,7 +156,7 @@ class Report:
 
     def validation(self, at, sums):
         """Writes a line of the validation split. Returns the loss."""
-        values = step.means(sums, self._experiment.training)
+        values = totals.means(sums, self._experiment.training)
         self.require_number(at, "validation loss", values["loss"])
         sizes = {"parameters": self._parameters["total"], "active_parameters": self._parameters["active"]}
         self._file.write(at, "validation", values | {"tokens": int(sums.tokens)} | sizes)

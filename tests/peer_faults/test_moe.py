@@ -18,7 +18,7 @@ from mixkabrn_jax.layers.mlp import Mlp
 from mixkabrn_jax.layers.moe import DISPATCHES, MixtureOfExperts, RouterConfig
 from mixkabrn_jax.models import language
 from mixkabrn_jax.ops import routing
-from mixkabrn_jax.training import optimizer, step
+from mixkabrn_jax.training import optimizer, step, totals
 from tests import reference, toy
 
 D = 8
@@ -48,26 +48,26 @@ def mixture(num_experts=4, dispatch="sorted", capacity_factor=0.0):
 
 def test_the_auxiliary_losses_are_minimised_and_reported_alike_at_any_accumulation():
     """Of four microbatches that are the same: their mean, not their sum, and in the total that the log shows."""
-    coefficients = {name: 0.1 + 0.1 * i for i, name in enumerate(step.AUXILIARY_LOSSES)}
+    coefficients = {name: 0.1 + 0.1 * i for i, name in enumerate(totals.AUXILIARY_LOSSES)}
     # A large epsilon: Adam's first step would turn a rounding of a gradient near 0 into a whole step otherwise.
     rule = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer", epsilon=1.0, peak_rate=0.5)), 10)
     shape = {"num_layers": 1, "ffn": "mlp", "mixer": "attention", "expert_dispatch": "dense"}
     model_config = toy.model_config(router_device_groups=2, **shape)
     graph, _, _ = step.split(toy.make(model_config))
     batch = jax.tree.map(lambda rows: np.concatenate([rows] * 4), toy.batch(0, batch_size=1))
-    after, totals = [], []
+    after, losses = [], []
     for accumulation_steps in (1, 4):
         config = step.StepConfig(
             **toy.section("training", accumulation_steps=accumulation_steps, router_bias_rate=0.0, **coefficients)
         )
         update = jax.jit(step.make_train_step(graph, rule, config))
         after.append(update(step.init(toy.make(model_config), rule), batch))
-        values = step.means(after[-1].sums, config)
+        values = totals.means(after[-1].sums, config)
         auxiliary = sum(coefficients[name] * values[name] for name in coefficients)
         reference.assert_close(values["total_loss"] - values["loss"], auxiliary, atol=1e-6 * values["total_loss"])
         assert auxiliary > 0.5
-        totals.append(values["total_loss"])
-    reference.assert_close(totals[1], totals[0], terms=4 * 12 * 29)
+        losses.append(values["total_loss"])
+    reference.assert_close(losses[1], losses[0], terms=4 * 12 * 29)
     for got, want in zip(jax.tree.leaves(after[1].params), jax.tree.leaves(after[0].params), strict=True):
         reference.assert_close(got, want, atol=toy.rounding(np.asarray(want), model_config, 4 * 12))
 

@@ -14,7 +14,7 @@ from jax.extend import core
 from mixkabrn_jax import sharding
 from mixkabrn_jax.layers import variables
 from mixkabrn_jax.sharding import MeshConfig
-from mixkabrn_jax.training import guard, step
+from mixkabrn_jax.training import guard, step, totals
 from mixkabrn_jax.training.checkpoint import Checkpoints
 from tests import toy
 
@@ -90,7 +90,7 @@ def trained(model, mesh, training=TRAINING):
     graph, _, _ = step.split(model)
     evaluate = jax.jit(step.make_evaluate_step(graph, mesh))
     sums = evaluate(state.params, state.buffers, sharding.place(batch(2), "BT", mesh))
-    return jax.device_get(state), step.means(state.sums, training), step.means(sums, training)
+    return jax.device_get(state), totals.means(state.sums, training), totals.means(sums, training)
 
 
 def check_equal(model, mesh, training=TRAINING):

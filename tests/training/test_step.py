@@ -10,7 +10,7 @@ from flax import nnx
 from mixkabrn_jax import sharding
 from mixkabrn_jax.models.quantize import weight_statistics
 from mixkabrn_jax.sharding import MeshConfig
-from mixkabrn_jax.training import optimizer, step
+from mixkabrn_jax.training import optimizer, step, totals
 from mixkabrn_jax.training.evaluate import evaluate
 from mixkabrn_jax.training.step import StepConfig
 from tests import reference, toy
@@ -114,13 +114,13 @@ def test_sums_add_up_and_their_means_are_the_figures():
     state = update(state, batches[1])
     assert state.step == 2
     config = StepConfig(**toy.section("training", **ALL))
-    values = step.means(state.sums, config)
+    values = totals.means(state.sums, config)
     nats, tokens = (sum(float(getattr(part, field)) for part in seen) for field in ("nats", "tokens"))
     assert tokens == sum(batch["weights"].sum() for batch in batches)
     num_bytes = sum(batch["num_bytes"].sum() for batch in batches)
     load = sum(np.asarray(part.load_LE) for part in seen)
     share = load / load.sum(axis=-1, keepdims=True)
-    auxiliary = {name: sum(float(getattr(part, name)) for part in seen) / 2 for name in step.AUXILIARY_LOSSES}
+    auxiliary = {name: sum(float(getattr(part, name)) for part in seen) / 2 for name in totals.AUXILIARY_LOSSES}
     want = {
         "loss": nats / tokens,
         "bits_per_byte": nats / np.log(2) / num_bytes,
@@ -137,7 +137,7 @@ def test_sums_add_up_and_their_means_are_the_figures():
     assert 0 < norm < float(state.sums.grad_norm)
     # The same sums without updates tell of the loss alone.
     total = evaluate(evaluate_step, state.params, state.buffers, batches, place=lambda batch: batch)
-    assert step.means(total, config).keys() == {"loss", "bits_per_byte"}
+    assert totals.means(total, config).keys() == {"loss", "bits_per_byte"}
     reference.assert_close(total.nats, sum(float(evaluate_step(state.params, state.buffers, b).nats) for b in batches))
 
 
@@ -150,7 +150,7 @@ def test_a_batch_of_padding_alone_moves_nothing():
     assert after.sums.nats == 0
     assert after.sums.grad_norm == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
-    values = step.means(after.sums, StepConfig(**toy.section("training")))
+    values = totals.means(after.sums, StepConfig(**toy.section("training")))
     assert all(np.isfinite(value) for value in values.values())
     assert values["max_load"] == values["load_entropy"] == values["dropped"] == 0
 
@@ -181,7 +181,7 @@ def test_the_auxiliary_losses_of_all_layers_have_their_coefficients():
     def auxiliary(params):
         balance = nnx.merge(graph, params, buffers)(batch["tokens"], segment_ids_BT=batch["segment_ids"]).balance
         terms = (balance.loss, balance.sequence_loss, balance.device_loss, balance.z_loss)
-        terms = dict(zip(step.AUXILIARY_LOSSES, map(jnp.sum, terms), strict=True))
+        terms = dict(zip(totals.AUXILIARY_LOSSES, map(jnp.sum, terms), strict=True))
         return sum((ALL[name] - LINEAR[name]) * term for name, term in terms.items()), terms
 
     want, terms = jax.jit(jax.grad(auxiliary, has_aux=True))(params)
@@ -190,7 +190,7 @@ def test_the_auxiliary_losses_of_all_layers_have_their_coefficients():
     assert_alike(got, want, atol=toy.rounding(largest, CONFIG, 8 * 12))
     assert np.abs(want["routed_blocks"]["ffn"]["router"][...]).max() > 1e-2
     # What was minimised is what is reported.
-    values = step.means(after.sums, StepConfig(**toy.section("training", **ALL)))
+    values = totals.means(after.sums, StepConfig(**toy.section("training", **ALL)))
     total = values["loss"]
     for name, coefficient in ALL.items():
         reference.assert_close(values[name], terms[name], terms=8 * 12)
@@ -203,7 +203,7 @@ def test_dropped_choices_are_counted():
     graph, params, buffers = step.split(toy.make(toy.model_config(ffn="mlp", mixer="attention", capacity_factor=0.5)))
     batch = ragged_batch()
     sums = jax.jit(step.make_evaluate_step(graph))(params, buffers, batch)
-    values = step.means(sums._replace(updates=1.0), StepConfig(**toy.section("training")))
+    values = totals.means(sums._replace(updates=1.0), StepConfig(**toy.section("training")))
     # Each of 4 experts has room for an eighth of two choices a position, in each of two layers.
     room = 2 * 4 * (2 * batch["weights"].size // 8)
     assert 1 - room / float(np.sum(sums.load_LE)) - 1e-6 <= values["dropped"] < 1
@@ -222,7 +222,7 @@ def test_codes_are_counted_over_the_updates_of_a_line():
     models = [nnx.merge(graph, state.params, state.buffers) for state in states]
     statistics = jax.jit(weight_statistics)
     seen = [statistics(*pair) for pair in itertools.pairwise(models)]
-    values = step.means(states[-1].sums, config)
+    values = totals.means(states[-1].sums, config)
     for name in ("zeros", "flips", "scale"):
         reference.assert_close(values[f"weight_{name}"], np.mean([getattr(part, name) for part in seen]), terms=2)
     assert 0 < values["weight_flips"] < 1
@@ -236,14 +236,14 @@ def test_the_share_of_inputs_outside_the_grid_is_a_mean_over_microbatches_and_up
     update = jax.jit(step.make_train_step(graph, RULE, StepConfig(**toy.section("training", accumulation_steps=4))))
     before, batch = step.init(model, RULE), even_batch()
     state = update(before, batch)
-    first = step.means(state.sums, 0.0)["outside_grid"]
+    first = totals.means(state.sums, 0.0)["outside_grid"]
     output = jax.jit(lambda model, batch: model(batch["tokens"], segment_ids_BT=batch["segment_ids"]))(model, batch)
     assert output.outside_L.shape == (1,)
     # A normal number is beyond 1 for 32%; features of a trained model's size are not far from that.
     assert 0.2 < first < 0.5
     reference.assert_close(first, np.mean(output.outside_L), terms=4)
     state = update(state, batch)
-    assert abs(step.means(state.sums, 0.0)["outside_grid"] - first) < 0.1
+    assert abs(totals.means(state.sums, 0.0)["outside_grid"] - first) < 0.1
     jax.tree.map(np.testing.assert_array_equal, state.buffers, before.buffers)
 
 
@@ -271,7 +271,7 @@ def test_eight_devices_train_as_one():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("accumulation_steps", 0), ("router_bias_rate", -1.0), *((name, -0.1) for name in step.AUXILIARY_LOSSES)],
+    [("accumulation_steps", 0), ("router_bias_rate", -1.0), *((name, -0.1) for name in totals.AUXILIARY_LOSSES)],
 )
 def test_a_field_that_cannot_be_is_named(field, value):
     with pytest.raises(ValueError, match=rf"config\.training\.{field}={value}"):
