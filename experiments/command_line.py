@@ -65,6 +65,8 @@ def _parse(argv):
         return flags.FLAGS(argv)
     except flags.Error as error:
         sys.exit(f"error: {_one_line(error)}")
+    except OSError as error:  # of a config file that is not there, once a field of it is set
+        sys.exit(f"error: {_one_line(error)}: is there such a file as --config names?")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         # ml_collections found no such field, and quotes one name of its path, or none.
         overrides = [argument for argument in argv if argument.startswith("--config.")]

@@ -8,6 +8,7 @@ A run of several processes is this command once for each of them: with --distrib
 itself (Slurm, Open MPI, Kubernetes, TPU pods), else with --coordinator_address, --num_processes and --process_id.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -40,7 +41,7 @@ flags.register_multi_flags_validator(
 )
 flags.register_validator(
     "coordinator_address",
-    lambda address: address is None or address.rpartition(":")[2].isdecimal(),
+    lambda address: address is None or re.fullmatch(r".+:\d+", address),
     "host:port is needed",
 )
 flags.register_multi_flags_validator(
@@ -72,17 +73,24 @@ def main():
         from mixkabrn_jax.training.loop import Run
 
         if _DISTRIBUTED.value or _COORDINATOR.value:
-            print("joining the other processes of the run; JAX waits for them for 300 s", flush=True)
-            others = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-            processes.join(*others, heartbeat_seconds=_HEARTBEAT.value)
-        run = Run(config, Path(_WORKDIR.value))
+            _join(processes)
     try:
-        return run.train()
-    except (FloatingPointError, DoesNotFitError, processes.ElsewhereError) as error:  # the same in all processes
-        sys.exit(f"error: {error}")
-    except OSError as error:
+        with processes.exchange():
+            with command_line.user_errors():
+                run = Run(config, Path(_WORKDIR.value))
+            return run.train()
+    except (OSError, FloatingPointError, DoesNotFitError) as error:
         print(f"error: {error}", file=sys.stderr)
         processes.leave(1)
+    except KeyboardInterrupt:
+        processes.leave(130)
+
+
+def _join(processes):
+    given = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    who = "this process" if given[0] is None else f"process {given[2]} of {given[1]}, at {given[0]}"
+    print(f"{who}: joining the others of the run; JAX waits for them for 300 s", flush=True)
+    processes.join(*given, heartbeat_seconds=_HEARTBEAT.value)
 
 
 def _plan(config):

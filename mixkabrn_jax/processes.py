@@ -6,6 +6,7 @@ each of these functions, in the same order. In a run of one process they do noth
 
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -43,8 +44,10 @@ def join(
         num_processes: of the run.
         process_id: of this one, from 0.
         heartbeat_seconds: a process that is not heard of for so long counts as dead, and all others end.
-    Raises: ValueError when JAX finds no other processes.
+    Raises: ValueError when JAX finds no other processes, OSError when something else listens at the address.
     """
+    if process_id == 0 and coordinator_address is not None:
+        _require_free(coordinator_address)
     # It would take SIGTERM for itself, which is the loop's.
     jax.config.update("jax_enable_preemption_service", False)
     # With one CPU device a process, programs that do not wait for each other would run side by side, see `Largest`.
@@ -64,13 +67,22 @@ def join(
         ) from error
 
 
+def _require_free(address):
+    port = int(address.rpartition(":")[2])
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:  # JAX would end in a segmentation fault
+        raise OSError(error.errno, f"{error.strerror}: choose another port", address) from error
+
+
 def leave(code: int) -> NoReturn:
-    """Ends this process at once: `sys.exit` would have JAX wait for the others, which wait for this one."""
-    if jax.process_count() == 1:
+    """Ends this process at once: `sys.exit` would have JAX wait for the others, which may wait for this one."""
+    if not jax.distributed.is_initialized():
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
-    time.sleep(1)  # those who were told why get to say so before JAX ends them
+    if is_first():
+        time.sleep(2)  # without it JAX ends the others, which may be about to say why they end
     os._exit(code)
 
 
@@ -104,9 +116,9 @@ def exchange() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
-            raise
         reason = str(error).partition("\n")[0]
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in reason:  # its own memory
+            raise
         raise LostError(
             f"process {jax.process_index()} of {jax.process_count()} cannot go on ({reason}): if another one has "
             "ended, see what that said last; start all of them again, and the same command goes on from the newest "
@@ -151,7 +163,7 @@ def require_same(**values: dict) -> None:
         ]
         if differing:
             raise ValueError(
-                f"process {jax.process_index()} is not of the same run as process 0: {', '.join(differing)}"
+                f"this is not process {jax.process_index()} of the run of process 0: {', '.join(differing)}"
             )
 
 

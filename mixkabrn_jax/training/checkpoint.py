@@ -190,8 +190,14 @@ class Checkpoints:
         return TrainState(**restored["model"], **restored["optimizer"]), self._run(step)["iterator"]
 
     def restore_model(self, step: int, params, buffers):
-        """Returns (params, buffers) only: what generation needs. Raises: as `restore`."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, {"params": params, "buffers": buffers})
+        """Returns (params, buffers) only, on one device: what generation needs. Raises: as `restore`."""
+        # Told where to, or orbax asks for the devices of the mesh that wrote it.
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+        def on_one_device(leaf):
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+
+        abstract = jax.tree.map(on_one_device, {"params": params, "buffers": buffers})
         model = self._restore(step, {"model": abstract})["model"]
         return model["params"], model["buffers"]
 

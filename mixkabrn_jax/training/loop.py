@@ -41,8 +41,10 @@ class Run:
         fingerprints = self.corpus.fingerprints()
         processes.require_same(config=workdir.flatten(config), data=fingerprints)
         processes.from_first(lambda: workdir.claim(directory, config, self.corpus.tokenizer, fingerprints))
-        with processes.Together():
-            workdir.await_claim(directory)
+        if jax.process_count() > 1:
+            mark = processes.from_first(lambda: workdir.mark(directory))
+            with processes.Together():
+                workdir.await_mark(directory, mark)
 
     def train(self) -> int:
         """Trains to the last step, or to the first boundary after SIGINT, SIGTERM or SIGUSR1.

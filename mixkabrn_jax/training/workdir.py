@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ NOT_PART_OF_THE_EXPERIMENT = frozenset(
     {"data.num_threads", "data.timeout_seconds", "mesh.data", "mesh.expert", "mesh.model", "mesh.context"}
 )
 """A run may go on with other values of these: batches and updates do not depend on them (on `mesh` to rounding)."""
+
+
+_MARK = "started.txt"
 
 
 def check(workdir: Path, config: Mapping) -> None:
@@ -61,17 +65,24 @@ def claim(workdir: Path, config: Mapping, tokenizer: tokenizers.Tokenizer, data:
         )
 
 
-def await_claim(workdir: Path, seconds: float = 60.0) -> None:
-    """Waits until this process sees what another one claimed: a network file system may show it late.
+def mark(workdir: Path) -> str:
+    """Leaves a mark in a claimed directory, by which other processes know it from one like it. Returns the mark."""
+    text = secrets.token_hex(8)
+    write_atomically(workdir / _MARK, text)
+    return text
+
+
+def await_mark(workdir: Path, text: str, seconds: float = 60.0) -> None:
+    """Waits until this process sees the mark of another one: a network file system may show it late.
 
     Raises: FileNotFoundError when it does not in time.
     """
     deadline = time.monotonic() + seconds
-    while not (workdir / "config.json").is_file():
+    while not (workdir / _MARK).is_file() or (workdir / _MARK).read_text() != text:
         if time.monotonic() > deadline:
             raise FileNotFoundError(
-                f"--workdir={workdir} was claimed by process 0 and is not seen here after {seconds:g} s: a directory "
-                "on a file system that all processes share is needed"
+                f"--workdir={workdir} is not the directory of process 0, whose {_MARK} is not seen here after "
+                f"{seconds:g} s: one on a file system that all processes share is needed"
             )
         time.sleep(0.1)
 

@@ -93,7 +93,7 @@ def test_one_of_two_processes_killed_then_one_signalled_and_the_run_ends_as_if_n
 @pytest.mark.parametrize(
     ("last", "message"),
     [
-        ("--config.seed=5", "process 1 is not of the same run as process 0: config.seed=5 (there: 0)"),
+        ("--config.seed=5", "this is not process 1 of the run of process 0: config.seed=5 (there: 0)"),
         ("--config.data.path=absent.txt", "config.data.path='absent.txt' does not exist"),
     ],
 )

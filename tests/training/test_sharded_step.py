@@ -254,6 +254,12 @@ def test_a_checkpoint_of_any_mesh_is_restored_on_any_other(tmp_path):
         for got, want, like in zip(*(jax.tree.leaves(tree) for tree in (restored, written, abstract)), strict=True):
             np.testing.assert_array_equal(got, want)
             assert got.sharding == like.sharding
+    # Generation has one device and no mesh.
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        params, _ = checkpoints.restore_model(3, *step.split(jax.eval_shape(lambda: model))[1:])
+    for got, want in zip(jax.tree.leaves(params), jax.tree.leaves(written.params), strict=True):
+        np.testing.assert_array_equal(got, want)
+        assert len(got.sharding.device_set) == 1
 
 
 def test_every_matrix_is_split_while_it_is_not_in_use():

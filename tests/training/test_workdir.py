@@ -164,3 +164,19 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_nested_fields_have_dotted_names():
     assert workdir.flatten({"a": 1, "b": {"c": 2, "d": {"e": 3}}}) == {"a": 1, "b.c": 2, "b.d.e": 3}
+
+
+def test_a_directory_of_another_process_is_known_by_its_mark(tmp_path):
+    """Another machine's copy of the run looks the same."""
+    mark = workdir.mark(tmp_path)
+    workdir.await_mark(tmp_path, mark)
+    copy = tmp_path / "copy"
+    for old in (None, "an older start"):
+        if old is not None:
+            copy.mkdir()
+            (copy / "started.txt").write_text(old)
+        with pytest.raises(
+            FileNotFoundError, match=r"copy is not the directory of process 0, .* is not seen here after"
+        ):
+            workdir.await_mark(copy, mark, seconds=0.0)
+    assert workdir.mark(tmp_path) != mark
