@@ -81,9 +81,9 @@ def main():
             return run.train()
     except (OSError, FloatingPointError, DoesNotFitError) as error:
         print(f"error: {error}", file=sys.stderr)
-        processes.leave(1)
+        processes.shutdown(1)
     except KeyboardInterrupt:
-        processes.leave(130)
+        processes.shutdown(130)
 
 
 def _join(processes):

@@ -50,7 +50,7 @@ def join(
         _require_free(coordinator_address)
     # It would take SIGTERM for itself, which is the loop's.
     jax.config.update("jax_enable_preemption_service", False)
-    # With one CPU device a process, programs that do not wait for each other would run side by side, see `Largest`.
+    # With one CPU device a process, programs that do not wait for each other would run side by side, see `AllReduceMax`.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(
@@ -75,7 +75,7 @@ def _require_free(address):
         raise OSError(error.errno, f"{error.strerror}: choose another port", address) from error
 
 
-def leave(code: int) -> NoReturn:
+def shutdown(code: int) -> NoReturn:
     """Ends this process at once: `sys.exit` would have JAX wait for the others, which may wait for this one."""
     if not jax.distributed.is_initialized():
         sys.exit(code)
@@ -91,7 +91,7 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def from_first(function: Callable):
+def broadcast_from_first(function: Callable):
     """What the function returns in the first process, in all of them; the others do not call it.
 
     Args:
@@ -101,7 +101,7 @@ def from_first(function: Callable):
     if jax.process_count() == 1:
         return function()
     told = ""
-    with Together():
+    with ErrorConsensus():
         if is_first():
             told = json.dumps(function())
     return json.loads(_exchanged(told)[0])
@@ -126,7 +126,7 @@ def exchange() -> Iterator[None]:
         ) from error
 
 
-class Together:
+class ErrorConsensus:
     """A context for what may fail in some processes only: then it fails in all, and none waits for the others for ever.
 
     Raises: ElsewhereError where it did not fail.
@@ -154,7 +154,7 @@ def require_same(**values: dict) -> None:
     if jax.process_count() == 1:
         return
     first = json.loads(_exchanged(json.dumps(values))[0])
-    with Together():
+    with ErrorConsensus():
         differing = [
             f"{name}.{key}={mine.get(key)!r} (there: {first[name].get(key)!r})"
             for name, mine in values.items()
@@ -177,7 +177,7 @@ def _exchanged(text):
     return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
 
-class Largest:
+class AllReduceMax:
     """The largest of the numbers that the processes come with, and nobody waits for it: it is told one turn later.
 
     All processes are told the same at the same turn. In a run of one process it is told at once.

@@ -23,7 +23,7 @@ AXES_OF_LETTER = {
     "H": ("model",),
     "F": ("model",),
 }
-AT_REST = {"D": ("data",)}
+FULLY_SHARDED = {"D": ("data",)}
 """What is split besides while a parameter is not in use."""
 BATCH_AXES = ("data", "expert", "context")
 """Each device along them has tokens of its own."""
@@ -78,9 +78,11 @@ def spec(letters: str) -> PartitionSpec:
     return PartitionSpec(*(_entry(AXES_OF_LETTER.get(letter, ())) for letter in letters))
 
 
-def at_rest(letters: str) -> PartitionSpec:
-    """Of a parameter that is not in use: `at_rest("EDF")` is PartitionSpec("expert", "data", "model")."""
-    return PartitionSpec(*(_entry(AXES_OF_LETTER.get(letter, ()) + AT_REST.get(letter, ())) for letter in letters))
+def fully_sharded(letters: str) -> PartitionSpec:
+    """Of a parameter that is not in use: `fully_sharded("EDF")` is PartitionSpec("expert", "data", "model")."""
+    return PartitionSpec(
+        *(_entry(AXES_OF_LETTER.get(letter, ()) + FULLY_SHARDED.get(letter, ())) for letter in letters)
+    )
 
 
 def axes_of(entry: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -97,7 +99,7 @@ def place(tree, letters: str, mesh: Mesh):
     return jax.device_put(tree, NamedSharding(mesh, spec(letters)))
 
 
-def rows_here(mesh: Mesh, num_rows: int) -> list[int]:
+def local_rows(mesh: Mesh, num_rows: int) -> list[int]:
     """Of a batch of so many rows, those that devices of this process have parts of, in rising order."""
     parts = NamedSharding(mesh, spec("B")).addressable_devices_indices_map((num_rows,)).values()
     return sorted({row for (part,) in parts for row in range(num_rows)[part]})
@@ -107,10 +109,10 @@ def place_rows(batch, mesh: Mesh, num_rows: int):
     """Puts a batch on the mesh, laid out as "BT".
 
     Args:
-        batch: a tree of arrays `[B, T]`, of this process's rows alone, those of `rows_here`.
+        batch: a tree of arrays `[B, T]`, of this process's rows alone, those of `local_rows`.
         num_rows: of all processes.
     """
-    layout, rows = NamedSharding(mesh, spec("BT")), rows_here(mesh, num_rows)
+    layout, rows = NamedSharding(mesh, spec("BT")), local_rows(mesh, num_rows)
 
     def place(here_BT):
         def part(index):
@@ -166,55 +168,55 @@ def is_per_device() -> bool:
     return bool(_axes_here(BATCH_AXES))
 
 
-def total(tree, axes: tuple[str, ...] = BATCH_AXES):
+def psum(tree, axes: tuple[str, ...] = BATCH_AXES):
     """The sum over the devices along the axes."""
     axes = _axes_here(axes)
     return jax.lax.psum(tree, axes) if axes else tree
 
 
-def total_gradient(grad, layout: PartitionSpec):
+def psum_gradient(grad, layout: PartitionSpec):
     """Of a parameter: the sum over the devices that hold a copy of the same part."""
     split = {axis for entry in layout if entry for axis in axes_of(entry)}
-    return total(grad, tuple(axis for axis in BATCH_AXES if axis not in split))
+    return psum(grad, tuple(axis for axis in BATCH_AXES if axis not in split))
 
 
-def whole(value: jax.Array, letters: str) -> jax.Array:
+def unshard(value: jax.Array, letters: str) -> jax.Array:
     """A parameter that lies split, as it is used; its gradient is summed over devices and split again.
 
     Args:
         letters: of the trailing dimensions.
     """
     for dimension, letter in enumerate(letters, start=value.ndim - len(letters)):
-        for axis in _axes_here(AT_REST.get(letter, ())):
+        for axis in _axes_here(FULLY_SHARDED.get(letter, ())):
             value = jax.lax.all_gather(value, axis, axis=dimension, tiled=True)
     return value
 
 
-def gather(rows: jax.Array, axis: str, dimension: int = 0) -> jax.Array:
+def all_gather(rows: jax.Array, axis: str, dimension: int = 0) -> jax.Array:
     """The rows `[R, ...]` of all devices along the axis, one device's after the other."""
     return jax.lax.all_gather(rows, axis, axis=dimension, tiled=True) if _axes_here((axis,)) else rows
 
 
-def mine(rows: jax.Array, axis: str, dimension: int = 0) -> jax.Array:
-    """This device's part of what `gather` gives: its inverse."""
+def local_shard(rows: jax.Array, axis: str, dimension: int = 0) -> jax.Array:
+    """This device's part of what `all_gather` gives: its inverse."""
     if not _axes_here((axis,)):
         return rows
     length = rows.shape[dimension] // size(axis)
     return jax.lax.dynamic_slice_in_dim(rows, index(axis) * length, length, axis=dimension)
 
 
-def scatter_sum(rows: jax.Array, axis: str) -> jax.Array:
-    """The inverse of `gather` for parts of a sum: each device's own rows, summed over the devices along the axis."""
+def reduce_scatter(rows: jax.Array, axis: str) -> jax.Array:
+    """The inverse of `all_gather` for parts of a sum: each device's own rows, summed over the devices along the axis."""
     return jax.lax.psum_scatter(rows, axis, tiled=True) if _axes_here((axis,)) else rows
 
 
-def to_owners(rows: jax.Array, axis: str) -> jax.Array:
+def all_to_all(rows: jax.Array, axis: str) -> jax.Array:
     """Rows `[E, R, ...]` of every device to those that own the E: `[E / devices, devices * R, ...]`."""
     return jax.lax.all_to_all(rows, axis, 0, 1, tiled=True) if _axes_here((axis,)) else rows
 
 
-def from_owners(rows: jax.Array, axis: str) -> jax.Array:
-    """The inverse of `to_owners`."""
+def all_to_all_back(rows: jax.Array, axis: str) -> jax.Array:
+    """The inverse of `all_to_all`."""
     return jax.lax.all_to_all(rows, axis, 1, 0, tiled=True) if _axes_here((axis,)) else rows
 
 

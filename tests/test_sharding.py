@@ -12,8 +12,8 @@ ONE = {"data": 1, "expert": 1, "model": 1, "context": 1}
 def test_letters_name_the_axes_of_the_mesh():
     assert sharding.spec("BTD") == PartitionSpec(("data", "expert"), "context", None)
     assert sharding.spec("EDF") == PartitionSpec("expert", None, "model")
-    assert sharding.at_rest("EDF") == PartitionSpec("expert", "data", "model")
-    assert sharding.at_rest("LD_") == PartitionSpec(None, "data", None)
+    assert sharding.fully_sharded("EDF") == PartitionSpec("expert", "data", "model")
+    assert sharding.fully_sharded("LD_") == PartitionSpec(None, "data", None)
     assert sharding.spec("") == PartitionSpec()
     axes = set(sharding.make_mesh(MeshConfig(**ONE)).axis_names)
     assert {axis for along in sharding.AXES_OF_LETTER.values() for axis in along} == axes
@@ -37,7 +37,7 @@ def test_a_batch_is_split_and_a_state_is_copied(devices):
 def test_rows_of_a_process_go_where_those_of_the_batch_go(sizes):
     mesh = sharding.make_mesh(MeshConfig(**(ONE | sizes)))
     batch_BT = np.arange(96, dtype=np.int32).reshape(8, 12)
-    assert sharding.rows_here(mesh, 8) == list(range(8))
+    assert sharding.local_rows(mesh, 8) == list(range(8))
     got, want = sharding.place_rows(batch_BT, mesh, 8), sharding.place(batch_BT, "BT", mesh)
     assert got.sharding == want.sharding
     for part, want_part in zip(got.addressable_shards, want.addressable_shards, strict=True):
@@ -55,7 +55,7 @@ def test_a_process_brings_the_rows_of_its_own_devices(monkeypatch, first):
         return {device: index for device, index in of_all(self, shape).items() if device in mine}
 
     monkeypatch.setattr(NamedSharding, "addressable_devices_indices_map", of_mine)
-    rows = sharding.rows_here(mesh, 8)
+    rows = sharding.local_rows(mesh, 8)
     assert rows == list(range(first, first + 4))
     parts = {}
     monkeypatch.setattr(jax, "make_array_from_callback", lambda shape, _, part: parts.update(shape=shape, of=part))

@@ -192,7 +192,7 @@ def batch(seed, batch_size=4, length=12, vocab_size=_MODEL["vocab_size"]) -> dic
         "tokens": stream[:, :-1],
         "targets": stream[:, 1:],
         "segment_ids": segment_ids,
-        "weights": (segment_ids > 0).astype(np.float32),
+        "loss_mask": (segment_ids > 0).astype(np.float32),
         "num_bytes": np.ones((batch_size, length), np.int32) * (segment_ids > 0),
     }
 

@@ -39,7 +39,7 @@ def batch(num_rows, length, vocab_size):
         "tokens": tokens[:, :-1],
         "targets": tokens[:, 1:],
         "segment_ids": ones,
-        "weights": ones.astype(np.float32),
+        "loss_mask": ones.astype(np.float32),
         "num_bytes": ones,
     }
 

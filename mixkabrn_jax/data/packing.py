@@ -54,7 +54,7 @@ class Windows:
 
         tokens, targets: int32.
         segment_ids: int32, 1, 2, ... for the documents of this window in order, 0 on padding.
-        weights: float32, 1 where the target counts, 0 on padding.
+        loss_mask: float32, 1 where the target counts, 0 on padding.
         num_bytes: int32, the UTF-8 bytes of each target; 0 for separators and padding.
         """
         index = operator.index(index)
@@ -82,6 +82,6 @@ class Windows:
             "tokens": tokens,
             "targets": targets,
             "segment_ids": segment_ids * is_target,
-            "weights": is_target.astype(np.float32),
+            "loss_mask": is_target.astype(np.float32),
             "num_bytes": self._num_bytes_W[targets],  # padding is separators, which have none
         }

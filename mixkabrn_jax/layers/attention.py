@@ -64,7 +64,7 @@ class Attention(nnx.Module):
                 segment_ids_BT = (mask_BT > 0).astype(jnp.int32)  # tokens see tokens, padding sees padding
             # Where devices hold one part of the sequence each, queries stay and keys and values come.
             k_BSHK, v_BSHV, segment_ids_BS = jax.tree.map(
-                lambda a: sharding.gather(a, "context", dimension=1), (k_BTHK, v_BTHV, segment_ids_BT)
+                lambda a: sharding.all_gather(a, "context", dimension=1), (k_BTHK, v_BTHV, segment_ids_BT)
             )
             first = q_BTHK.shape[1] * sharding.index("context")
             y_BTHV = attention.causal(q_BTHK, k_BSHK, v_BSHV, segment_ids_BS, first)

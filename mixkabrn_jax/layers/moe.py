@@ -187,13 +187,11 @@ class MixtureOfExperts(nnx.Module):
             dropped = jnp.where(jnp.sum(load_E) > 0, dropped, 0)
         return Balance(
             load_E=load_E,
-            loss=routing.balance_loss(score_BTE, indices_BTN, mask_BT, sharding.total),
+            loss=routing.balance_loss(score_BTE, indices_BTN, mask_BT, sharding.psum),
             sequence_loss=routing.sequence_balance_loss(
-                score_BTE, best_BTN, mask_BT, partial(sharding.total, axes=("context",))
+                score_BTE, best_BTN, mask_BT, partial(sharding.psum, axes=("context",))
             ),
-            device_loss=routing.device_balance_loss(
-                score_BTE, indices_BTN, self.device_groups, mask_BT, sharding.total
-            ),
+            device_loss=routing.device_balance_loss(score_BTE, indices_BTN, self.device_groups, mask_BT, sharding.psum),
             z_loss=routing.z_loss(logits_BTE, mask_BT),
             dropped=dropped,
         )
@@ -202,21 +200,21 @@ class MixtureOfExperts(nnx.Module):
         """As many rows for each expert: one batched product. Each device sends every other the rows of its experts."""
         rows_RD = routing.dispatch(x_TD, room, weights_TN.shape[-1])
         is_filled_ER, rows_ERD = (
-            sharding.to_owners(rows.reshape(self.config.num_experts, -1, *rows.shape[1:]), "expert")
+            sharding.all_to_all(rows.reshape(self.config.num_experts, -1, *rows.shape[1:]), "expert")
             for rows in (routing.has_choice(room), rows_RD)
         )
         rows_ERD, outside_E = jax.vmap(_run_one)(self.experts, rows_ERD, is_filled_ER)
-        rows_RD = sharding.from_owners(rows_ERD, "expert").reshape(rows_RD.shape)
+        rows_RD = sharding.all_to_all_back(rows_ERD, "expert").reshape(rows_RD.shape)
         return routing.combine(rows_RD, weights_TN, room), jax.tree.map(jnp.sum, outside_E)
 
     def _run_on_all_devices(self, x_TD, weights_TN, indices_TN, mask_T):
         """All devices that have experts of this layer see the same tokens, and each runs its own experts on them."""
         x_TD, weights_TN, indices_TN, mask_T = jax.tree.map(
-            lambda a: sharding.gather(a, "expert"), (x_TD, weights_TN, indices_TN, mask_T)
+            lambda a: sharding.all_gather(a, "expert"), (x_TD, weights_TN, indices_TN, mask_T)
         )
         run = self._run_all if self.dispatch == "dense" else self._run_sorted
         y_TD, outside = run(x_TD, weights_TN, self._here(indices_TN), mask_T)
-        return sharding.scatter_sum(y_TD, "expert"), outside
+        return sharding.reduce_scatter(y_TD, "expert"), outside
 
     def _run_sorted(self, x_TD, weights_TN, indices_TN, mask_T):
         plan = routing.plan(indices_TN, self._num_here)

@@ -136,6 +136,6 @@ def _from_earlier_devices(state_BHKV, k_BTHK, v_BTHV, log_decay, segment_ids_BT)
         return state_BHKV
     ends_2B = segment_ids_BT[:, jnp.array([0, -1])].T
     mine = (*retention.carried(k_BTHK, v_BTHV, log_decay, segment_ids_BT), ends_2B)
-    kept_PBH, added_PBHKV, ends_P2B = jax.tree.map(lambda a: sharding.gather(a[None], "context"), mine)
+    kept_PBH, added_PBHKV, ends_P2B = jax.tree.map(lambda a: sharding.all_gather(a[None], "context"), mine)
     continues_PB = ends_P2B[:, 0] == jnp.roll(ends_P2B[:, 1], 1, axis=0)
     return retention.incoming(kept_PBH, added_PBHKV, continues_PB, sharding.index("context"))

@@ -9,7 +9,7 @@ from flax import nnx
 
 from mixkabrn_jax import sharding
 
-_COPIED = sharding.spec("")
+_REPLICATED = sharding.spec("")
 
 
 class Buffer(nnx.Variable):
@@ -27,30 +27,30 @@ def stacked(module: nnx.Module, letter: str) -> nnx.Module:
 
 def layout(tree):
     """For every variable of a tree, and every other leaf, the `PartitionSpec` it lies in while not in use."""
-    return jax.tree.map(lambda leaf: _spec(leaf) if _is_variable(leaf) else _COPIED, tree, is_leaf=_is_variable)
+    return jax.tree.map(lambda leaf: _spec(leaf) if _is_variable(leaf) else _REPLICATED, tree, is_leaf=_is_variable)
 
 
-def total_gradients(grads):
+def psum_gradients(grads):
     """Gradients of parameters as they lie, summed over the devices that hold the same part."""
-    return jax.tree.map(lambda grad: sharding.total_gradient(grad, _spec(grad)), grads, is_leaf=_is_variable)
+    return jax.tree.map(lambda grad: sharding.psum_gradient(grad, _spec(grad)), grads, is_leaf=_is_variable)
 
 
-def gathered(module):
+def unsharded(module):
     """The module with whole parameters, where the program is that of one device among others."""
     if not sharding.is_per_device():
         return module
-    return jax.tree.map(lambda leaf: _gathered(leaf) if _is_variable(leaf) else leaf, module, is_leaf=_is_variable)
+    return jax.tree.map(lambda leaf: _unsharded(leaf) if _is_variable(leaf) else leaf, module, is_leaf=_is_variable)
 
 
-def _gathered(variable):
+def _unsharded(variable):
     value = variable[...]
-    whole = sharding.whole(value, _letters(variable))
+    whole = sharding.unshard(value, _letters(variable))
     return variable if whole is value else variable.replace(whole)
 
 
 def _spec(variable):
     letters = _letters(variable)
-    return sharding.at_rest("_" * (variable.ndim - len(letters)) + letters)
+    return sharding.fully_sharded("_" * (variable.ndim - len(letters)) + letters)
 
 
 def _letters(variable):

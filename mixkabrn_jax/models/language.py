@@ -11,7 +11,7 @@ from mixkabrn_jax import sharding
 from mixkabrn_jax.layers import refinement
 from mixkabrn_jax.layers.moe import Balance
 from mixkabrn_jax.layers.norm import RMSNorm
-from mixkabrn_jax.layers.variables import gathered
+from mixkabrn_jax.layers.variables import unsharded
 from mixkabrn_jax.models.block import Block
 from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.ops import routing
@@ -68,15 +68,15 @@ class LanguageModel(nnx.Module):
         config = self.config
         if state is None:
             state = self.init_state(tokens_BT.shape[0], None)
-        embedding_WD = gathered(self.embedding_WD)[...]
+        embedding_WD = unsharded(self.embedding_WD)[...]
         x_BTD, position_BT = self._start(embedding_WD, tokens_BT, state, segment_ids_BT, mask_BT)
 
         def run(x_BTD, layer):
             block, mixer_state = layer
-            x_BTD, *produced = gathered(block)(x_BTD, mixer_state, position_BT, segment_ids_BT, mask_BT)
+            x_BTD, *produced = unsharded(block)(x_BTD, mixer_state, position_BT, segment_ids_BT, mask_BT)
             return x_BTD, produced
 
-        # Where parameters are split a layer's whole ones are there while it runs, and gathered again on the way back.
+        # Where parameters are split a layer's whole ones are there while it runs, and unsharded again on the way back.
         if config.remat or sharding.is_per_device():
             run = jax.checkpoint(run)
         balance = None
@@ -84,9 +84,9 @@ class LanguageModel(nnx.Module):
         for blocks, mixer_states in zip(self._stacks(), state.mixers, strict=True):
             x_BTD, (mixer_states, balance, counts) = jax.lax.scan(run, x_BTD, (blocks, mixer_states))
             mixers.append(mixer_states)
-            outside.append(sharding.total(counts))
+            outside.append(sharding.psum(counts))
         h_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
-        head_WD = embedding_WD if self.head_WD is None else gathered(self.head_WD)[...]
+        head_WD = embedding_WD if self.head_WD is None else unsharded(self.head_WD)[...]
         h_RD = h_BTD.reshape(-1, config.d_model)  # one dimension of rows, as in `layers.linear.multiply`
         logits_RW = jnp.einsum("rd,wd->rw", h_RD, head_WD.astype(h_RD.dtype), preferred_element_type=jnp.float32)
         logits_BTW = logits_RW.reshape(*tokens_BT.shape, -1)
@@ -102,8 +102,8 @@ class LanguageModel(nnx.Module):
         if self.config.embedding_scale != 1:
             x_BTD = x_BTD * self.config.embedding_scale
         # Positions count from the start of documents, wherever that is: tokens of the other parts of a sequence matter.
-        whole = jax.tree.map(lambda a: sharding.gather(a, "context", 1), (tokens_BT, segment_ids_BT, mask_BT))
-        return x_BTD, sharding.mine(_positions(state.position_B, *whole), "context", 1)
+        whole = jax.tree.map(lambda a: sharding.all_gather(a, "context", 1), (tokens_BT, segment_ids_BT, mask_BT))
+        return x_BTD, sharding.local_shard(_positions(state.position_B, *whole), "context", 1)
 
     def step(self, tokens_B, state: State):
         """One token a row; an attention cache that is full drops what comes.

@@ -30,7 +30,7 @@ class Run:
         Raises: TypeError, ValueError, OSError with a sentence that names the field or file; nothing is overwritten.
         """
         self.directory = directory
-        with processes.Together():
+        with processes.ErrorConsensus():
             self.experiment = Experiment.from_dict(config)
             self.mesh = sharding.make_mesh(self.experiment.mesh)
             if processes.is_first():
@@ -40,10 +40,10 @@ class Run:
             self.corpus = pipeline.load(self.experiment.data, workdir.load_tokenizer(directory))
         fingerprints = self.corpus.fingerprints()
         processes.require_same(config=workdir.flatten(config), data=fingerprints)
-        processes.from_first(lambda: workdir.claim(directory, config, self.corpus.tokenizer, fingerprints))
+        processes.broadcast_from_first(lambda: workdir.claim(directory, config, self.corpus.tokenizer, fingerprints))
         if jax.process_count() > 1:
-            mark = processes.from_first(lambda: workdir.mark(directory))
-            with processes.Together():
+            mark = processes.broadcast_from_first(lambda: workdir.mark(directory))
+            with processes.ErrorConsensus():
                 workdir.await_mark(directory, mark)
 
     def train(self) -> int:
@@ -59,7 +59,7 @@ class Run:
             all stop at the same step, whichever of them was sent it.
         """
         with ExitStack() as held, processes.exchange():
-            processes.from_first(lambda: bool(held.enter_context(workdir.lock(self.directory))))
+            processes.broadcast_from_first(lambda: bool(held.enter_context(workdir.lock(self.directory))))
             return self._train()
 
     def _train(self):
@@ -77,11 +77,11 @@ class Run:
         # Made where it lies: no device ever holds all of a state that is split.
         self._layout = sharding.shardings(variables.layout(jax.eval_shape(start_anew)), self.mesh)
         state = jax.jit(start_anew, out_shardings=self._layout)()
-        self._rows = sharding.rows_here(self.mesh, experiment.data.batch_size)
+        self._rows = sharding.local_rows(self.mesh, experiment.data.batch_size)
         batches = pipeline.train_batches(self.corpus.train, experiment.data, experiment.seed, self._rows)
         about = {"config": workdir.load_config(self.directory), "data": self.corpus.fingerprints()}
         checkpoints = Checkpoints(self.directory / "checkpoints", experiment.checkpoint, about=about)
-        start = processes.from_first(lambda: checkpoints.latest_intact_step() or 0)
+        start = processes.broadcast_from_first(lambda: checkpoints.latest_intact_step() or 0)
         if start:
             state, iterator_state = checkpoints.restore(start, state)
             batches.set_state(iterator_state)
@@ -91,10 +91,10 @@ class Run:
             checkpoints.note_loss(at, loss)
         evaluate_step = jax.jit(step.make_evaluate_step(graph, self.mesh))
         profile = Profile(experiment.profile, self.directory / "profile")
-        largest, stopped_by = processes.Largest(), 0
+        largest, stopped_by = processes.AllReduceMax(), 0
         with _Signals() as signals, report, profile, checkpoints:
             is_due = start and self._validates_at(start)
-            if is_due and processes.from_first(lambda: start not in report.validation_losses()):
+            if is_due and processes.broadcast_from_first(lambda: start not in report.validation_losses()):
                 # The run was killed just before it, or went back to a checkpoint from before it.
                 checkpoints.note_loss(start, self._validate(evaluate_step, state, start, report))
             if start < experiment.num_steps:
@@ -129,7 +129,7 @@ class Run:
             report.flush()
         report.end(at, is_complete=at == experiment.num_steps)
         batches.close()
-        processes.from_first(lambda: None)  # the others wait for what the first one has left to write
+        processes.broadcast_from_first(lambda: None)  # the others wait for what the first one has left to write
         return 128 + stopped_by if stopped_by else 0
 
     def _place(self, batch):

@@ -96,7 +96,7 @@ def make(experiment: Experiment, vocab_size: int) -> Plan:
     batch = {
         key: jax.ShapeDtypeStruct(shape_BT, jnp.int32) for key in ("tokens", "targets", "segment_ids", "num_bytes")
     }
-    batch["weights"] = jax.ShapeDtypeStruct(shape_BT, jnp.float32)
+    batch["loss_mask"] = jax.ShapeDtypeStruct(shape_BT, jnp.float32)
     update = step.make_train_step(graph, rule, experiment.training, experiment.guard, mesh)
     traced = jax.jit(update).trace(state, batch).jaxpr.jaxpr
     (program,) = _programs(traced) if experiment.mesh.size > 1 else [(traced, 1)]

@@ -126,14 +126,14 @@ def make_train_step(
 
     def gradient(params, buffers, batch, whole):
         grads, sums = jax.grad(loss, has_aux=True)(params, buffers, batch, whole)
-        return variables.total_gradients(grads), sharding.total(sums)
+        return variables.psum_gradients(grads), sharding.psum(sums)
 
     def microbatch(state, batch, whole):
         arguments = state.params, state.buffers, batch, whole
         if mesh is None or mesh.size == 1:
             return gradient(*arguments)
-        at_rest, copied = variables.layout(arguments[:2]), sharding.spec("")
-        specs = (*at_rest, sharding.spec("BT"), copied), (at_rest[0], copied)
+        fully_sharded, replicated = variables.layout(arguments[:2]), sharding.spec("")
+        specs = (*fully_sharded, sharding.spec("BT"), replicated), (fully_sharded[0], replicated)
         return sharding.per_device(gradient, mesh, *specs)(*arguments)
 
     def move_knots(state: TrainState, batch) -> TrainState:
@@ -205,10 +205,10 @@ class _Counts(NamedTuple):
     @classmethod
     def of(cls, batch):
         counts_BT = batch["segment_ids"] > 0
-        tokens_B = sharding.total(jnp.sum(counts_BT, axis=1), ("context",))
+        tokens_B = sharding.psum(jnp.sum(counts_BT, axis=1), ("context",))
         # A row that devices share counts for each of them by its part.
         rows = jnp.sum(tokens_B > 0) / sharding.size("context")
-        return cls(jnp.sum(batch["weights"]), jnp.sum(counts_BT), rows)
+        return cls(jnp.sum(batch["loss_mask"]), jnp.sum(counts_BT), rows)
 
 
 def size(params: nnx.State) -> float:
@@ -221,7 +221,7 @@ def make_evaluate_step(graph, mesh: Mesh | None = None):
     """Returns evaluate(params, buffers, batch) -> `Sums`; arrays lie as for `make_train_step`."""
 
     def forward(params, buffers, batch) -> Sums:
-        return sharding.total(_forward(graph, params, buffers, batch))
+        return sharding.psum(_forward(graph, params, buffers, batch))
 
     if mesh is None or mesh.size == 1:
         return forward

@@ -56,8 +56,8 @@ def of_batch(model: language.LanguageModel, batch: dict[str, jax.Array]) -> Sums
     """One forward pass of a batch of arrays `[B, T]`; what is of updates stays 0."""
     output = model(batch["tokens"], segment_ids_BT=batch["segment_ids"])
     sums = zeros(model)._replace(
-        nats=cross_entropy(output.logits_BTW, batch["targets"], batch["weights"]),
-        tokens=jnp.sum(batch["weights"]),
+        nats=cross_entropy(output.logits_BTW, batch["targets"], batch["loss_mask"]),
+        tokens=jnp.sum(batch["loss_mask"]),
         num_bytes=jnp.sum(batch["num_bytes"]).astype(jnp.float32),
         outside=None if output.outside_L is None else jnp.mean(output.outside_L),
     )

@@ -10,7 +10,13 @@ from mixkabrn_jax.data.sources import Document
 
 BYTES = tokenizers.Bytes()
 SEP = BYTES.separator
-KEYS = {"tokens": np.int32, "targets": np.int32, "segment_ids": np.int32, "weights": np.float32, "num_bytes": np.int32}
+KEYS = {
+    "tokens": np.int32,
+    "targets": np.int32,
+    "segment_ids": np.int32,
+    "loss_mask": np.float32,
+    "num_bytes": np.int32,
+}
 
 contents = st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=6)
 lengths = st.integers(1, 25)
@@ -37,7 +43,7 @@ def _oracle(contents, sequence_length):
                 "tokens": [token for token, _, _ in here] + [SEP] * padding,
                 "targets": [target for _, target, _ in here] + [SEP] * padding,
                 "segment_ids": [number - first + 1 for _, _, number in here] + [0] * padding,
-                "weights": [1.0] * len(here) + [0.0] * padding,
+                "loss_mask": [1.0] * len(here) + [0.0] * padding,
                 "num_bytes": [int(target != SEP) for _, target, _ in here] + [0] * padding,
             }
         )
@@ -60,11 +66,11 @@ def test_windows_are_those_of_the_slow_oracle(contents, sequence_length):
 @settings(max_examples=200)
 def test_every_target_of_the_stream_is_in_exactly_one_window(contents, sequence_length):
     windows = _windows(contents, sequence_length)
-    counted = [(window, window["weights"] == 1) for window in windows]
+    counted = [(window, window["loss_mask"] == 1) for window in windows]
     stream = [token for content in contents for token in (SEP, *content)] + [SEP]
     assert np.concatenate([window["targets"][is_target] for window, is_target in counted]).tolist() == stream[1:]
     assert np.concatenate([window["tokens"][is_target] for window, is_target in counted]).tolist() == stream[:-1]
-    assert sum(window["weights"].sum() for window in windows) == windows.num_targets
+    assert sum(window["loss_mask"].sum() for window in windows) == windows.num_targets
     assert sum(window["num_bytes"].sum() for window in windows) == sum(map(len, contents))
 
 
@@ -73,7 +79,7 @@ def test_a_document_of_one_byte_has_two_targets_itself_and_the_separator():
     assert window["tokens"].tolist() == [SEP, 97, SEP, SEP]
     assert window["targets"].tolist() == [97, SEP, SEP, SEP]
     assert window["segment_ids"].tolist() == [1, 1, 0, 0]
-    assert window["weights"].tolist() == [1, 1, 0, 0]
+    assert window["loss_mask"].tolist() == [1, 1, 0, 0]
     assert window["num_bytes"].tolist() == [1, 0, 0, 0]
 
 
@@ -87,7 +93,7 @@ def test_fingerprints_are_equal_for_equal_streams_only():
 
 def test_data_shorter_than_a_window_is_one_window():
     assert len(_windows([b"abc"], 1000)) == 1
-    assert _windows([b"abc"], 1000)[0]["weights"].sum() == 4
+    assert _windows([b"abc"], 1000)[0]["loss_mask"].sum() == 4
 
 
 def test_a_target_of_several_bytes_counts_them_all():
@@ -99,7 +105,7 @@ def test_a_target_of_several_bytes_counts_them_all():
 def test_a_window_of_padding_has_no_target():
     padding = _windows([b"abcdef"], 3).padding()
     assert padding["tokens"].tolist() == padding["targets"].tolist() == [SEP] * 3
-    for key in ("segment_ids", "weights", "num_bytes"):
+    for key in ("segment_ids", "loss_mask", "num_bytes"):
         assert padding[key].tolist() == [0, 0, 0]
         assert padding[key].dtype == KEYS[key]
 

@@ -219,9 +219,9 @@ def test_validation_sees_every_window_once_in_order_and_pads_the_last_batch(num_
         assert all(batch[key].shape == (batch_size, 8) for batch in batches)
         assert rows.dtype == array.dtype
         np.testing.assert_array_equal(rows[:num_windows], np.stack([window[key] for window in windows]))
-        if key in ("segment_ids", "weights", "num_bytes"):
+        if key in ("segment_ids", "loss_mask", "num_bytes"):
             assert not rows[num_windows:].any()
-    assert sum(batch["weights"].sum() for batch in batches) == windows.num_targets
+    assert sum(batch["loss_mask"].sum() for batch in batches) == windows.num_targets
 
 
 def test_a_short_validation_is_spread_over_the_whole():

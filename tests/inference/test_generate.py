@@ -116,7 +116,7 @@ def trained(num_steps=60):
     config = toy.model_config(ffn="mlp", num_experts=0)
     stream = ((np.arange(13) * 5)[None] + np.arange(4)[:, None]).astype(np.int32) % config.vocab_size
     batch = toy.batch(0) | {"tokens": stream[:, :-1], "targets": stream[:, 1:]}
-    batch |= {"segment_ids": np.ones((4, 12), np.int32), "weights": np.ones((4, 12), np.float32)}
+    batch |= {"segment_ids": np.ones((4, 12), np.int32), "loss_mask": np.ones((4, 12), np.float32)}
     start = toy.make(config)
     rule = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer")), num_steps)
     graph, _, _ = step.split(start)

@@ -45,7 +45,7 @@ def learns_one_batch_and_repeats_it(mixer, ffn, linear, num_experts, **more):
     stream = ((row_T[None] + np.arange(4)[:, None]) % config.vocab_size).astype(np.int32)
     batch = toy.batch(0) | {"tokens": stream[:, :-1], "targets": stream[:, 1:]}
     batch["segment_ids"] = np.ones_like(batch["segment_ids"])
-    batch["weights"] = np.ones_like(batch["weights"])
+    batch["loss_mask"] = np.ones_like(batch["loss_mask"])
 
     rule = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer")), NUM_STEPS)
     graph, _, _ = step.split(model)

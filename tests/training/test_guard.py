@@ -99,9 +99,9 @@ def guarded_step():
 
 
 def poisoned(batch):
-    weights = batch["weights"].copy()
+    weights = batch["loss_mask"].copy()
     weights[0, 0] = math.nan
-    return batch | {"weights": weights}
+    return batch | {"loss_mask": weights}
 
 
 def assert_same_bits(got, want):

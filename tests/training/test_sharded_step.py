@@ -64,7 +64,7 @@ def batch(seed):
         "tokens": tokens[:, :-1],
         "targets": tokens[:, 1:],
         "segment_ids": segments,
-        "weights": counts.astype(np.float32),
+        "loss_mask": counts.astype(np.float32),
         "num_bytes": counts,
     }
 

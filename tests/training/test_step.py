@@ -44,7 +44,7 @@ def ragged_batch():
     batch = even_batch()
     for b in range(8):
         batch["segment_ids"][b, 12 - b :] = 0
-    batch["weights"] = (batch["segment_ids"] > 0).astype(np.float32)
+    batch["loss_mask"] = (batch["segment_ids"] > 0).astype(np.float32)
     batch["num_bytes"] = batch["num_bytes"] * (batch["segment_ids"] > 0)
     return batch
 
@@ -62,7 +62,7 @@ def test_accumulating_microbatches_is_one_large_batch():
     """Without the two balance losses that are no sums over rows: those are the mean of those of the microbatches."""
     batch = ragged_batch()
     batch["segment_ids"][3] = 0  # a row of padding has no part in the mean over rows
-    batch["weights"] = (batch["segment_ids"] > 0).astype(np.float32)
+    batch["loss_mask"] = (batch["segment_ids"] > 0).astype(np.float32)
     update, state = make(router_bias_rate=0.0, **LINEAR)
     want = update(state, batch)
     update, state = make(router_bias_rate=0.25, accumulation_steps=4, **LINEAR)
@@ -99,7 +99,7 @@ def test_padding_has_no_influence():
     assert_alike(got.params, want.params)
     assert_alike(got.sums, want.sums)
     np.testing.assert_array_equal(bias(got), bias(want))
-    assert (np.asarray(got.sums.load_LE).sum(axis=-1) == batch["weights"].sum() * CONFIG.experts_per_token).all()
+    assert (np.asarray(got.sums.load_LE).sum(axis=-1) == batch["loss_mask"].sum() * CONFIG.experts_per_token).all()
 
 
 def test_sums_add_up_and_their_means_are_the_figures():
@@ -116,7 +116,7 @@ def test_sums_add_up_and_their_means_are_the_figures():
     config = StepConfig(**toy.section("training", **ALL))
     values = totals.means(state.sums, config)
     nats, tokens = (sum(float(getattr(part, field)) for part in seen) for field in ("nats", "tokens"))
-    assert tokens == sum(batch["weights"].sum() for batch in batches)
+    assert tokens == sum(batch["loss_mask"].sum() for batch in batches)
     num_bytes = sum(batch["num_bytes"].sum() for batch in batches)
     load = sum(np.asarray(part.load_LE) for part in seen)
     share = load / load.sum(axis=-1, keepdims=True)
@@ -144,7 +144,7 @@ def test_sums_add_up_and_their_means_are_the_figures():
 def test_a_batch_of_padding_alone_moves_nothing():
     update, state = make(router_bias_rate=0.25, **ALL)
     batch = even_batch()
-    for key in ("segment_ids", "weights", "num_bytes"):
+    for key in ("segment_ids", "loss_mask", "num_bytes"):
         batch[key] = np.zeros_like(batch[key])
     after = update(state, batch)
     assert after.sums.nats == 0
@@ -205,7 +205,7 @@ def test_dropped_choices_are_counted():
     sums = jax.jit(step.make_evaluate_step(graph))(params, buffers, batch)
     values = totals.means(sums._replace(updates=1.0), StepConfig(**toy.section("training")))
     # Each of 4 experts has room for an eighth of two choices a position, in each of two layers.
-    room = 2 * 4 * (2 * batch["weights"].size // 8)
+    room = 2 * 4 * (2 * batch["loss_mask"].size // 8)
     assert 1 - room / float(np.sum(sums.load_LE)) - 1e-6 <= values["dropped"] < 1
     assert round(float(sums.dropped)) > 0
     reference.assert_close(sums.dropped, round(float(sums.dropped)), terms=2)
