@@ -50,7 +50,7 @@ def join(
         _require_free(coordinator_address)
     # It would take SIGTERM for itself, which is the loop's.
     jax.config.update("jax_enable_preemption_service", False)
-    # With one CPU device a process, programs that do not wait for each other would run side by side, see `AllReduceMax`.
+    # With one CPU device a process, programs that do not wait for each other run side by side, see `AllReduceMax`.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(

@@ -206,7 +206,7 @@ def local_shard(rows: jax.Array, axis: str, dimension: int = 0) -> jax.Array:
 
 
 def reduce_scatter(rows: jax.Array, axis: str) -> jax.Array:
-    """The inverse of `all_gather` for parts of a sum: each device's own rows, summed over the devices along the axis."""
+    """The inverse of `all_gather` for parts of a sum: each device's own rows, summed over those along the axis."""
     return jax.lax.psum_scatter(rows, axis, tiled=True) if _axes_here((axis,)) else rows
 
 
