@@ -181,7 +181,7 @@ def fit(
     knots: jax.Array,
     degree: int,
     ridge: float | None = None,
-    weights: jax.Array | None = None,
+    sample_mask: jax.Array | None = None,
 ) -> jax.Array:
     """Least-squares spline coefficients, one QR factorisation for each input feature.
 
@@ -193,14 +193,14 @@ def fit(
         y: `[N, D, F]` values of every edge (input d, output f).
         knots: `[M]` or `[D, M]`.
         ridge: relative penalty on squared coefficients; None means the rounding unit of the dtype.
-        weights: `[N]` of 0 and 1 or None; 0 leaves a sample out.
+        sample_mask: `[N]` of 0 and 1 or None; 0 leaves a sample out.
     Returns: `[D, F, G]`, so that `einsum("ndg,dfg->ndf", basis(x), coef)` is close to y.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # bf16 has no factorisation
     basis_NDG = basis(x, knots, degree)
     y = y.astype(basis_NDG.dtype)
-    if weights is not None:  # a row of zeros is no equation
-        counts_N11 = (weights > 0).reshape(-1, 1, 1)
+    if sample_mask is not None:  # a row of zeros is no equation
+        counts_N11 = (sample_mask > 0).reshape(-1, 1, 1)
         basis_NDG, y = (jnp.where(counts_N11, rows, 0) for rows in (basis_NDG, y))
     penalty = jnp.sqrt(jnp.finfo(basis_NDG.dtype).eps if ridge is None else ridge)
 

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 METHODS = ("loop", "block", "ragged", "kernel", "dense")
 
 
-def grouped_matmul(x: jax.Array, w: jax.Array, group_sizes: jax.Array, *, method: str | None = None, tile: int = 0):
+def grouped_matmul(
+    x: jax.Array, w: jax.Array, group_sizes: jax.Array, *, backend="auto", method: str | None = None, tile: int = 0
+):
     """y[r] = x[r] @ w[expert of row r].
 
     Args:
@@ -32,6 +34,8 @@ def grouped_matmul(x: jax.Array, w: jax.Array, group_sizes: jax.Array, *, method
         raise ValueError(
             f"x {x.shape}, w {w.shape}, group_sizes {group_sizes.shape}: [R, D], [E, D, F], [E] are needed"
         )
+    if backend == "pallas":
+        method = method or "kernel"
     if method is None:
         method = {"cpu": "loop", "tpu": "ragged"}.get(jax.default_backend(), "block")
     if method == "loop":

@@ -77,7 +77,7 @@ def parallel(q, k, v, log_decay, state=None, segment_ids=None):
     return _merge(out_NBCHV, v), state
 
 
-def chunkwise(q, k, v, log_decay, state, *, chunk_size: int = 0, segment_ids=None, kernels: bool = False):
+def chunkwise(q, k, v, log_decay, state, *, chunk_size: int = 0, segment_ids=None, backend="auto"):
     """Parallel within chunks, recurrent between them: O(T C) work, any T. Scores are recomputed in the backward pass.
 
     On a CPU one chunk comes after the other, all of it in the cache; elsewhere everything but the sum of chunk
@@ -94,6 +94,7 @@ def chunkwise(q, k, v, log_decay, state, *, chunk_size: int = 0, segment_ids=Non
     if chunk_size < 0:
         raise ValueError(f"chunk_size={chunk_size}: at least 1 is needed, or 0 to choose it by the widths")
     chunk_size = chunk_size or best_chunk_size(q.shape[-1], v.shape[-1])
+    kernels = backend == "pallas"
     if kernels:
         from mixkabrn_jax.ops.kernels import retention as kernel  # a third of a second that others need not wait
 

@@ -47,7 +47,7 @@ class Report:
         self._tokens_before = float(state.sums.tokens)  # since the last line, in an earlier process
         self._pending = None
         self._flops_per_token = utilisation.model_flops_per_token(
-            model.config, self._parameters, experiment.data.sequence_length
+            model, self._parameters, experiment.data.sequence_length
         )
 
     def begin(self, corpus: pipeline.Corpus, start: int) -> None:

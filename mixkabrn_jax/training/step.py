@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from mixkabrn_jax import sharding
 from mixkabrn_jax.layers import variables
-from mixkabrn_jax.models import language
+from mixkabrn_jax.models import grid, language
 from mixkabrn_jax.models.quantize import weight_statistics
 from mixkabrn_jax.training import guard as guards
 from mixkabrn_jax.training import totals
@@ -138,7 +138,7 @@ def make_train_step(
 
     def move_knots(state: TrainState, batch) -> TrainState:
         model = nnx.merge(graph, state.params, state.buffers)
-        changes = language.grid_changes(
+        changes = grid.grid_changes(
             model,
             batch["tokens"],
             segment_ids_BT=batch["segment_ids"],
@@ -146,7 +146,7 @@ def make_train_step(
         )
 
         def change(params):
-            return split(language.change_grids(nnx.merge(graph, params, state.buffers), changes))[1:]
+            return split(grid.change_grids(nnx.merge(graph, params, state.buffers), changes))[1:]
 
         params, buffers = change(state.params)
         moments = carry_moments(state.optimizer, lambda params: change(params)[0])

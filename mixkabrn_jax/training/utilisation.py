@@ -5,7 +5,7 @@ import sys
 
 import jax
 
-from mixkabrn_jax.models.config import ModelConfig
+from mixkabrn_jax.models.language import LanguageModel
 
 PEAK_FLOPS = {
     "A100": 312e12,
@@ -21,7 +21,7 @@ PEAK_FLOPS = {
 """Dense bfloat16 products a second by the makers' data sheets, by a part of the device's name."""
 
 
-def model_flops_per_token(config: ModelConfig, parameters: dict[str, int], sequence_length: int) -> float:
+def model_flops_per_token(model: LanguageModel, parameters: dict[str, int], sequence_length: int) -> float:
     """Flops of one training token: what the model needs, whatever is recomputed on the way.
 
     6 for each parameter that the token meets in a product (Kaplan et al. 2020, sec. 2.1), and three times the forward
@@ -31,7 +31,8 @@ def model_flops_per_token(config: ModelConfig, parameters: dict[str, int], seque
         parameters: of `language.count_parameters`. The embedding is looked up, not multiplied; the head is multiplied.
         sequence_length: T.
     """
-    in_products = parameters["active"] - parameters["embedding"] + config.vocab_size * config.d_model
+    config = model.config
+    in_products = parameters["active"] - parameters["embedding"] + model.vocab_size * config.d_model
     if config.mixer == "retention":
         mixing = 4 * config.key_width * config.value_width
     else:

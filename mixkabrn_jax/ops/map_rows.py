@@ -8,7 +8,7 @@ BLOCK_BYTES = 2**21
 the size are no faster either."""
 
 
-def map_rows(function, x: jax.Array, row_bytes: int) -> jax.Array:
+def map_rows(function, x: jax.Array, row_bytes: int, backend="auto") -> jax.Array:
     """function(x), in blocks of rows on a CPU; elsewhere all at once. Recomputed in the backward pass, not kept for it.
 
     Args:
@@ -20,7 +20,7 @@ def map_rows(function, x: jax.Array, row_bytes: int) -> jax.Array:
     x_RD = x.reshape(-1, x.shape[-1])
     num_rows = x_RD.shape[0]
     num_blocks = 1
-    if jax.default_backend() == "cpu":
+    if (jax.default_backend() if backend == "auto" else backend) == "cpu":
         num_blocks = max(-(-num_rows * row_bytes // BLOCK_BYTES), 1)
     block = -(-num_rows // num_blocks)
     num_blocks = -(-num_rows // block)
