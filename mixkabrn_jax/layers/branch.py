@@ -66,6 +66,11 @@ class BranchConfig:
         )
 
     @property
+    def normalized_out(self) -> LinearConfig:
+        """As `out`, for a branch that applies the sub-norm itself."""
+        return replace(self.out, normalize_input=self.normalizes_input)
+
+    @property
     def normalizes_input(self) -> bool:
         """Whether matrices normalise their own input: only quantised ones do, so that dense models keep their norms."""
         return self.quantization.normalize_input and self.linear != "dense"

@@ -82,7 +82,8 @@ class Retention(nnx.Module):
         self.key = Linear(d_model, keys, branch.input, "DH", rngs=rngs)
         self.value = Linear(d_model, values, branch.value, "DH", rngs=rngs)
         self.gate = Linear(d_model, values, branch.input, "DH", rngs=rngs)
-        self.out = Linear(values, d_model, branch.out, "HD", rngs=rngs)
+        self.out = Linear(values, d_model, branch.normalized_out, "HD", rngs=rngs)
+        self.sub_norm = branch.sub_norm and not branch.normalizes_input
         log_decay_H = retention.log_decay(heads.num_heads, config.first_decay_exponent)
         is_learned, is_gated = config.decay == "learned", config.decay == "gated"
         self.decay_logit_H = nnx.Param(log_decay_H - jnp.log(-jnp.expm1(log_decay_H))) if is_learned else None
@@ -149,7 +150,9 @@ class Retention(nnx.Module):
         if scale_BTH is not None:
             y_BTHV = y_BTHV * scale_BTH[..., None]
         y_BTF = rms_norm(y_BTHV, self.query.config.epsilon).reshape(gate_BTF.shape).astype(gate_BTF.dtype)
-        return jax.nn.silu(gate_BTF) * y_BTF
+        y_BTF = jax.nn.silu(gate_BTF) * y_BTF
+        # Here rather than in `out`, so that the backward pass computes it again from what it has anyway.
+        return rms_norm(y_BTF, self.out.config.epsilon) if self.sub_norm else y_BTF
 
 
 def _from_earlier_devices(state_BHKV, k_BTHK, v_BTHV, log_decay, segment_ids_BT):
