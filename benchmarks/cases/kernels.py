@@ -77,8 +77,8 @@ def _retention(options, width):
         return compiled(role, name, forward_and_backward(run), qkv, jnp.ones(tokens, jnp.bfloat16))
 
     sizes = (64, 128, 256)
-    contenders = [contender("ours", "kernel", kernels=True)]
-    contenders += [contender("part", f"kernel, chunks of {size}", kernels=True, chunk_size=size) for size in sizes]
+    contenders = [contender("ours", "kernel", backend="pallas")]
+    contenders += [contender("part", f"kernel, chunks of {size}", backend="pallas", chunk_size=size) for size in sizes]
     contenders += [contender("part", "plain operations")]
     if options.peers and importlib.util.find_spec("fla") is not None:
         contenders.append(_fla(tokens))

@@ -18,8 +18,9 @@ from mixkabrn_jax.layers.linear import effective_activation, effective_spline, e
 from mixkabrn_jax.layers.norm import rms_norm
 from mixkabrn_jax.layers.variables import Buffer
 from mixkabrn_jax.ops import bspline
-from mixkabrn_jax.ops.blocks import map_rows
+from mixkabrn_jax.ops.backend import resolve
 from mixkabrn_jax.ops.grouped_matmul import map_groups
+from mixkabrn_jax.ops.map_rows import map_rows
 
 SPLINE_KINDS = ("dense", "ternary")
 INITS = ("variance", "pykan", "glorot", "lecun")
@@ -131,7 +132,7 @@ class KanLayer(nnx.Module):
         if group_sizes_E is None:
             row_bytes = self.features.num_basis * x.shape[-1] * x.dtype.itemsize
             return map_rows(partial(product, weights), x, row_bytes)
-        if jax.default_backend() == "cpu":
+        if resolve("auto") == "cpu":
             return map_groups(product, weights, x, group_sizes_E)
         return jax.checkpoint(product)(weights, x, group_sizes_E)
 
@@ -144,7 +145,6 @@ class KanLayer(nnx.Module):
             spline.astype(x.dtype),
             group_sizes_E,
             **dataclasses.asdict(self.features.grid),
-            interpret=jax.default_backend() != "gpu",
         ).reshape(*x.shape[:-1], -1)
         return multiply(edge, base.astype(x.dtype), group_sizes_E, kernels=True) + by_spline
 

@@ -22,7 +22,7 @@ def multiply(x: jax.Array, weight: jax.Array, group_sizes: jax.Array | None, ker
         # Rows as one dimension: the gradient of the weight sums over two otherwise, and on a CPU XLA first writes its
         # input transposed, which takes as long as the product.
         return _flat_product(x, weight)
-    return grouped_matmul(x, weight, group_sizes, method="kernel" if kernels else None)
+    return grouped_matmul(x, weight, group_sizes, backend="pallas" if kernels else "auto")
 
 
 @recomputed

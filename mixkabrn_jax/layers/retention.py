@@ -116,7 +116,8 @@ class Retention(nnx.Module):
             y_BTHV = y_BHV[:, None]
         else:
             state_BHKV = _from_earlier_devices(state_BHKV, k_BTHK, v_BTHV, log_decay, segment_ids_BT)
-            options = {"chunk_size": self.chunk_size, "segment_ids": segment_ids_BT, "kernels": self.kernels}
+            backend = "pallas" if self.kernels else "auto"
+            options = {"chunk_size": self.chunk_size, "segment_ids": segment_ids_BT, "backend": backend}
             y_BTHV, state_BHKV = retention.chunkwise(q_BTHK, k_BTHK, v_BTHV, log_decay, state_BHKV, **options)
         scale_BTH = retention.row_scale(position_BT, constant_decay) if self.normalization == "sqrt_sum" else None
         y_BTF = recomputed(self._gated)(self.gate(x_BTD), y_BTHV, scale_BTH)

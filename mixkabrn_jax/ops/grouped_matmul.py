@@ -10,30 +10,42 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mixkabrn_jax.ops.backend import resolve
+
 METHODS = ("loop", "block", "ragged", "kernel", "dense")
+_METHOD_OF_BACKEND = {"cpu": "loop", "gpu": "block", "tpu": "ragged", "pallas": "kernel"}
 
 
-def grouped_matmul(x: jax.Array, w: jax.Array, group_sizes: jax.Array, *, method: str | None = None, tile: int = 0):
+def grouped_matmul(
+    x: jax.Array,
+    w: jax.Array,
+    group_sizes: jax.Array,
+    *,
+    method: str | None = None,
+    backend: str = "auto",
+    tile: int = 0,
+) -> jax.Array:
     """y[r] = x[r] @ w[expert of row r].
 
     Args:
         x: `[R, D]`, sorted by expert; w: `[E, D, F]`.
         group_sizes: `[E]` int, rows of each expert; rows past their sum give 0.
-        method: None chooses by platform. "loop" goes through each expert's rows in tiles, as many as there are: for a
-            CPU. "block" pads every expert's rows to whole tiles and multiplies all tiles at once, at most
+        method: None chooses by the backend. "loop" goes through each expert's rows in tiles, as many as there are: for
+            a CPU. "block" pads every expert's rows to whole tiles and multiplies all tiles at once, at most
             R + E * tile rows of work whatever E: for a GPU. "ragged" is `jax.lax.ragged_dot`: for a TPU. "kernel" is
             that of `ops.kernels`, compiled on an NVIDIA GPU and interpreted (slowly) elsewhere. "dense" multiplies
             every row by every expert: the oracle.
+        backend: one of `backend.BACKENDS`: "cpu" loops, "gpu" has blocks, "tpu" is ragged, "pallas" the kernel.
         tile: rows in a tile of "loop" and "block"; 0 chooses by the mean number of rows of an expert.
     Returns: `[R, F]`.
-    Raises: ValueError for an unknown method or shapes that do not fit.
+    Raises: ValueError for an unknown method or backend, or shapes that do not fit.
     """
     if x.ndim != 2 or w.ndim != 3 or x.shape[1] != w.shape[1] or group_sizes.shape != w.shape[:1]:
         raise ValueError(
             f"x {x.shape}, w {w.shape}, group_sizes {group_sizes.shape}: [R, D], [E, D, F], [E] are needed"
         )
     if method is None:
-        method = {"cpu": "loop", "tpu": "ragged"}.get(jax.default_backend(), "block")
+        method = _METHOD_OF_BACKEND[resolve(backend)]
     if method == "loop":
         return map_groups(_multiply, w, x, group_sizes, tile=tile)
     if method == "block":
@@ -43,7 +55,7 @@ def grouped_matmul(x: jax.Array, w: jax.Array, group_sizes: jax.Array, *, method
     if method == "kernel":
         from mixkabrn_jax.ops.kernels import grouped  # a third of a second that others need not wait
 
-        return grouped.grouped_matmul(x, w, group_sizes, interpret=jax.default_backend() != "gpu")
+        return grouped.grouped_matmul(x, w, group_sizes)
     if method == "dense":
         row_R = jnp.arange(x.shape[0])[:, None]
         end_E = jnp.cumsum(group_sizes)[None]

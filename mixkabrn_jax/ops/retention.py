@@ -13,6 +13,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mixkabrn_jax.ops.backend import resolve
+
 
 def log_decay(num_heads: int, first_exponent: float = 5.0) -> jax.Array:
     """log gamma_h = log(1 - 2^(-first_exponent - h)).
@@ -77,7 +79,7 @@ def parallel(q, k, v, log_decay, state=None, segment_ids=None):
     return _merge(out_NBCHV, v), state
 
 
-def chunkwise(q, k, v, log_decay, state, *, chunk_size: int = 0, segment_ids=None, kernels: bool = False):
+def chunkwise(q, k, v, log_decay, state, *, chunk_size: int = 0, segment_ids=None, backend: str = "auto"):
     """Parallel within chunks, recurrent between them: O(T C) work, any T. Scores are recomputed in the backward pass.
 
     On a CPU one chunk comes after the other, all of it in the cache; elsewhere everything but the sum of chunk
@@ -87,21 +89,21 @@ def chunkwise(q, k, v, log_decay, state, *, chunk_size: int = 0, segment_ids=Non
         q, k, v, log_decay, segment_ids: as for `parallel`.
         state: `[B, H, K, V]` float32, the recurrence before the first position.
         chunk_size: C, positions handled in parallel; 0 chooses it by the widths (`best_chunk_size`).
-        kernels: by `ops.kernels`, compiled on an NVIDIA GPU and interpreted (slowly) elsewhere.
+        backend: one of `backend.BACKENDS`; "pallas" is compiled on an NVIDIA GPU and interpreted (slowly) elsewhere.
     Returns: (`[B, T, H, V]` in v's dtype, state `[B, H, K, V]`).
-    Raises: ValueError for a negative chunk size.
+    Raises: ValueError for a negative chunk size or an unknown backend.
     """
     if chunk_size < 0:
         raise ValueError(f"chunk_size={chunk_size}: at least 1 is needed, or 0 to choose it by the widths")
     chunk_size = chunk_size or best_chunk_size(q.shape[-1], v.shape[-1])
-    if kernels:
+    backend = resolve(backend)
+    if backend == "pallas":
         from mixkabrn_jax.ops.kernels import retention as kernel  # a third of a second that others need not wait
 
-        options = {"segment_ids": segment_ids, "interpret": jax.default_backend() != "gpu"}
-        return kernel.chunkwise(q, k, v, log_decay, state, chunk_size=chunk_size, **options)
+        return kernel.chunkwise(q, k, v, log_decay, state, chunk_size=chunk_size, segment_ids=segment_ids)
     chunks = _chunks(q, k, v, log_decay, segment_ids, chunk_size)
     run = jax.checkpoint(_run)
-    if jax.default_backend() == "cpu":
+    if backend == "cpu":
         state, out_N1BCHV = jax.lax.scan(run, state, jax.tree.map(lambda a: a[:, None], chunks))
         out_NBCHV = out_N1BCHV[:, 0]
     else:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental import pallas as pl
 
-from mixkabrn_jax.ops.kernels.blocks import Block, accumulator, block, block_size, dot, launch, load, split, store
+from mixkabrn_jax.ops.kernels.tiles import Block, accumulator, block, block_size, dot, launch, load, split, store
 
 # To be tuned by measurement. Triton holds a program's sums in registers: 64 x 64 of float32 are 32 a thread with 4
 # warps. More programs matter more than larger blocks for the states, whose chunks wait for one another: there are
@@ -41,7 +41,7 @@ NUM_WARPS = 4
 NUM_STAGES = 2
 
 
-def chunkwise(q, k, v, log_decay, state, *, chunk_size: int, segment_ids=None, interpret: bool):
+def chunkwise(q, k, v, log_decay, state, *, chunk_size: int, segment_ids=None, interpret: bool | None = None):
     """The contract of `ops.retention.chunkwise`: outputs, final state, and gradients of all inputs but segments.
 
     A chunk is one or more blocks of up to 64 positions, `chunk_size` in whole blocks. Larger chunks have fewer states
@@ -53,7 +53,7 @@ def chunkwise(q, k, v, log_decay, state, *, chunk_size: int, segment_ids=None, i
         state: `[B, H, K, V]` float32, the recurrence before the first position.
         chunk_size: positions between two states that are kept.
         segment_ids: `[B, T]` int or None; a position sees its own segment only.
-        interpret: run as plain XLA operations, anywhere.
+        interpret: as for `tiles.launch`.
     Returns: (`[B, T, H, V]` in v's dtype, state `[B, H, K, V]`).
     Raises: ValueError for a chunk size below 1.
     """
@@ -71,7 +71,7 @@ class _Static(NamedTuple):
     rows: int
     blocks: int
     """Of `rows` positions, in a chunk."""
-    interpret: bool
+    interpret: bool | None
 
 
 class _Reach(NamedTuple):

@@ -26,7 +26,7 @@ def spline_matmul(
     num_intervals: int,
     degree: int,
     outside: str = "fade",
-    interpret: bool,
+    interpret: bool | None = None,
 ) -> jax.Array:
     """`bspline.uniform_basis(x, ...)`, reshaped to `[R, G * D]`, times `coef`.
 
@@ -36,7 +36,7 @@ def spline_matmul(
             degree.
         group_sizes: `[E]` int, rows of each expert; rows past their sum give 0, whatever they hold.
         low, high, num_intervals, degree, outside: as for `bspline.uniform_basis`.
-        interpret: run as plain XLA operations, anywhere.
+        interpret: as for `tiles.launch`.
     Returns: `[R, F]` in the dtype of x and coef combined, summed in float32.
     Raises: ValueError for shapes that do not fit, an empty range, no interval, a negative degree or an unknown choice
         outside.
