@@ -3,7 +3,6 @@
 Letters: D input feature, G basis function, M knot, P group of features, R row of a grouped matrix, E expert.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -11,40 +10,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mixkabrn_jax.layers.variables import Buffer
-from mixkabrn_jax.ops import bases, bspline
+from mixkabrn_jax.ops import bases, bspline, uniform_bspline
+from mixkabrn_jax.ops.uniform_bspline import UniformGrid
 
 BASES = ("bspline", "chebyshev", "fourier", "rbf", "rational")
 KNOTS = ("uniform", "adaptive")
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where the functions of an edge live: `num_intervals` equal ones on [low, high], and what happens outside."""
-
-    low: float
-    high: float
-    num_intervals: int
-    degree: int
-    outside: str
-    """One of `bspline.OUTSIDE`."""
-
-    def __post_init__(self):
-        # Raise for an impossible grid.
-        bspline.uniform_knots(self.low, self.high, self.num_intervals, self.degree)
-        bspline.check_outside(self.outside)
-
-    @property
-    def num_basis(self) -> int:
-        """G, basis functions of one edge."""
-        return self.num_intervals + self.degree
-
-    def basis(self, x: jax.Array) -> jax.Array:
-        """Uniform B-splines: `[..., D]` -> `[..., G, D]`."""
-        return bspline.uniform_basis(x, self.low, self.high, self.num_intervals, self.degree, self.outside)
-
-    def knots(self) -> jax.Array:
-        """`[M]`."""
-        return bspline.uniform_knots(self.low, self.high, self.num_intervals, self.degree)
 
 
 class Outside(NamedTuple):
@@ -71,7 +41,7 @@ class Features(nnx.Module):
         self,
         d_in: int,
         *,
-        grid: Grid,
+        grid: UniformGrid,
         basis: str,
         knots: str,
         rational_groups: int,
@@ -118,10 +88,10 @@ class Features(nnx.Module):
             denominator = _of_rows(self.denominator_PK, x, group_sizes_E)
             return bases.group_rational(x, numerator, denominator)[..., None, :]
         if self.knots_DM is None:
-            return grid.basis(x)
+            return uniform_bspline.basis(x, grid)
         knots = _of_rows(self.knots_DM, x, group_sizes_E)
         wide = x.astype(jnp.promote_types(x.dtype, knots.dtype))
-        return jnp.swapaxes(bspline.basis(wide, knots, grid.degree, grid.outside), -1, -2).astype(x.dtype)
+        return jnp.swapaxes(bspline.basis(wide, knots, grid.degree, grid.extrapolation), -1, -2).astype(x.dtype)
 
     def outside(self, x, group_sizes_E=None, weights=None) -> Outside | None:
         """How many inputs lie outside their grid; None where there are no splines.

@@ -5,7 +5,6 @@ y = silu(x) W_base + B(x) C with the basis functions B(x) side by side, so the `
 never built.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mixkabrn_jax.layers.features import Features, Grid
+from mixkabrn_jax.layers.features import Features
 from mixkabrn_jax.layers.linear import effective_activation, effective_spline, effective_weight, multiply, normal_init
 from mixkabrn_jax.layers.norm import rms_norm
 from mixkabrn_jax.layers.variables import Buffer
@@ -21,6 +20,7 @@ from mixkabrn_jax.ops import bspline
 from mixkabrn_jax.ops.backend import resolve
 from mixkabrn_jax.ops.grouped_matmul import map_groups
 from mixkabrn_jax.ops.map_rows import map_rows
+from mixkabrn_jax.ops.uniform_bspline import UniformGrid
 
 SPLINE_KINDS = ("dense", "ternary")
 INITS = ("variance", "pykan", "glorot", "lecun")
@@ -30,7 +30,7 @@ INITS = ("variance", "pykan", "glorot", "lecun")
 class KanConfig:
     """What the KAN layers of a model have in common; the fields are those of `config.model`."""
 
-    grid: Grid
+    grid: UniformGrid
     basis: str
     """The functions on the edges, one of `features.BASES`."""
     knots: str
@@ -144,7 +144,7 @@ class KanLayer(nnx.Module):
             x.reshape(-1, x.shape[-1]),
             spline.astype(x.dtype),
             group_sizes_E,
-            **dataclasses.asdict(self.features.grid),
+            grid=self.features.grid,
         ).reshape(*x.shape[:-1], -1)
         return multiply(edge, base.astype(x.dtype), group_sizes_E, kernels=True) + by_spline
 

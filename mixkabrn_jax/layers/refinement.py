@@ -15,7 +15,7 @@ from flax import nnx
 
 from mixkabrn_jax.layers.kan import Kan, KanLayer
 from mixkabrn_jax.layers.moe import MixtureOfExperts
-from mixkabrn_jax.ops import bspline
+from mixkabrn_jax.ops import bspline, knot_insertion
 
 
 class GridChange(NamedTuple):
@@ -71,7 +71,7 @@ def grid_change(layer: KanLayer, x: jax.Array, uniform_fraction: float, weights:
         x_ND = x_ND.astype(jnp.promote_types(x_ND.dtype, knots_DM.dtype))
         new_DM = bspline.adaptive_knots(x_ND, grid.num_intervals, grid.degree, uniform_fraction, weights_N)
         new_DM = new_DM.astype(knots_DM.dtype)
-        basis_NDG = bspline.basis(x_ND, knots_DM, grid.degree, grid.outside)
+        basis_NDG = bspline.basis(x_ND, knots_DM, grid.degree, grid.extrapolation)
         map_DGG = _refit(x_ND, basis_NDG, new_DM, grid.degree, weights_N)
         if weights_N is None:
             return GridChange(new_DM, map_DGG)
@@ -160,13 +160,13 @@ def extend_grid(layer: KanLayer, num_intervals: int) -> KanLayer:
         if knots_DM is None:
             knots_DM, new_DM = (of.knots()[None] for of in (grid, new_grid))
         else:
-            new_DM = bspline.refine_knots(knots_DM, num_intervals, grid.degree)
+            new_DM = knot_insertion.refine_knots(knots_DM, num_intervals, grid.degree)
 
         def change(coef_DFG):
             if num_intervals % grid.num_intervals == 0:
-                return bspline.insert_knots(coef_DFG, knots_DM, new_DM, grid.degree)
+                return knot_insertion.insert_knots(coef_DFG, knots_DM, new_DM, grid.degree)
             inner_DM = knots_DM[:, grid.degree : knots_DM.shape[1] - grid.degree]
-            x_ND = bspline.refine_knots(inner_DM, 4 * (grid.degree + 1) * num_intervals, 0).T
+            x_ND = knot_insertion.refine_knots(inner_DM, 4 * (grid.degree + 1) * num_intervals, 0).T
             basis_NDG = bspline.basis(x_ND, knots_DM, grid.degree)
             return _apply(coef_DFG, _refit(x_ND, basis_NDG, new_DM, grid.degree))
 

@@ -3,13 +3,14 @@
 import math
 from dataclasses import dataclass
 
-from mixkabrn_jax.layers.features import BASES, KNOTS, Grid
+from mixkabrn_jax.layers.features import BASES, KNOTS
 from mixkabrn_jax.layers.kan import INITS, SPLINE_KINDS, KanConfig
 from mixkabrn_jax.layers.linear import KINDS, NORM_PLACES
 from mixkabrn_jax.layers.mlp import GATES
 from mixkabrn_jax.layers.moe import DISPATCHES, RouterConfig
 from mixkabrn_jax.layers.retention import DECAYS, NORMALIZATIONS
 from mixkabrn_jax.ops import bspline, rotary, routing
+from mixkabrn_jax.ops.uniform_bspline import UniformGrid
 
 MIXERS = ("retention", "attention")
 FEED_FORWARDS = ("kan", "mlp", *GATES)
@@ -93,7 +94,7 @@ class ModelConfig:
             ("compute_dtype", COMPUTE_DTYPES),
             ("rotary_kind", rotary.KINDS),
             ("rotary_layout", rotary.LAYOUTS),
-            ("outside_grid", bspline.OUTSIDE),
+            ("outside_grid", bspline.EXTRAPOLATIONS),
             ("knots", KNOTS),
             ("kan_basis", BASES),
             ("kan_init", INITS),
@@ -198,7 +199,7 @@ class ModelConfig:
     def kan(self) -> KanConfig:
         """What all KAN layers have in common."""
         return KanConfig(
-            grid=Grid(self.grid_low, self.grid_high, self.grid_intervals, self.spline_degree, self.outside_grid),
+            grid=UniformGrid(self.grid_low, self.grid_high, self.grid_intervals, self.spline_degree, self.outside_grid),
             basis=self.kan_basis,
             knots=self.knots,
             rational_groups=self.rational_groups,

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixkabrn_jax.ops import bspline
+from mixkabrn_jax.ops import bspline, knot_insertion
 from tests import reference
 
-insert_knots = jax.jit(bspline.insert_knots, static_argnames="degree")
-refine_knots = jax.jit(bspline.refine_knots, static_argnames=("num_intervals", "degree"))
+insert_knots = jax.jit(knot_insertion.insert_knots, static_argnames="degree")
+refine_knots = jax.jit(knot_insertion.refine_knots, static_argnames=("num_intervals", "degree"))
 GOLDEN = pytest.mark.parametrize("stem", ["kan_layer_a", "kan_layer_b"])
 
 
@@ -128,7 +128,7 @@ def test_refined_knots_and_the_spline_on_them_are_pykans(stem):
 )
 def test_impossible_refinements_are_refused(num_intervals, degree, message):
     with pytest.raises(ValueError, match=message):
-        bspline.refine_knots(bspline.uniform_knots(-1.0, 1.0, 4, 3), num_intervals, degree)
+        knot_insertion.refine_knots(bspline.uniform_knots(-1.0, 1.0, 4, 3), num_intervals, degree)
 
 
 def test_samples_without_weight_have_no_part_in_knots_and_fits():
