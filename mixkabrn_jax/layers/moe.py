@@ -13,7 +13,7 @@ from mixkabrn_jax import sharding
 from mixkabrn_jax.layers.linear import normal_init
 from mixkabrn_jax.layers.norm import rms_norm
 from mixkabrn_jax.layers.variables import Buffer, stacked
-from mixkabrn_jax.ops import routing
+from mixkabrn_jax.ops import dispatch, routing
 
 DISPATCHES = ("sorted", "dense")
 
@@ -80,7 +80,7 @@ class MixtureOfExperts(nnx.Module):
                 since all of them are one wide product and KAN features are computed once. The results are the same.
             feed_forward: makes the experts, called as feed_forward(width, num_experts=..., rngs=...).
             capacity_factor: 0 computes every choice. Above 0 every expert has room for this many times its even part
-                of the choices, and choices beyond it are dropped (`routing.plan_with_capacity` says which): shapes
+                of the choices, and choices beyond it are dropped (`dispatch.assign_with_capacity` says which): shapes
                 and work do not depend on the load then, but outputs depend on the other rows of the batch. Devices
                 with tokens of their own count them by themselves (groups of GShard, Lepikhin et al. 2021).
             device_groups: devices that the experts are shared out to, as far as the device balance loss goes.
@@ -167,14 +167,14 @@ class MixtureOfExperts(nnx.Module):
         if not self.capacity_factor:
             return None
         num_experts = self.config.num_experts
-        rows = routing.capacity(len(indices_TN), num_experts, indices_TN.shape[-1], self.capacity_factor)
-        return routing.plan_with_capacity(indices_TN, num_experts, rows, mask_T)
+        rows = dispatch.capacity(len(indices_TN), num_experts, indices_TN.shape[-1], self.capacity_factor)
+        return dispatch.assign_with_capacity(indices_TN, num_experts, rows, mask_T)
 
     def _kept(self, indices_TN, room):
         """The choices; one past the last expert stands for those that found no room."""
         if room is None:
             return indices_TN
-        return jnp.where(routing.has_row(room).reshape(indices_TN.shape), indices_TN, self.config.num_experts)
+        return jnp.where(dispatch.has_row(room).reshape(indices_TN.shape), indices_TN, self.config.num_experts)
 
     def _balance(self, logits_BTE, indices_BTN, mask_BT, room):
         score_BTE = routing.scores(logits_BTE, self.config.score)
@@ -182,7 +182,7 @@ class MixtureOfExperts(nnx.Module):
         best_BTN = jax.lax.top_k(jax.lax.stop_gradient(score_BTE), self.config.experts_per_token)[1]
         dropped = jnp.zeros(())
         if room is not None:
-            num_kept = jnp.sum(routing.has_row(room).astype(jnp.float32))
+            num_kept = jnp.sum(dispatch.has_row(room).astype(jnp.float32))
             dropped = 1 - num_kept / jnp.maximum(jnp.sum(load_E), 1)
             dropped = jnp.where(jnp.sum(load_E) > 0, dropped, 0)
         return Balance(
@@ -198,14 +198,14 @@ class MixtureOfExperts(nnx.Module):
 
     def _run_with_room(self, x_TD, weights_TN, room):
         """As many rows for each expert: one batched product. Each device sends every other the rows of its experts."""
-        rows_RD = routing.dispatch(x_TD, room, weights_TN.shape[-1])
+        rows_RD = dispatch.dispatch(x_TD, room, weights_TN.shape[-1])
         is_filled_ER, rows_ERD = (
             sharding.all_to_all(rows.reshape(self.config.num_experts, -1, *rows.shape[1:]), "expert")
-            for rows in (routing.has_choice(room), rows_RD)
+            for rows in (dispatch.has_choice(room), rows_RD)
         )
         rows_ERD, outside_E = jax.vmap(_run_one)(self.experts, rows_ERD, is_filled_ER)
         rows_RD = sharding.all_to_all_back(rows_ERD, "expert").reshape(rows_RD.shape)
-        return routing.combine(rows_RD, weights_TN, room), jax.tree.map(jnp.sum, outside_E)
+        return dispatch.combine(rows_RD, weights_TN, room), jax.tree.map(jnp.sum, outside_E)
 
     def _run_on_all_devices(self, x_TD, weights_TN, indices_TN, mask_T):
         """All devices that have experts of this layer see the same tokens, and each runs its own experts on them."""
@@ -217,13 +217,15 @@ class MixtureOfExperts(nnx.Module):
         return sharding.reduce_scatter(y_TD, "expert"), outside
 
     def _run_sorted(self, x_TD, weights_TN, indices_TN, mask_T):
-        plan = routing.plan(indices_TN, self._num_here)
-        rows_RD = routing.dispatch(x_TD, plan, indices_TN.shape[-1])
-        counts_R = None if mask_T is None else jnp.take(mask_T, plan.order_R // indices_TN.shape[-1])
+        assignment = dispatch.assign(indices_TN, self._num_here)
+        rows_RD = dispatch.dispatch(x_TD, assignment, indices_TN.shape[-1])
+        counts_R = None if mask_T is None else jnp.take(mask_T, assignment.order_R // indices_TN.shape[-1])
         if sharding.is_per_device():  # rows of experts elsewhere
-            counts_R = (1 if counts_R is None else counts_R) * (jnp.arange(len(rows_RD)) < plan.group_sizes_E.sum())
-        rows_RD, outside = self.experts(rows_RD, plan.group_sizes_E, counts_R)
-        return routing.combine(rows_RD, weights_TN, plan), outside
+            counts_R = (1 if counts_R is None else counts_R) * (
+                jnp.arange(len(rows_RD)) < assignment.group_sizes_E.sum()
+            )
+        rows_RD, outside = self.experts(rows_RD, assignment.group_sizes_E, counts_R)
+        return dispatch.combine(rows_RD, weights_TN, assignment), outside
 
     def _run_all(self, x_TD, weights_TN, indices_TN, mask_T):
         y_ETD, outside_E = jax.vmap(_run_one, in_axes=(0, None, 0))(

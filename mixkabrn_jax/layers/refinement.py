@@ -200,7 +200,7 @@ def _refit(x_ND, basis_NDG, new_DM, degree, weights_N=None):
 
     Fitting the values of all edges instead would take `[N, D, F]`; the answer is the same, and linear at that.
     """
-    return bspline.fit(x_ND, basis_NDG, new_DM, degree, weights=weights_N)
+    return bspline.fit(x_ND, basis_NDG, new_DM, degree, sample_mask=weights_N)
 
 
 def _apply(coef_DFG, map_DGG):

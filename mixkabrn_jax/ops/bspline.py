@@ -1,6 +1,6 @@
-"""B-splines: knots, basis functions, least-squares fit, finer knots.
+"""B-splines on any knots: knots, basis functions, least-squares fit.
 
-Letters: D input feature, G basis function, M knot (M = G + degree + 1), N sample, F output feature.
+Letters: D input feature, G basis function, M knot (M = G + degree + 1), R sample, F output feature, I point of a grid.
 Sources: de Boor, A Practical Guide to Splines (1978), ch. IX-X; Liu et al., KAN (2024), eq. 2.10 and appendix.
 
 The grid is the part of the knots where the functions sum to 1: from the one with `degree` knots before it to the one
@@ -68,7 +68,7 @@ def fit(
     knots: jax.Array,
     degree: int,
     ridge: float | None = None,
-    weights: jax.Array | None = None,
+    sample_mask: jax.Array | None = None,
 ) -> jax.Array:
     """Least-squares spline coefficients, one QR factorisation for each input feature.
 
@@ -76,67 +76,67 @@ def fit(
     samples than basis functions, samples outside the knots.
 
     Args:
-        x: `[N, D]` samples.
-        y: `[N, D, F]` values of every edge (input d, output f).
+        x: `[R, D]` samples.
+        y: `[R, D, F]` values of every edge (input d, output f).
         knots: `[M]` or `[D, M]`.
         ridge: relative penalty on squared coefficients; None means the rounding unit of the dtype.
-        weights: `[N]` of 0 and 1 or None; 0 leaves a sample out.
-    Returns: `[D, F, G]`, so that `einsum("ndg,dfg->ndf", basis(x), coef)` is close to y.
+        sample_mask: `[R]` of 0 and 1 or None; 0 leaves a sample out.
+    Returns: `[D, F, G]`, so that `einsum("rdg,dfg->rdf", basis(x), coef)` is close to y.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # bf16 has no factorisation
-    basis_NDG = basis(x, knots, degree)
-    y = y.astype(basis_NDG.dtype)
-    if weights is not None:  # a row of zeros is no equation
-        counts_N11 = (weights > 0).reshape(-1, 1, 1)
-        basis_NDG, y = (jnp.where(counts_N11, rows, 0) for rows in (basis_NDG, y))
-    penalty = jnp.sqrt(jnp.finfo(basis_NDG.dtype).eps if ridge is None else ridge)
+    basis_RDG = basis(x, knots, degree)
+    y = y.astype(basis_RDG.dtype)
+    if sample_mask is not None:  # a row of zeros is no equation
+        counts_R11 = (sample_mask > 0).reshape(-1, 1, 1)
+        basis_RDG, y = (jnp.where(counts_R11, rows, 0) for rows in (basis_RDG, y))
+    penalty = jnp.sqrt(jnp.finfo(basis_RDG.dtype).eps if ridge is None else ridge)
 
-    def solve(basis_NG, y_NF):
-        scale = jnp.sqrt(jnp.max(jnp.sum(basis_NG**2, axis=0)))
+    def solve(basis_RG, y_RF):
+        scale = jnp.sqrt(jnp.max(jnp.sum(basis_RG**2, axis=0)))
         scale = jnp.where(scale > 0, scale, 1)
-        num_basis = basis_NG.shape[1]
-        rows = jnp.concatenate([basis_NG, penalty * scale * jnp.eye(num_basis, dtype=basis_NG.dtype)])
+        num_basis = basis_RG.shape[1]
+        rows = jnp.concatenate([basis_RG, penalty * scale * jnp.eye(num_basis, dtype=basis_RG.dtype)])
         q, r = jnp.linalg.qr(rows)
-        q_NG = q[: basis_NG.shape[0]]  # the other rows meet zeros
+        q_RG = q[: basis_RG.shape[0]]  # the other rows meet zeros
 
         def step(coef_GF):
-            left_NF = y_NF - jnp.matmul(basis_NG, coef_GF, precision="highest")
-            return coef_GF + jax.scipy.linalg.solve_triangular(r, jnp.matmul(q_NG.T, left_NF, precision="highest"))
+            left_RF = y_RF - jnp.matmul(basis_RG, coef_GF, precision="highest")
+            return coef_GF + jax.scipy.linalg.solve_triangular(r, jnp.matmul(q_RG.T, left_RF, precision="highest"))
 
         # Once more for what the ridge has left over: it biases by its square then, and rounding is that of the rest.
-        return step(step(jnp.zeros((num_basis, y_NF.shape[1]), y_NF.dtype)))
+        return step(step(jnp.zeros((num_basis, y_RF.shape[1]), y_RF.dtype)))
 
-    coef_DGF = jax.vmap(solve, in_axes=1)(basis_NDG, y)
+    coef_DGF = jax.vmap(solve, in_axes=1)(basis_RDG, y)
     return coef_DGF.swapaxes(1, 2)
 
 
 def adaptive_knots(
-    x: jax.Array, num_intervals: int, degree: int, uniform_fraction: float, weights: jax.Array | None = None
+    x: jax.Array, num_intervals: int, degree: int, uniform_fraction: float, sample_mask: jax.Array | None = None
 ) -> jax.Array:
     """Knots that follow the samples: a blend of equal spacing and of quantiles, per input feature.
 
-    The quantiles are every (N / num_intervals)-th sorted sample and the last one; beyond the ends the knots continue
+    The quantiles are every (R / num_intervals)-th sorted sample and the last one; beyond the ends the knots continue
     with the mean spacing (Liu et al. 2024, appendix on grid extension). Knots are kept apart by a millionth of the
     range, so that a constant feature still gets a grid.
 
     Args:
-        x: `[N, D]`.
+        x: `[R, D]`.
         uniform_fraction: 1 = equal spacing between the extremes, 0 = quantiles.
-        weights: `[N]` of 0 and 1 or None; 0 leaves a sample out. Without any sample the knots mean nothing.
+        sample_mask: `[R]` of 0 and 1 or None; 0 leaves a sample out. Without any sample the knots mean nothing.
     Returns: `[D, M]`, increasing, in float32 or better.
     """
     check_grid(0.0, 1.0, num_intervals, degree)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    if weights is None:
-        x_ND, num_samples = jnp.sort(x, axis=0), x.shape[0]
+    if sample_mask is None:
+        x_RD, num_samples = jnp.sort(x, axis=0), x.shape[0]
     else:  # left out samples go to the end, where no pick falls
-        num_samples = jnp.sum(weights > 0, dtype=jnp.int32)
-        x_ND = jnp.sort(jnp.where((weights > 0)[:, None], x, jnp.where(num_samples > 0, jnp.inf, 0)), axis=0)
-    # (N i) // I without the product, which could leave int32.
+        num_samples = jnp.sum(sample_mask > 0, dtype=jnp.int32)
+        x_RD = jnp.sort(jnp.where((sample_mask > 0)[:, None], x, jnp.where(num_samples > 0, jnp.inf, 0)), axis=0)
+    # (R i) // I without the product, which could leave int32.
     intervals_I = np.arange(num_intervals)
     whole, rest = num_samples // num_intervals, num_samples % num_intervals
     picks_I = jnp.append(whole * intervals_I + rest * intervals_I // num_intervals, jnp.maximum(num_samples - 1, 0))
-    quantile_ID = x_ND[picks_I]
+    quantile_ID = x_RD[picks_I]
     ramp_I1 = jnp.linspace(0, 1, num_intervals + 1, dtype=x.dtype)[:, None]
     uniform_ID = quantile_ID[:1] + (quantile_ID[-1:] - quantile_ID[:1]) * ramp_I1
     inner_ID = uniform_fraction * uniform_ID + (1 - uniform_fraction) * quantile_ID

@@ -49,7 +49,7 @@ def grouped_matmul(
     if method == "loop":
         return map_groups(_multiply, w, x, group_sizes, tile=tile)
     if method == "block":
-        return _block(x, w, _tiles(group_sizes, x.shape[0], tile or 128))
+        return _block(x, w, _slots(group_sizes, x.shape[0], tile or 128))
     if method == "ragged":
         return jax.lax.ragged_dot(x, w, group_sizes)
     if method == "kernel":
@@ -173,7 +173,7 @@ def _bounds(group_sizes_E):
     return end_E - group_sizes_E, end_E
 
 
-class _Tiles(NamedTuple):
+class _Slots(NamedTuple):
     """Where rows go: an index one past the end stands for nothing, and reads as 0."""
 
     row_of_slot_IC: jax.Array
@@ -181,7 +181,7 @@ class _Tiles(NamedTuple):
     expert_of_tile_I: jax.Array
 
 
-def _tiles(group_sizes_E, num_rows, tile):
+def _slots(group_sizes_E, num_rows, tile):
     num_experts = group_sizes_E.shape[0]
     tile = min(tile, num_rows)
     num_tiles = num_rows // tile + num_experts
@@ -199,35 +199,35 @@ def _tiles(group_sizes_E, num_rows, tile):
     expert_R = jnp.minimum(jnp.searchsorted(row_end_E, row_R, side="right"), num_experts - 1)
     slot_R = tile_start_E[expert_R] * tile + row_R - row_start_E[expert_R]
     slot_R = jnp.where(row_R < row_end_E[-1], slot_R, num_tiles * tile)
-    return _Tiles(row_IC, slot_R, expert_I)
+    return _Slots(row_IC, slot_R, expert_I)
 
 
 @jax.custom_vjp
-def _block(x_RD, w_EDF, tiles):
-    y_ICF = jnp.einsum("icd,idf->icf", _to_slots(x_RD, tiles), w_EDF[tiles.expert_of_tile_I])
-    return _to_rows(y_ICF, tiles)
+def _block(x_RD, w_EDF, slots):
+    y_ICF = jnp.einsum("icd,idf->icf", _to_slots(x_RD, slots), w_EDF[slots.expert_of_tile_I])
+    return _to_rows(y_ICF, slots)
 
 
-def _block_forward(x_RD, w_EDF, tiles):
-    return _block(x_RD, w_EDF, tiles), (x_RD, w_EDF, tiles)
+def _block_forward(x_RD, w_EDF, slots):
+    return _block(x_RD, w_EDF, slots), (x_RD, w_EDF, slots)
 
 
 def _block_backward(residual, grad_RF):
-    x_RD, w_EDF, tiles = residual
-    grad_ICF = _to_slots(grad_RF, tiles)
-    grad_ICD = jnp.einsum("icf,idf->icd", grad_ICF, w_EDF[tiles.expert_of_tile_I])
+    x_RD, w_EDF, slots = residual
+    grad_ICF = _to_slots(grad_RF, slots)
+    grad_ICD = jnp.einsum("icf,idf->icd", grad_ICF, w_EDF[slots.expert_of_tile_I])
     wide = jnp.promote_types(w_EDF.dtype, jnp.float32)  # many tiles are summed
-    grad_IDF = jnp.einsum("icd,icf->idf", _to_slots(x_RD, tiles), grad_ICF, preferred_element_type=wide)
-    grad_EDF = jax.ops.segment_sum(grad_IDF, tiles.expert_of_tile_I, w_EDF.shape[0], indices_are_sorted=True)
-    return _to_rows(grad_ICD, tiles), grad_EDF.astype(w_EDF.dtype), None
+    grad_IDF = jnp.einsum("icd,icf->idf", _to_slots(x_RD, slots), grad_ICF, preferred_element_type=wide)
+    grad_EDF = jax.ops.segment_sum(grad_IDF, slots.expert_of_tile_I, w_EDF.shape[0], indices_are_sorted=True)
+    return _to_rows(grad_ICD, slots), grad_EDF.astype(w_EDF.dtype), None
 
 
 _block.defvjp(_block_forward, _block_backward)
 
 
-def _to_slots(x_RD, tiles):
-    return x_RD.at[tiles.row_of_slot_IC].get(mode="fill", fill_value=0)
+def _to_slots(x_RD, slots):
+    return x_RD.at[slots.row_of_slot_IC].get(mode="fill", fill_value=0)
 
 
-def _to_rows(y_ICF, tiles):
-    return y_ICF.reshape(-1, y_ICF.shape[-1]).at[tiles.slot_of_row_R].get(mode="fill", fill_value=0)
+def _to_rows(y_ICF, slots):
+    return y_ICF.reshape(-1, y_ICF.shape[-1]).at[slots.slot_of_row_R].get(mode="fill", fill_value=0)

@@ -33,6 +33,6 @@ def map_rows(function, x: jax.Array, row_bytes: int, *, backend: str = "auto") -
         y_RF = function(x_RD)
     else:
         x_RD = jnp.pad(x_RD, ((0, num_blocks * block - num_rows), (0, 0)))
-        y_NCF = jax.lax.map(function, x_RD.reshape(num_blocks, block, -1))
-        y_RF = y_NCF.reshape(num_blocks * block, -1)[:num_rows]
+        y_ICF = jax.lax.map(function, x_RD.reshape(num_blocks, block, -1))
+        y_RF = y_ICF.reshape(num_blocks * block, -1)[:num_rows]
     return y_RF.reshape(*x.shape[:-1], -1)
