@@ -55,9 +55,9 @@ class Attention(nnx.Module):
         if cache is not None and segment_ids_BT is not None:
             raise ValueError("segment ids together with a cache: packed documents are seen without one")
         heads = (*x_BTD.shape[:2], self.num_heads, -1)
-        frequency_P = rotary.frequencies(self.key_width, self.rotary_base, self.rotary_kind)
-        q_BTHK = rotary.rotate(self.query(x_BTD).reshape(heads), position_BT, frequency_P, self.rotary_layout)
-        k_BTHK = rotary.rotate(self.key(x_BTD).reshape(heads), position_BT, frequency_P, self.rotary_layout)
+        frequency = rotary.frequencies(self.key_width, self.rotary_base, self.rotary_kind)
+        q_BTHK = rotary.rotate(self.query(x_BTD).reshape(heads), position_BT, frequency, self.rotary_layout)
+        k_BTHK = rotary.rotate(self.key(x_BTD).reshape(heads), position_BT, frequency, self.rotary_layout)
         v_BTHV = self.value(x_BTD).reshape(heads)
         if cache is None:
             if mask_BT is not None:

@@ -99,10 +99,10 @@ class Retention(nnx.Module):
         Returns: (`[B, T, D]`, state after the last position).
         """
         heads = (*x_BTD.shape[:2], self.num_heads, -1)
-        frequency_P = rotary.frequencies(self.key_width, self.rotary_base, self.rotary_kind)
-        q_BTHK = rotary.rotate(self.query(x_BTD).reshape(heads), position_BT, frequency_P, self.rotary_layout)
+        frequency = rotary.frequencies(self.key_width, self.rotary_base, self.rotary_kind)
+        q_BTHK = rotary.rotate(self.query(x_BTD).reshape(heads), position_BT, frequency, self.rotary_layout)
         k_BTHK = rotary.rotate(
-            self.key(x_BTD).reshape(heads) * self.key_width**-0.5, position_BT, frequency_P, self.rotary_layout
+            self.key(x_BTD).reshape(heads) * self.key_width**-0.5, position_BT, frequency, self.rotary_layout
         )
         v_BTHV = self.value(x_BTD).reshape(heads)
         log_decay = constant_decay = self.log_decay(x_BTD)

@@ -1,7 +1,8 @@
 """Other functions than B-splines for the edges of a KAN layer, basis-major like `uniform_bspline.basis`.
 
-Letters: D input feature, G basis function or power of a polynomial, P group of features. All take x `[..., D]`, are computed in float32 or
-better, since a bf16 position would move a centre or a phase by a hundredth of its width, and return x's dtype.
+Letters: D input feature, G basis function or power of a polynomial, P group of features. All take x `[..., D]`, are
+computed in float32 or better, since a bf16 position would move a centre or a phase by a hundredth of its width, and
+return x's dtype.
 """
 
 import math
