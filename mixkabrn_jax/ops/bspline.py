@@ -87,8 +87,8 @@ def fit(
     basis_RDG = basis(x, knots, degree)
     y = y.astype(basis_RDG.dtype)
     if sample_mask is not None:  # a row of zeros is no equation
-        counts_R11 = (sample_mask > 0).reshape(-1, 1, 1)
-        basis_RDG, y = (jnp.where(counts_R11, rows, 0) for rows in (basis_RDG, y))
+        mask_R11 = (sample_mask > 0).reshape(-1, 1, 1)
+        basis_RDG, y = (jnp.where(mask_R11, rows, 0) for rows in (basis_RDG, y))
     penalty = jnp.sqrt(jnp.finfo(basis_RDG.dtype).eps if ridge is None else ridge)
 
     def solve(basis_RG, y_RF):

@@ -95,7 +95,7 @@ class _Tile(NamedTuple):
     """Neighbouring rows, of which those of one expert count."""
 
     first: jax.Array
-    counts_C1: jax.Array
+    mask_C1: jax.Array
 
     @classmethod
     def of(cls, index, start, end, tile, num_rows):
@@ -106,15 +106,15 @@ class _Tile(NamedTuple):
         return cls(first, ((row_C >= wanted) & (row_C < end))[:, None])
 
     def read(self, rows):
-        return jax.lax.dynamic_slice_in_dim(rows, self.first, self.counts_C1.shape[0])
+        return jax.lax.dynamic_slice_in_dim(rows, self.first, self.mask_C1.shape[0])
 
     def read_own(self, rows):
         """0 where a row does not count."""
-        return jnp.where(self.counts_C1, self.read(rows), 0)
+        return jnp.where(self.mask_C1, self.read(rows), 0)
 
     def write(self, rows, new):
         return jax.lax.dynamic_update_slice_in_dim(
-            rows, jnp.where(self.counts_C1, new, self.read(rows)), self.first, axis=0
+            rows, jnp.where(self.mask_C1, new, self.read(rows)), self.first, axis=0
         )
 
 

@@ -100,7 +100,7 @@ def load(indices: jax.Array, num_experts: int, mask: jax.Array | None = None) ->
 
 
 def balance_loss(
-    scores: jax.Array, indices: jax.Array, mask: jax.Array | None = None, total: Callable = _all_here
+    scores: jax.Array, indices: jax.Array, mask: jax.Array | None = None, psum: Callable = _all_here
 ) -> jax.Array:
     """Expert-level balance sum_i f_i P_i (DeepSeekMoE eq. 12-14, without its factor alpha): 1 when balanced.
 
@@ -109,10 +109,10 @@ def balance_loss(
 
     Args:
         scores: `[..., E]`; indices: `[..., N]`; mask: `[...]` or None, 0 leaves a token out.
-        total: sums a tree of arrays over the devices that share the tokens out among them.
+        psum: sums a tree of arrays over the devices that share the tokens out among them.
     Returns: `[]` float32; 0 when no token counts.
     """
-    frequency_E, mean_share_E = _frequency_and_share(scores, indices, mask, total)
+    frequency_E, mean_share_E = _frequency_and_share(scores, indices, mask, psum)
     return jnp.sum(frequency_E * mean_share_E)
 
 
@@ -121,7 +121,7 @@ def device_balance_loss(
     indices: jax.Array,
     num_groups: int,
     mask: jax.Array | None = None,
-    total: Callable = _all_here,
+    psum: Callable = _all_here,
 ) -> jax.Array:
     """Device-level balance sum_d f'_d P'_d (DeepSeekMoE eq. 15-17, without its factor alpha): 1 when balanced.
 
@@ -130,21 +130,21 @@ def device_balance_loss(
     device for each expert it is `balance_loss`.
 
     Args:
-        scores, indices, mask, total: as for `balance_loss`.
+        scores, indices, mask, psum: as for `balance_loss`.
     Returns: `[]` float32; 0 when no token counts.
     Raises: ValueError when the experts cannot be shared out evenly.
     """
     num_experts = scores.shape[-1]
     if num_groups < 1 or num_experts % num_groups:
         raise ValueError(f"num_groups={num_groups} does not divide num_experts={num_experts}")
-    frequency_E, mean_share_E = _frequency_and_share(scores, indices, mask, total)
+    frequency_E, mean_share_E = _frequency_and_share(scores, indices, mask, psum)
     frequency_of_device = jnp.mean(frequency_E.reshape(num_groups, -1), axis=1)
     share_of_device = jnp.sum(mean_share_E.reshape(num_groups, -1), axis=1)
     return jnp.sum(frequency_of_device * share_of_device)
 
 
 def sequence_balance_loss(
-    scores: jax.Array, indices: jax.Array, mask: jax.Array | None = None, total: Callable = _all_here
+    scores: jax.Array, indices: jax.Array, mask: jax.Array | None = None, psum: Callable = _all_here
 ) -> jax.Array:
     """The balance within each sequence, as a mean over sequences (DeepSeek-V3 eq. 17-20, without its factor alpha).
 
@@ -152,17 +152,17 @@ def sequence_balance_loss(
         scores: `[..., T, E]`.
         indices: `[..., T, N]`, the best by these scores alone, whatever a bias or groups have chosen (eq. 18).
         mask: `[..., T]` or None, 0 leaves a token out, and a sequence without any token is left out of the mean.
-        total: sums a tree of arrays over the devices that share out the tokens of a sequence.
+        psum: sums a tree of arrays over the devices that share out the tokens of a sequence.
     Returns: `[]` float32; 1 when every sequence is balanced, 0 when no token counts.
     """
     mask = jnp.ones(scores.shape[:-1]) if mask is None else mask.astype(jnp.float32)
-    loss_B = jax.vmap(partial(balance_loss, total=total))(
+    loss_B = jax.vmap(partial(balance_loss, psum=psum))(
         scores.reshape(-1, *scores.shape[-2:]),
         indices.reshape(-1, *indices.shape[-2:]),
         mask.reshape(-1, mask.shape[-1]),
     )
-    counts_B = total(jnp.sum(mask.reshape(-1, mask.shape[-1]), axis=1)) > 0
-    return jnp.sum(loss_B) / jnp.maximum(jnp.sum(counts_B), 1)  # a sequence without tokens has a loss of 0
+    has_tokens_B = psum(jnp.sum(mask.reshape(-1, mask.shape[-1]), axis=1)) > 0
+    return jnp.sum(loss_B) / jnp.maximum(jnp.sum(has_tokens_B), 1)  # a sequence without tokens has a loss of 0
 
 
 def z_loss(logits: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -177,14 +177,14 @@ def z_loss(logits: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     return jnp.sum(square * mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def _frequency_and_share(scores, indices, mask, total):
+def _frequency_and_share(scores, indices, mask, psum):
     """f_i, 1 for an expert with its even part of the choices, and P_i, which sum to 1 (DeepSeekMoE eq. 13, 14)."""
     num_experts, num_choices = scores.shape[-1], indices.shape[-1]
     mask = jnp.ones(scores.shape[:-1]) if mask is None else mask.astype(jnp.float32)
     sum_of_scores = jnp.sum(scores, axis=-1, keepdims=True)
     share = scores / jnp.where(sum_of_scores > 0, sum_of_scores, 1)
     share_E = jnp.sum(share * mask[..., None], axis=tuple(range(scores.ndim - 1)))
-    share_E, load_E, num_tokens = total((share_E, load(indices, num_experts, mask), jnp.sum(mask)))
+    share_E, load_E, num_tokens = psum((share_E, load(indices, num_experts, mask), jnp.sum(mask)))
     num_tokens = jnp.maximum(num_tokens, 1)
     return load_E * num_experts / (num_choices * num_tokens), share_E / num_tokens
 
