@@ -11,13 +11,13 @@ from flax import nnx
 
 from benchmarks.laws.trial import Law, Trial, close
 from mixkabrn_jax.layers import refinement
-from mixkabrn_jax.layers.features import Grid
 from mixkabrn_jax.layers.kan import Kan, KanConfig, KanLayer
+from mixkabrn_jax.ops.uniform_bspline import UniformGrid
 
 
 def kan_config(degree=3, reach=1.0, knots="uniform"):
     return KanConfig(
-        grid=Grid(-reach, reach, 5, degree, "fade"),
+        grid=UniformGrid(-reach, reach, 5, degree, "fade"),
         basis="bspline",
         knots=knots,
         rational_groups=1,

@@ -216,7 +216,7 @@ def _stack(name, layers):
 
 def _constants(config):
     """The buffers that hold what is a formula here: one angle for each feature, the log decay of each head."""
-    frequency_P = rotary.frequencies(config.key_width, config.rotary.base, config.rotary.kind)
+    frequency = rotary.frequencies(config.key_width, config.rotary.base, config.rotary.kind)
     is_lm = config.retention.decay == "lm"
     log_decay_H = retention.lm_log_decay(config.num_heads) if is_lm else retention.log_decay(config.num_heads)
-    return {_ANGLE: np.repeat(np.asarray(frequency_P), 2), _DECAY: np.asarray(log_decay_H)}
+    return {_ANGLE: np.repeat(np.asarray(frequency.radian_P), 2), _DECAY: np.asarray(log_decay_H)}

@@ -56,5 +56,5 @@ class RotaryConfig:
 
     def rotate(self, x_BTHK: jax.Array, position_BT: jax.Array) -> jax.Array:
         """Queries or keys turned by their positions: `[B, T, H, K]`."""
-        frequency_P = rotary.frequencies(x_BTHK.shape[-1], self.base, self.kind)
-        return rotary.rotate(x_BTHK, position_BT, frequency_P, self.layout)
+        frequency = rotary.frequencies(x_BTHK.shape[-1], self.base, self.kind)
+        return rotary.rotate(x_BTHK, position_BT, frequency, self.layout)

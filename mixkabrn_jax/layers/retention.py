@@ -125,7 +125,7 @@ class Retention(nnx.Module):
         v_BTHV = self.value(x_BTD).reshape(heads)
         log_decay = constant_decay = self.log_decay(x_BTD)
         if mask_BT is not None:
-            k_BTHK, log_decay = retention.skip(k_BTHK, log_decay, mask_BT)
+            k_BTHK, log_decay = retention.mask_padding(k_BTHK, log_decay, mask_BT)
         if x_BTD.shape[1] == 1:
             now = (a[:, 0] for a in (q_BTHK, k_BTHK, v_BTHV))
             y_BHV, state_BHKV = retention.recurrent(

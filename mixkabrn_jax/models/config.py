@@ -121,7 +121,8 @@ class ModelConfig:
 
         Under pre_norm each of the 2 L branches adds to the stream, and their last matrices start smaller by
         sqrt(2 L). At the start all branches of lm.py:tiny add 0.92 to a stream that the embedding has begun with
-        0.02 (root mean squares). DeepNorm scales values and last matrices by (8 L)^(-1/4), which bounds what one update changes.
+        0.02 (root mean squares). DeepNorm scales values and last matrices by (8 L)^(-1/4), which bounds what one update
+        changes.
         """
         deepnorm = (8 * self.num_layers) ** -0.25
         scales = (deepnorm, deepnorm) if self.residual == "deepnorm" else (1.0, (2 * self.num_layers) ** -0.5)

@@ -7,22 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixkabrn_jax.ops import bspline
+from mixkabrn_jax.ops import bspline, uniform_bspline
+from mixkabrn_jax.ops.uniform_bspline import UniformGrid
 from tests import reference
 
 LOW, HIGH, INTERVALS = -0.7, 1.3, 4
 
 
-@functools.partial(jax.jit, static_argnames=("degree", "outside"))
-def recursion(x, knots, cotangent, degree, outside):
-    values, pull = jax.vjp(lambda x: bspline.basis(x, knots, degree, outside), x)
+@functools.partial(jax.jit, static_argnames=("degree", "extrapolation"))
+def recursion(x, knots, cotangent, degree, extrapolation):
+    values, pull = jax.vjp(lambda x: bspline.basis(x, knots, degree, extrapolation), x)
     return values, pull(cotangent)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("degree", "outside"))
-def closed_form(x, cotangent, degree, outside):
+@functools.partial(jax.jit, static_argnames=("degree", "extrapolation"))
+def closed_form(x, cotangent, degree, extrapolation):
     def run(x):
-        return jnp.swapaxes(bspline.uniform_basis(x, LOW, HIGH, INTERVALS, degree, outside), -1, -2)
+        return jnp.swapaxes(uniform_bspline.basis(x, UniformGrid(LOW, HIGH, INTERVALS, degree, extrapolation)), -1, -2)
 
     values, pull = jax.vjp(run, x)
     return values, pull(cotangent)[0]
@@ -41,19 +42,20 @@ def ragged_knots(degree):
 
 
 @pytest.mark.parametrize(
-    ("degree", "outside"), [(0, "clamp"), (1, "clamp"), (3, "clamp"), *((degree, "linear") for degree in range(6))]
+    ("degree", "extrapolation"),
+    [(0, "clamp"), (1, "clamp"), (3, "clamp"), *((degree, "linear") for degree in range(6))],
 )
 @pytest.mark.usefixtures("x64")
-def test_outside_the_grid_the_value_is_kept_or_goes_on_with_the_slope_of_the_end(degree, outside):
+def test_outside_the_grid_the_value_is_kept_or_goes_on_with_the_slope_of_the_end(degree, extrapolation):
     uniform, ragged = reference.uniform_knots(LOW, HIGH, INTERVALS, degree), ragged_knots(degree)
     x, num_basis = points(), INTERVALS + degree
     cotangent = reference.normal(1, *x.shape, num_basis, dtype=np.float64)
     for knots, (values, x_bar) in (
-        (uniform, recursion(x, jnp.array(uniform), cotangent, degree, outside)),
-        (uniform, closed_form(x, cotangent, degree, outside)),
-        (ragged, recursion(x, jnp.array(ragged), cotangent, degree, outside)),
+        (uniform, recursion(x, jnp.array(uniform), cotangent, degree, extrapolation)),
+        (uniform, closed_form(x, cotangent, degree, extrapolation)),
+        (ragged, recursion(x, jnp.array(ragged), cotangent, degree, extrapolation)),
     ):
-        want, slope = reference.bspline_basis_and_slope_outside(x, knots, degree, outside)
+        want, slope = reference.bspline_basis_and_slope_outside(x, knots, degree, extrapolation)
         # Off the ends at degree 0 and 1: the values jump there, or the slopes do.
         rows = slice(None) if degree > 1 else slice(25)
         steepest = max(1.0, np.abs(slope).max())
@@ -62,23 +64,23 @@ def test_outside_the_grid_the_value_is_kept_or_goes_on_with_the_slope_of_the_end
         reference.assert_close(x_bar[rows], want_bar[rows], atol=1e-13 * steepest * num_basis * 8)
 
 
-@pytest.mark.parametrize("outside", bspline.OUTSIDE)
+@pytest.mark.parametrize("extrapolation", bspline.EXTRAPOLATIONS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_far_outside_values_and_gradients_are_finite_in_every_precision(outside, dtype):
+def test_far_outside_values_and_gradients_are_finite_in_every_precision(extrapolation, dtype):
     x = jnp.array([[1e4, -1e4], [0.1, HIGH]], dtype)
     ones = jnp.ones((2, 2, INTERVALS + 3))
     knots = jnp.asarray(reference.uniform_knots(LOW, HIGH, INTERVALS, 3), jnp.float32)
-    closed = closed_form(x, ones.astype(dtype), 3, outside)
+    closed = closed_form(x, ones.astype(dtype), 3, extrapolation)
     assert closed[0].dtype == closed[1].dtype == dtype
-    for pair in (closed, recursion(x, knots, ones, 3, outside)):
+    for pair in (closed, recursion(x, knots, ones, 3, extrapolation)):
         values, x_bar = (np.asarray(array, np.float64) for array in pair)
         assert np.isfinite(values).all()
         assert np.isfinite(x_bar).all()
         # Functions that sum to 1 inside go on doing so, and their slopes cancel: to the rounding of the largest.
-        if outside != "fade":
+        if extrapolation != "fade":
             atol = 8 * float(jnp.finfo(dtype).eps) * max(np.abs(values).max(), 1.0)
             reference.assert_close(values.sum(axis=-1), np.ones((2, 2)), atol=atol)
-        assert (np.abs(values[0]).max() > 1e3) == (outside == "linear")
+        assert (np.abs(values[0]).max() > 1e3) == (extrapolation == "linear")
 
 
 def test_every_row_may_have_knots_of_its_own():
@@ -90,11 +92,11 @@ def test_every_row_may_have_knots_of_its_own():
         reference.assert_close(got[r], want[0], terms=100)
 
 
-def test_an_unknown_choice_outside_is_refused():
+def test_an_unknown_extrapolation_is_refused():
     knots = bspline.uniform_knots(LOW, HIGH, INTERVALS, 3)
     for call in (
         lambda: bspline.basis(jnp.zeros((1, 1)), knots, 3, "wrap"),
-        lambda: bspline.uniform_basis(jnp.zeros((1, 1)), LOW, HIGH, INTERVALS, 3, "wrap"),
+        lambda: UniformGrid(LOW, HIGH, INTERVALS, 3, "wrap"),
     ):
-        with pytest.raises(ValueError, match="outside='wrap'"):
+        with pytest.raises(ValueError, match="extrapolation='wrap'"):
             call()

@@ -13,6 +13,8 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from mixkabrn_jax.ops.backend import interprets_kernels
+
 SMALLEST = 16
 """The least side of a product on tensor cores."""
 
@@ -69,12 +71,13 @@ def accumulator(dtype) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def launch(kernel, grid, outputs, *inputs, interpret: bool, num_warps: int, num_stages: int, **static):
+def launch(kernel, grid, outputs, *inputs, interpret: bool | None, num_warps: int, num_stages: int, **static):
     """Runs a kernel on whole arrays, one program for each point of the grid; it indexes them itself.
 
     Args:
         grid: up to three sizes; the first runs fastest, only it may exceed 65535.
         outputs: a `jax.ShapeDtypeStruct`, or a tuple of them.
+        interpret: run as plain XLA operations, on any machine; None where JAX runs on no GPU.
         static: Python values for the kernel.
     """
     return pl.pallas_call(
@@ -82,7 +85,7 @@ def launch(kernel, grid, outputs, *inputs, interpret: bool, num_warps: int, num_
         out_shape=outputs,
         grid=grid,
         compiler_params=triton.CompilerParams(num_warps=num_warps, num_stages=num_stages),
-        interpret=interpret,
+        interpret=interprets_kernels() if interpret is None else interpret,
         name=kernel.__name__.strip("_"),
     )(*inputs)
 
