@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mixkabrn_jax.training import workdir
+from mixkabrn_jax.runs import workdir
 
 TRAIN = (sys.executable, "-m", "experiments.train")
 
@@ -103,7 +103,7 @@ def command_line(overrides: Mapping) -> list[str]:
 def _digest(config: Mapping) -> str:
     """Eight hex digits that change with any field of the experiment, and with nothing else."""
     fields = workdir.flatten(config)
-    fields = {field: value for field, value in fields.items() if field not in workdir.NOT_PART_OF_THE_EXPERIMENT}
+    fields = {field: value for field, value in fields.items() if not workdir.is_bookkeeping(field)}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from mixkabrn_jax.data import tokenizers
-from mixkabrn_jax.training import guard, metrics, optimizer, step, workdir
-from mixkabrn_jax.training.checkpoint import Checkpoints
+from mixkabrn_jax.runs import metrics, workdir
+from mixkabrn_jax.runs.checkpoint import Checkpoints
+from mixkabrn_jax.training import guard, optimizer, step
 from tests import toy
 
 ROOT = Path(__file__).parents[2]
@@ -77,9 +78,10 @@ def final(directory, config):
     rule = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     history = guard.init(guard.GuardConfig(**config["guard"]), config["log_every"])
-    state, iterator_state = checkpoints.restore(checkpoints.latest_step(), step.init(model, rule, history))
+    like = step.parts(step.init(model, rule, history))
+    state, iterator_state = checkpoints.restore(checkpoints.latest_step(), like)
     checkpoints.close()
-    return state, iterator_state
+    return step.from_parts(state), iterator_state
 
 
 def lines(directory):
@@ -163,7 +165,7 @@ def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(tmp_path, chan
     (tmp_path / "empty.txt").write_text("")
     directory = tmp_path / "run"
     if "seed" in changes:
-        workdir.claim(directory, toy.experiment(text), tokenizers.Bytes(), {})
+        workdir.create(directory, toy.experiment(text), tokenizers.Bytes(), {})
     if changes.get("data__path") == "empty.txt":
         changes = {"data__path": str(tmp_path / "empty.txt")}
     arguments = command(tmp_path, toy.experiment(text, **changes), directory, *arguments)

@@ -24,7 +24,7 @@ def rename(source: Path, target: Path) -> None:
     _sync(target.parent)
 
 
-def damage(directory: Path) -> str | None:
+def verify(directory: Path) -> str | None:
     """What is wrong with a directory since `write`, in words that name the file; None when nothing is.
 
     Any change of any byte is found, those of `hashes.json` too: its text is made anew from the files and compared.
@@ -79,7 +79,9 @@ def _text(entries):
 
 
 def _sync(path):
-    descriptor = os.open(path, os.O_RDONLY)
+    if path.is_dir() and os.name == "nt":  # which opens no directories, and writes their entries through
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows syncs no reader
     try:
         os.fsync(descriptor)
     finally:
