@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 
 NAME = "hashes.json"
@@ -79,9 +80,10 @@ def _text(entries):
 
 
 def _sync(path):
-    if path.is_dir() and os.name == "nt":  # which opens no directories, and writes their entries through
+    is_windows = sys.platform == "win32"
+    if is_windows and path.is_dir():  # it can neither open nor sync one
         return
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows syncs no reader
+    descriptor = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)  # and it syncs for those who may write
     try:
         os.fsync(descriptor)
     finally:

@@ -167,7 +167,8 @@ class _Signals:
     (--signal=USR1@60). SIGKILL is what ends a run that does not listen.
     """
 
-    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+    NUMBERS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows lacks the last
 
     def __init__(self):
         self.received = 0
