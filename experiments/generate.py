@@ -1,7 +1,6 @@
 """Continues a prompt: python -m experiments.generate --workdir=runs/tiny --prompt="The American people" """
 
 import os
-from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -20,13 +19,13 @@ flags.mark_flag_as_required("workdir")
 
 
 def main():
+    from mixkabrn_jax import runs
     from mixkabrn_jax.inference.generate import generate
     from mixkabrn_jax.inference.sampling import Sampling
-    from mixkabrn_jax.training.experiment import load_model
 
     with command_line.user_errors():
         sampling = Sampling(_TEMPERATURE.value, _TOP_K.value, _TOP_P.value, _MIN_P.value)
-        model, tokenizer = load_model(Path(_WORKDIR.value))
+        model, tokenizer, _ = runs.open(_WORKDIR.value)
         prompt = tokenizer.encode(os.fsencode(_PROMPT.value), "--prompt")
         prompt = np.concatenate([[tokenizer.separator], prompt])[None]
         options = {"max_tokens": _MAX_TOKENS.value, "sampling": sampling, "seed": _SEED.value}

@@ -69,7 +69,7 @@ def main():
             return _plan(config)
         # Imported once the flags are read, so that a wrong one is answered at once.
         from mixkabrn_jax import processes
-        from mixkabrn_jax.training.checkpoint import DoesNotFitError
+        from mixkabrn_jax.runs.checkpoint import DoesNotFitError
         from mixkabrn_jax.training.loop import Run
 
         if _DISTRIBUTED.value or _COORDINATOR.value:

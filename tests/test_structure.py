@@ -18,20 +18,21 @@ ROOMS = {
     "data": set(),
     "layers": {"ops", "sharding"},
     "models": {"ops", "sharding", "layers"},
+    "runs": {"ops", "sharding", "processes", "layers", "models", "data"},
     **{
-        room: {"ops", "sharding", "processes", "layers", "models", "data"}
+        room: {"ops", "sharding", "processes", "layers", "models", "data", "runs"}
         for room in ("training", "inference", "interpret", "interop")
     },
 }
 HOMES = {
     "optax": ("mixkabrn_jax/training/optimizer.py", "mixkabrn_jax/training/step.py"),
-    "orbax": ("mixkabrn_jax/training/checkpoint.py",),
+    "orbax": ("mixkabrn_jax/runs/arrays.py",),
     "grain": ("mixkabrn_jax/data/",),
     "matplotlib": ("mixkabrn_jax/training/curve.py",),
     "flax": (
         *("mixkabrn_jax/layers/", "mixkabrn_jax/models/", "mixkabrn_jax/interpret/", "mixkabrn_jax/interop/"),
         # Models are split and merged here, and made for a run.
-        *("mixkabrn_jax/training/step.py", "mixkabrn_jax/training/experiment.py"),
+        *("mixkabrn_jax/training/step.py", "mixkabrn_jax/training/experiment.py", "mixkabrn_jax/runs/model.py"),
     ),
 }
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "registry"}

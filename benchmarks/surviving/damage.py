@@ -5,7 +5,7 @@ import pathlib
 import shutil
 
 from benchmarks.surviving.life import Run
-from mixkabrn_jax.training.checkpoint import Checkpoints
+from mixkabrn_jax.runs.checkpoint import Checkpoints
 
 
 def of_each_file(whole: Run, folder: pathlib.Path) -> list[dict]:

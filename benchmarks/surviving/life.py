@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import jax
 
-from mixkabrn_jax.training import guard, metrics, optimizer, step, workdir
-from mixkabrn_jax.training.checkpoint import Checkpoints
+from mixkabrn_jax.runs import metrics, workdir
+from mixkabrn_jax.runs.checkpoint import Checkpoints
+from mixkabrn_jax.training import guard, optimizer, step
 from mixkabrn_jax.training.experiment import Experiment
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -109,7 +110,8 @@ class Run(NamedTuple):
             at = checkpoints.latest_intact_step()
             if at != experiment.num_steps:
                 sys.exit(f"{self.directory} ended at step {at}")
-            return checkpoints.restore(at, like)
+            restored, iterator = checkpoints.restore(at, step.parts(like))
+            return step.from_parts(restored), iterator
 
 
 class Life:

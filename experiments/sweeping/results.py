@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from experiments.sweeping.trials import Trial
-from mixkabrn_jax.training import metrics
-from mixkabrn_jax.training.workdir import write_atomically
+from mixkabrn_jax.runs import metrics
+from mixkabrn_jax.runs.workdir import write_atomically
 
 _FORMATS = {
     "parameters": ",",

@@ -13,7 +13,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mixkabrn_jax.training import workdir
+from mixkabrn_jax.runs import workdir
+from mixkabrn_jax.runs.config import flatten
 
 TRAIN = (sys.executable, "-m", "experiments.train")
 
@@ -49,7 +50,7 @@ def expand(
         directory that holds the trials'.
     Raises: ValueError naming the override that training's command line would not take.
     """
-    fields = workdir.flatten(resolve(config_file, base)[0])
+    fields = flatten(resolve(config_file, base)[0])
     if "num_steps" not in fields:
         raise ValueError(f"--config={config_file} has no field num_steps, which tells when a trial is complete")
     trials, doubles = {}, []
@@ -102,8 +103,8 @@ def command_line(overrides: Mapping) -> list[str]:
 
 def _digest(config: Mapping) -> str:
     """Eight hex digits that change with any field of the experiment, and with nothing else."""
-    fields = workdir.flatten(config)
-    fields = {field: value for field, value in fields.items() if field not in workdir.NOT_PART_OF_THE_EXPERIMENT}
+    fields = flatten(config)
+    fields = {field: value for field, value in fields.items() if not workdir.is_bookkeeping(field)}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -33,3 +33,14 @@ def build(cls: type, values: Mapping, path: str = "config"):
         if str(error).startswith("config."):  # of a section that stands in one place only, and says where
             raise
         raise ValueError(f"{path}.{error}") from error
+
+
+def flatten(config: Mapping, prefix: str = "") -> dict:
+    """Nested sections as one dict with dotted keys."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

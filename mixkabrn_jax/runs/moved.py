@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from mixkabrn_jax.runs.config import flatten
+
 MOVED = {
     "model.kernels": "model.backend",
     "model.chunk_size": "model.retention.chunk_size",
@@ -66,14 +68,3 @@ def nested(config: Mapping) -> dict:
             target = target.setdefault(section, {})
         target[field] = value
     return result
-
-
-def flatten(config: Mapping, prefix: str = "") -> dict:
-    """Nested sections as one dict with dotted keys."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -1,25 +1,20 @@
-"""A config as one checked object, and the model of a finished run."""
+"""A config as one checked object."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import jax
 from flax import nnx
 
 from mixkabrn_jax.data.pipeline import DataConfig
-from mixkabrn_jax.data.tokenizers import Tokenizer
 from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.models.language import LanguageModel
-from mixkabrn_jax.runs import moved
 from mixkabrn_jax.runs.config import build
+from mixkabrn_jax.runs.policy import CheckpointConfig
 from mixkabrn_jax.sharding import MeshConfig
-from mixkabrn_jax.training import workdir
-from mixkabrn_jax.training.checkpoint import CheckpointConfig, Checkpoints
 from mixkabrn_jax.training.guard import GuardConfig
 from mixkabrn_jax.training.optimizer import OptimizerConfig
 from mixkabrn_jax.training.profile import ProfileConfig
-from mixkabrn_jax.training.step import StepConfig, split
+from mixkabrn_jax.training.step import StepConfig
 
 
 @dataclass(frozen=True)
@@ -88,24 +83,3 @@ class Experiment:
     def new_model(self, vocab_size: int) -> LanguageModel:
         """The model before its first update."""
         return LanguageModel(self.model, vocab_size, rngs=nnx.Rngs(self.seed))
-
-
-def load_model(directory: Path) -> tuple[LanguageModel, Tokenizer]:
-    """The model and tokenizer of a trained run, from its newest checkpoint; from one before it where that is damaged.
-
-    Raises: FileNotFoundError when the directory holds no run or no checkpoint; OSError when no checkpoint is intact.
-    """
-    config = moved.nested(workdir.load_config(directory))
-    checkpoints_path = directory / "checkpoints"
-    tokenizer = workdir.load_tokenizer(directory)
-    if tokenizer is None or not checkpoints_path.is_dir():
-        raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
-    model_config = build(ModelConfig, config["model"], "config.model")
-    abstract = jax.eval_shape(lambda: LanguageModel(model_config, tokenizer.vocab_size, rngs=nnx.Rngs(0)))
-    graph, params, buffers = split(abstract)
-    with Checkpoints(checkpoints_path, read_only=True) as checkpoints:
-        latest = checkpoints.latest_intact_step()
-        if latest is None:
-            raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
-        params, buffers = checkpoints.restore_model(latest, params, buffers)
-    return nnx.merge(graph, params, buffers), tokenizer

@@ -83,6 +83,18 @@ def init(
     return TrainState(jnp.zeros((), jnp.int32), params, buffers, optimizer.init(params), totals.zeros(model), guard)
 
 
+def parts(state: TrainState) -> dict:
+    """The state as the parts of a checkpoint (`runs.checkpoint`), of which the model can be read alone."""
+    model = {"params": state.params, "buffers": state.buffers}
+    rest = {"step": state.step, "optimizer": state.optimizer, "sums": state.sums, "guard": state.guard}
+    return {"model": model, "optimizer": rest}
+
+
+def from_parts(parts: dict) -> TrainState:
+    """The state of which these are the `parts`."""
+    return TrainState(**parts["model"], **parts["optimizer"])
+
+
 def split(model: language.LanguageModel):
     """(graph, params, buffers): gradients and the optimiser see params only."""
     return nnx.split(model, nnx.Param, ...)

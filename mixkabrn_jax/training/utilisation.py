@@ -1,11 +1,15 @@
 """How much of the hardware a run uses: model flops against the device's peak, and memory."""
 
-import resource
 import sys
 
 import jax
 
 from mixkabrn_jax.models.language import LanguageModel
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None
 
 PEAK_FLOPS = {
     "A100": 312e12,
@@ -45,10 +49,15 @@ def peak_flops(device: jax.Device) -> float | None:
     return next((peak for name, peak in PEAK_FLOPS.items() if name in device.device_kind), None)
 
 
-def peak_memory_bytes(device: jax.Device) -> int:
-    """The most memory in use so far: on the device, or of this process where the device is the processor."""
+def peak_memory_bytes(device: jax.Device) -> int | None:
+    """The most memory in use so far: on the device, or of this process where the device is the processor.
+
+    Returns: None where neither is told, as on a processor under Windows.
+    """
     statistics = device.memory_stats()
     if statistics and "peak_bytes_in_use" in statistics:
         return statistics["peak_bytes_in_use"]
+    if resource is None:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -8,8 +8,9 @@ import pytest
 from mixkabrn_jax.data import tokenizers
 from mixkabrn_jax.inference.generate import generate
 from mixkabrn_jax.inference.sampling import Sampling
-from mixkabrn_jax.training import optimizer, step, workdir
-from mixkabrn_jax.training.checkpoint import Checkpoints
+from mixkabrn_jax.runs import workdir
+from mixkabrn_jax.runs.checkpoint import Checkpoints
+from mixkabrn_jax.training import optimizer, step
 from tests import toy
 
 ROOT = Path(__file__).parents[2]
@@ -28,10 +29,10 @@ def trained(tmp_path):
     changes = {"ffn": "mlp", "num_experts": 0}
     model = toy.make(toy.model_config(vocab_size=TOKENIZER.vocab_size, **changes))
     config = toy.experiment("text.txt", **{f"model__{field}": value for field, value in changes.items()})
-    workdir.claim(tmp_path, config, TOKENIZER, {})
+    workdir.create(tmp_path, config, TOKENIZER, {})
     rule = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(step.init(model, rule), {})
+    checkpoints.save(0, step.parts(step.init(model, rule)), {})
     checkpoints.close()
     return tmp_path, model
 

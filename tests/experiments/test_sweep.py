@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.sweeping import trials
-from mixkabrn_jax.training import metrics
+from mixkabrn_jax.runs import metrics
 
 # ml_collections loads a config file in a way that Python has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -47,7 +47,7 @@ def _private(config):
 FAKE_TRAIN = """
 import os, signal, sys, time
 from pathlib import Path
-from mixkabrn_jax.training import metrics
+from mixkabrn_jax.runs import metrics
 
 options = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
 directory, num_steps = Path(options["workdir"]), int(options.get("config.num_steps", 6))

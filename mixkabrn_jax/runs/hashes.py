@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 
 NAME = "hashes.json"
@@ -24,7 +25,7 @@ def rename(source: Path, target: Path) -> None:
     _sync(target.parent)
 
 
-def damage(directory: Path) -> str | None:
+def verify(directory: Path) -> str | None:
     """What is wrong with a directory since `write`, in words that name the file; None when nothing is.
 
     Any change of any byte is found, those of `hashes.json` too: its text is made anew from the files and compared.
@@ -79,7 +80,10 @@ def _text(entries):
 
 
 def _sync(path):
-    descriptor = os.open(path, os.O_RDONLY)
+    is_windows = sys.platform == "win32"
+    if is_windows and path.is_dir():  # it can neither open nor sync one
+        return
+    descriptor = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)  # and it syncs for those who may write
     try:
         os.fsync(descriptor)
     finally:

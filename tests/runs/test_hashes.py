@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixkabrn_jax.training import hashes
+from mixkabrn_jax.runs import hashes
 
 FILES = {"a": b"", "b.json": b'{"x": 1}\n', "folder/c": bytes(range(256)), "folder/deep/d": b"\0" * 9}
 
@@ -18,7 +18,7 @@ def fill(directory):
 
 
 def test_what_was_written_is_intact_and_every_file_is_in_the_list(tmp_path):
-    assert hashes.damage(fill(tmp_path)) is None
+    assert hashes.verify(fill(tmp_path)) is None
     there = json.loads((tmp_path / "hashes.json").read_text())
     assert {name: entry["bytes"] for name, entry in there.items()} == {name: len(data) for name, data in FILES.items()}
     # From FIPS 180-4: the digest of nothing.
@@ -39,7 +39,7 @@ def test_a_change_of_any_bit_or_length_of_any_file_is_found_and_named(tmp_path_f
         length = data.draw(st.integers(0, len(before) - 1) if kind == "cut" else st.integers(1, 3))
         after = before[:length] if kind == "cut" else before + b" " * length
     (directory / name).write_bytes(after)
-    damage = hashes.damage(directory)
+    damage = hashes.verify(directory)
     assert damage is not None
     if name != "hashes.json":
         assert damage.startswith(f"{name} has ")
@@ -61,7 +61,7 @@ def test_a_change_of_any_bit_or_length_of_any_file_is_found_and_named(tmp_path_f
 )
 def test_damage_is_told_in_words(tmp_path, change, message):
     change(fill(tmp_path))
-    assert hashes.damage(tmp_path).startswith(message)
+    assert hashes.verify(tmp_path).startswith(message)
 
 
 def test_a_file_that_may_not_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch):
@@ -73,9 +73,9 @@ def test_a_file_that_may_not_be_read_is_not_taken_for_damaged(tmp_path, monkeypa
     monkeypatch.setattr(hashes, "_entry", refuse)
     error = PermissionError(13, "Permission denied", "b.json")
     with pytest.raises(PermissionError, match=r"b\.json"):
-        hashes.damage(tmp_path)
+        hashes.verify(tmp_path)
     error = OSError(5, "Input/output error", "b.json")
-    assert hashes.damage(tmp_path) == "b.json cannot be read (Input/output error)"
+    assert hashes.verify(tmp_path) == "b.json cannot be read (Input/output error)"
 
 
 def test_a_directory_gets_its_name_in_one_move(tmp_path):
@@ -83,4 +83,4 @@ def test_a_directory_gets_its_name_in_one_move(tmp_path):
     fill(tmp_path / "4.partial")
     hashes.rename(tmp_path / "4.partial", tmp_path / "4")
     assert [path.name for path in tmp_path.iterdir()] == ["4"]
-    assert hashes.damage(tmp_path / "4") is None
+    assert hashes.verify(tmp_path / "4") is None

@@ -1,6 +1,6 @@
-"""Checkpoints by orbax: the model, the optimiser and the data iterator of one step, written together or not at all.
+"""Checkpoints: the parts of a run, such as its model, and the position of its data, written together or not at all.
 
-checkpoints/<step>/model, optimizer    arrays, as orbax writes them
+checkpoints/<step>/model, optimizer    arrays, as orbax writes them; a folder for each part
 checkpoints/<step>/run.json            step, position of the data, config, name, shape and dtype of every array
 checkpoints/<step>/hashes.json         size and SHA-256 of every other file
 checkpoints/<step>.partial*            being written; of a killed run: removed by the next one
@@ -14,56 +14,20 @@ import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import orbax.checkpoint as ocp
 
 from mixkabrn_jax import processes
-from mixkabrn_jax.training import hashes
-from mixkabrn_jax.training.step import TrainState
+from mixkabrn_jax.runs import arrays, hashes
+from mixkabrn_jax.runs.policy import CheckpointConfig
 
 _log = logging.getLogger(__name__)
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DoesNotFitError(ValueError):
-    """A checkpoint is not of this model and optimiser; the message names what differs."""
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """When to save and what to keep; fields are those of `config.checkpoint`."""
-
-    every: int
-    """Steps between checkpoints; the last step is always saved."""
-    keep: int
-    """The newest so many are kept; with 1, there is none to go back to when that one is damaged."""
-    keep_every: int
-    """Those of every so many steps are kept for good; 0 for none."""
-    keep_best: int
-    """So many with the lowest validation loss are kept, of those before the newest; 0 for none."""
-
-    def __post_init__(self):
-        if self.every < 1 or self.keep < 1:
-            raise ValueError(f"config.checkpoint.every={self.every}, keep={self.keep}: at least 1 is needed")
-        if self.keep_every < 0 or self.keep_every % self.every:
-            raise ValueError(
-                f"config.checkpoint.keep_every={self.keep_every}: a multiple of config.checkpoint.every={self.every} "
-                "is needed, or 0"
-            )
-        if self.keep_best < 0:
-            raise ValueError(f"config.checkpoint.keep_best={self.keep_best}: 0 or more is needed")
-
-    def kept(self, steps: list[int], losses: Mapping[int, float]) -> set[int]:
-        """Of these steps in rising order, those whose checkpoints stay; `losses` are those of validated steps."""
-        newest = set(steps[-self.keep :])
-        for_good = {step for step in steps if self.keep_every and step % self.keep_every == 0}
-        # Not the last one, whose loss may be known by now or not: what stays must not depend on how fast a disk is.
-        validated = [step for step in steps[:-1] if step in losses]
-        best = sorted(validated, key=lambda step: (losses[step], step))[: self.keep_best]
-        return newest | for_good | set(best)
+    """A checkpoint is not of the parts that are to be restored; the message names what differs."""
 
 
 class Checkpoints:
@@ -93,7 +57,7 @@ class Checkpoints:
         self._losses: dict[int, float] = {}
         self._writing: tuple[int, Future] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._checkpointer = _checkpointer()
+        self._arrays = arrays.ArrayFiles()
         self._is_first = processes.is_first()
         if not read_only and self._is_first:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -123,7 +87,7 @@ class Checkpoints:
         """
         damaged = {}
         for step in reversed(self.steps()):
-            damage = hashes.damage(self._path(step))
+            damage = hashes.verify(self._path(step))
             if damage is None:
                 break
             damaged[step] = damage
@@ -141,29 +105,22 @@ class Checkpoints:
             _log.warning("the checkpoint %s is damaged%s: %s; going on from step %d", path, kept, damage, step)
         return step
 
-    def save(self, state: TrainState, iterator_state) -> None:
-        """Starts to write the state after `state.step` updates, with the position of the data.
+    def save(self, step: int, parts: Mapping[str, object], iterator_state) -> None:
+        """Starts to write what there is after `step` updates.
 
-        The arrays may be donated once this returns: orbax has copied them from the device or, on a CPU, holds on to
-        their memory, of which XLA then makes no further use. The rest is another thread's work; a write that is still
-        under way is waited for.
+        The arrays may be donated once this returns. The rest is another thread's work; a write that is still under way
+        is waited for.
 
+        Args:
+            parts: trees of arrays by name, such as "model".
+            iterator_state: the position of the data, of what JSON has words for.
         Raises: OSError as `check_for_errors`.
         """
         self._wait()
-        step = int(state.step)
-        run = {
-            "step": step,
-            "iterator": iterator_state,
-            "about": self._about,
-            "arrays": _arrays({"model": _model_part(state), "optimizer": _optimizer_part(state)}),
-        }
-        arguments = ocp.args.Composite(
-            model=ocp.args.StandardSave(_model_part(state)), optimizer=ocp.args.StandardSave(_optimizer_part(state))
-        )
+        run = {"step": step, "iterator": iterator_state, "about": self._about, "arrays": arrays.describe(dict(parts))}
         partial = self._directory / f"{step}.partial"
         try:
-            self._checkpointer.save(partial, args=arguments)
+            self._arrays.save(partial, parts)
         except (OSError, ValueError) as error:  # tensorstore has no errors of its own
             raise self._not_written(step, error) from error
         self._writing = step, self._thread.submit(self._complete, partial, step, json.dumps(run, indent=1))
@@ -180,26 +137,20 @@ class Checkpoints:
         if self._writing is not None and self._writing[1].done():
             self._wait()
 
-    def restore(self, step: int, abstract: TrainState):
-        """Returns (state, iterator state), with the shapes, dtypes and layout of `abstract`.
+    def restore(self, step: int, abstract_parts: Mapping[str, object]) -> tuple[dict, object]:
+        """Returns (parts, iterator state), with the shapes, dtypes and layout of `abstract_parts`.
 
+        Args:
+            abstract_parts: the trees to restore, by name; parts of the checkpoint that are not named are not read.
         Raises: DoesNotFitError, a ValueError, naming the arrays that are missing, of no use, or of another shape or
-            dtype than in `abstract`.
+            dtype than in `abstract_parts`.
         """
-        restored = self._restore(step, {"model": _model_part(abstract), "optimizer": _optimizer_part(abstract)})
-        return TrainState(**restored["model"], **restored["optimizer"]), self._run(step)["iterator"]
-
-    def restore_model(self, step: int, params, buffers):
-        """Returns (params, buffers) only, on one device: what generation needs. Raises: as `restore`."""
-        # Told where to, or orbax asks for the devices of the mesh that wrote it.
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-        def on_one_device(leaf):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
-
-        abstract = jax.tree.map(on_one_device, {"params": params, "buffers": buffers})
-        model = self._restore(step, {"model": abstract})["model"]
-        return model["params"], model["buffers"]
+        run = json.loads((self._path(step) / "run.json").read_text())
+        there = {name: array for name, array in run["arrays"].items() if name.split(".")[0] in abstract_parts}
+        wrong = arrays.differences(there, arrays.describe(dict(abstract_parts)))
+        if wrong:
+            raise DoesNotFitError(f"the checkpoint {self._path(step)} does not fit: {'; '.join(wrong)}")
+        return self._arrays.restore(self._path(step), abstract_parts), run["iterator"]
 
     def close(self) -> None:
         """Waits until all is written, and releases the threads. Raises: OSError as `check_for_errors`."""
@@ -207,7 +158,7 @@ class Checkpoints:
             self._wait()
         finally:
             self._thread.shutdown()
-            self._checkpointer.close()
+            self._arrays.close()
 
     def __enter__(self):
         return self
@@ -227,7 +178,7 @@ class Checkpoints:
 
     def _complete(self, partial, step, run):
         """In a thread of its own: the hashes come after orbax's files and before the directory's name."""
-        self._checkpointer.wait_until_finished()  # until all processes have written their parts
+        self._arrays.wait()  # until all processes have written their parts
         if not self._is_first:
             return
         (partial / "run.json").write_text(run)
@@ -248,7 +199,6 @@ class Checkpoints:
             raise self._not_written(step, error) from error
 
     def _not_written(self, step, error):
-        self._checkpointer = _checkpointer()  # the old one would tell of the same failure again
         if self._is_first:
             self._remove_partial()  # the disk may be full of it
         last = self.latest_step()
@@ -270,47 +220,8 @@ class Checkpoints:
             target = self._directory / f"{step}.damaged-{number}"
         return self._path(step).rename(target)
 
-    def _run(self, step):
-        return json.loads((self._path(step) / "run.json").read_text())
-
-    def _restore(self, step, abstract):
-        there = self._run(step)["arrays"]
-        there = {name: array for name, array in there.items() if name.split(".")[0] in abstract}
-        wrong = _differences(there, _arrays(abstract))
-        if wrong:
-            raise DoesNotFitError(f"the checkpoint {self._path(step)} does not fit: {'; '.join(wrong)}")
-        arguments = {name: ocp.args.StandardRestore(part) for name, part in abstract.items()}
-        return self._checkpointer.restore(self._path(step), args=ocp.args.Composite(**arguments))
-
-
-def _checkpointer():
-    return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-
 
 def _reason(error):
     # Tensorstore tells of an error of the system in words only, and of itself at length.
     text = " ".join(str(error).split()).partition(" [tensorstore_spec=")[0]
     return "the disk is full" if any(os.strerror(number) in text for number in _DISK_IS_FULL) else text
-
-
-def _model_part(state):
-    return {"params": state.params, "buffers": state.buffers}
-
-
-def _optimizer_part(state):
-    return {"step": state.step, "optimizer": state.optimizer, "sums": state.sums, "guard": state.guard}
-
-
-def _arrays(tree) -> dict[str, str]:
-    """Shape and dtype of every leaf, by a name with dots."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.dtype}{list(leaf.shape)}"
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _differences(there, here):
-    wrong = [f"{name} is missing" for name in here if name not in there]
-    wrong += [f"{name} is there, but nothing here has that name" for name in there if name not in here]
-    both = [name for name in here if name in there]
-    return wrong + [f"{name} is {there[name]}, not {here[name]}" for name in both if there[name] != here[name]]
