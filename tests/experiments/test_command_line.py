@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -128,10 +129,30 @@ def test_the_config_that_is_made_is_printed(entry, capsys):
     assert json.loads(capsys.readouterr().out) == config.to_dict()
 
 
+def test_a_plan_is_printed_with_the_seconds_of_a_step(entry, capsys):
+    small = ["--config.model.ffn=mlp", "--config.model.num_experts=0", "--config.mesh.data=4"]
+    chip = ["--chip_flops=1e12", "--chip_bandwidth=1e9"]
+    assert entry("train").run("--plan", "--config=configs/lm.py:tiny", *small, *chip) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert " parameters on 4 devices, 2,048 tokens a step" in lines[0]
+    assert re.fullmatch(r"a step: \S+ s where both overlap, \S+ s where nothing does", lines[-2])
+    assert re.fullmatch(r"  computing \S+ s, exchanging \S+ s", lines[-1])
+
+
+def run_program(text, **environment):
+    """(exit code, standard output, standard error) of a Python program."""
+    command, environment = [sys.executable, "-c", text], os.environ | environment
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_help_is_there_at_once_and_a_success():
+    program = "import runpy, sys; sys.modules['jax'] = None; sys.argv.append('--help'); "
+    code, output, errors = run_program(program + "runpy.run_module('experiments.train', None, '__main__', True)")
+    assert (code, errors) == (0, "")
+    assert output.startswith("Trains a language model: ")
+
+
 def test_what_the_standard_output_has_no_letters_for_is_replaced():
     program = "from experiments import command_line\ncommand_line.run(lambda: print('ä\\ufffd—b'))"
-    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "???b\n", "")
+    assert run_program(program, PYTHONIOENCODING="ascii") == (0, "???b\n", "")
