@@ -152,6 +152,7 @@ def contents(directory):
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by which ml_collections loads a config file
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
@@ -164,7 +165,7 @@ def contents(directory):
         ({"seed": 1}, [], "holds a run of another config: config.seed=1 (there: 0)"),
     ],
 )
-def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(tmp_path, changes, arguments, message):
+def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(entry, tmp_path, changes, arguments, message):
     text = toy.write_text(tmp_path / "text.txt")
     (tmp_path / "empty.txt").write_text("")
     directory = tmp_path / "run"
@@ -174,13 +175,21 @@ def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(tmp_path, chan
         changes = {"data__path": str(tmp_path / "empty.txt")}
     arguments = command(tmp_path, toy.experiment(text, **changes), directory, *arguments)
     before = contents(tmp_path)
-    code, output = finish(start(arguments))
-    assert code == 1, output
-    assert message in output
-    assert output.startswith("error: ")
-    assert len(output.splitlines()) == 1, output
-    assert contents(tmp_path) == before
+    program = entry("train")
+    with pytest.raises(SystemExit) as ended:
+        program.run(*arguments[3:])
+    assert message in ended.value.code
+    assert ended.value.code.startswith("error: ")
+    assert "\n" not in ended.value.code
+    assert {path: data for path, data in contents(tmp_path).items() if "__pycache__" not in path.parts} == before
     assert directory.exists() == ("seed" in changes)
+
+
+def test_a_mistake_is_all_that_the_command_prints(tmp_path):
+    config = toy.experiment(toy.write_text(tmp_path / "text.txt"), model__num_heads=3)
+    code, output = finish(start(command(tmp_path, config, tmp_path / "run")))
+    assert code == 1
+    assert output == "error: config.model.num_heads=3 does not divide config.model.d_model=16\n"
 
 
 def test_what_was_left_out_of_the_data_is_said_and_changed_data_is_refused(tmp_path):

@@ -4,7 +4,7 @@ import collections
 import random
 import time
 
-from benchmarks.surviving.life import HEARTBEAT, Run
+from tests.endurance.life import HEARTBEAT, Run
 
 MOMENTS = ("write", "write", "training", "write", "start")
 """Of five kills, which come while a checkpoint is written, at any time of training, and before its first step."""

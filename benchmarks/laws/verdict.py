@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 
-class Trial(NamedTuple):
+class Verdict(NamedTuple):
     """Whether the law held, and what was seen."""
 
     holds: bool
@@ -16,10 +16,10 @@ class Law(NamedTuple):
 
     peer: str
     text: str
-    theirs: Callable[[], Trial]
-    ours: Callable[[], Trial]
+    theirs: Callable[[], Verdict]
+    ours: Callable[[], Verdict]
 
 
-def close(difference: float, size: float, limit: float = 1e-5) -> Trial:
+def close(difference: float, size: float, limit: float = 1e-5) -> Verdict:
     """A difference of results that ought to be equal, relative to their size."""
-    return Trial(difference <= limit * size, f"off by {difference:.1e} of {size:.2g}")
+    return Verdict(difference <= limit * size, f"off by {difference:.1e} of {size:.2g}")

@@ -15,10 +15,8 @@ from typing import NamedTuple
 
 import jax
 
-from mixkabrn_jax.runs import metrics, workdir
-from mixkabrn_jax.runs.checkpoint import Checkpoints
-from mixkabrn_jax.training import guard, optimizer, step
-from mixkabrn_jax.training.experiment import Experiment
+from mixkabrn_jax.runs import checkpoint, metrics, workdir
+from mixkabrn_jax.training import experiment, guard, optimizer, step
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 CHANGES = {
@@ -57,22 +55,26 @@ MACHINE = {"tokens_per_second", "model_flops_per_second", "model_flops_utilisati
 
 
 class Run(NamedTuple):
-    """A small configs/lm.py:tiny in a directory."""
+    """A small configs/lm.py:tiny in a workdir."""
 
-    directory: pathlib.Path
+    workdir: pathlib.Path
     num_processes: int = 1
+    num_steps: int | None = None
+    """None for those of `CHANGES`, or of `SEVERAL`."""
 
     @property
     def changes(self) -> dict:
-        return CHANGES | (SEVERAL if self.num_processes > 1 else {})
+        """The fields of the config that differ from tiny's."""
+        num_steps = {} if self.num_steps is None else {"num_steps": self.num_steps}
+        return CHANGES | (SEVERAL if self.num_processes > 1 else {}) | num_steps
 
     @property
     def checkpoints(self) -> pathlib.Path:
-        return self.directory / "checkpoints"
+        return self.workdir / "checkpoints"
 
     def logged(self) -> int:
         """The last step of the log."""
-        log = self.directory / "metrics.jsonl"
+        log = self.workdir / "metrics.jsonl"
         return max((record["step"] for record in metrics.read(log)), default=0) if log.exists() else 0
 
     def half_written(self) -> list[str]:
@@ -91,7 +93,7 @@ class Run(NamedTuple):
     def end(self) -> dict[str, str]:
         """SHA-256 of each part of what the finished run leaves."""
         state, iterator = self._restore()
-        log = metrics.read(self.directory / "metrics.jsonl")
+        log = metrics.read(self.workdir / "metrics.jsonl")
         records = [{key: value for key, value in record.items() if key not in MACHINE} for record in log]
         parts = {name: part for name, part in state._asdict().items() if name != "step"}
         arrays = {name: jax.device_get(jax.tree.leaves(part)) for name, part in parts.items()}
@@ -102,15 +104,15 @@ class Run(NamedTuple):
         )
 
     def _restore(self):
-        experiment = Experiment.from_dict(workdir.load_config(self.directory))
-        rule = optimizer.make(experiment.optimizer, experiment.num_steps)
-        model = experiment.new_model(workdir.load_tokenizer(self.directory).vocab_size)
-        like = step.init(model, rule, guard.init(experiment.guard, experiment.log_every))
-        with Checkpoints(self.checkpoints, read_only=True) as checkpoints:
-            at = checkpoints.latest_intact_step()
-            if at != experiment.num_steps:
-                sys.exit(f"{self.directory} ended at step {at}")
-            restored, iterator = checkpoints.restore(at, step.parts(like))
+        config = experiment.Experiment.from_dict(workdir.load_config(self.workdir))
+        model = config.new_model(workdir.load_tokenizer(self.workdir).vocab_size)
+        history = guard.init(config.guard, config.log_every)
+        like = step.init(model, optimizer.make(config.optimizer, config.num_steps), history)
+        with checkpoint.Checkpoints(self.checkpoints, read_only=True) as checkpoints:
+            last = checkpoints.latest_intact_step()
+            if last != config.num_steps:
+                sys.exit(f"{self.workdir} ended at step {last}")
+            restored, iterator = checkpoints.restore(last, step.parts(like))
             return step.from_parts(restored), iterator
 
 
@@ -121,21 +123,24 @@ class Life:
         # Programs this small are not kept otherwise, and most of a life would be their compilation.
         more = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
         command = [sys.executable, "-m", "experiments.train", "--config=configs/lm.py:tiny"]
-        command += [f"--workdir={run.directory}", *(f"--config.{field}={to}" for field, to in run.changes.items())]
+        command += [f"--workdir={run.workdir}", *(f"--config.{field}={to}" for field, to in run.changes.items())]
         each = [command]
         if run.num_processes > 1:
             more["JAX_NUM_CPU_DEVICES"] = str(NUM_DEVICES // run.num_processes)
             together = [f"--coordinator_address=localhost:{_free_port()}", f"--num_processes={run.num_processes}"]
             together.append(f"--heartbeat_seconds={HEARTBEAT}")
             each = [[*command, *together, f"--process_id={number}"] for number in range(run.num_processes)]
-        self._outputs = [run.directory.with_suffix(f".{number}.txt") for number in range(run.num_processes)]
+        self._outputs = [run.workdir.with_suffix(f".{number}.txt") for number in range(run.num_processes)]
         self.began = time.monotonic()
-        self._processes = [
-            subprocess.Popen(
-                arguments, stdout=output.open("w"), stderr=subprocess.STDOUT, cwd=ROOT, env=os.environ | more
-            )
-            for arguments, output in zip(each, self._outputs, strict=True)
-        ]
+        # Two runs of one program give the same bits on a CPU.
+        environment = {"JAX_PLATFORMS": "cpu"} | os.environ | more
+        self._processes = []
+        for arguments, path in zip(each, self._outputs, strict=True):
+            with path.open("w") as output:
+                process = subprocess.Popen(
+                    arguments, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=environment
+                )
+            self._processes.append(process)
 
     def until(self, happens) -> bool:
         """Waits for it, and says whether it came before the end of a process."""

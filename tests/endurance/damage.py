@@ -4,17 +4,17 @@ import logging
 import pathlib
 import shutil
 
-from benchmarks.surviving.life import Run
 from mixkabrn_jax.runs.checkpoint import Checkpoints
+from tests.endurance.life import Run
 
 
-def of_each_file(whole: Run, folder: pathlib.Path) -> list[dict]:
-    """One record for each file of the newest checkpoint and each way to damage it."""
+def of_each_file(whole: Run, folder: pathlib.Path, number: int | None = None) -> list[dict]:
+    """One record for each file of the newest checkpoint, or for so many of them, and each way to damage it."""
     cases, log = [], logging.getLogger("mixkabrn_jax")
     log.propagate = False
     newest, before = _newest(whole, 2)
     names = sorted(path.relative_to(newest) for path in newest.rglob("*") if path.is_file())
-    for name in names:
+    for name in names[:number]:
         for way, change in WAYS.items():
             copy = folder / "copy"
             shutil.copytree(whole.checkpoints, copy)
@@ -34,15 +34,15 @@ def of_each_file(whole: Run, folder: pathlib.Path) -> list[dict]:
 
 def trained_on(whole: Run, folder: pathlib.Path) -> tuple[dict[str, str], list[str]]:
     """A run with its two newest checkpoints damaged, started again: what it ends with, and what it says."""
-    run = whole._replace(directory=folder / "damaged")
-    shutil.copytree(whole.directory, run.directory)
+    run = whole._replace(workdir=folder / "damaged")
+    shutil.copytree(whole.workdir, run.workdir)
     newest, second = _newest(run, 2)
     _flip(next((newest / "model").rglob("manifest.ocdbt")))
     _cut(max((path for path in (second / "optimizer").rglob("*") if path.is_file()), key=lambda p: p.stat().st_size))
     with run.living() as life:
         life.finish()
         warnings = life.warnings()
-    return run.end(), [line.replace(str(run.directory), "runs/damaged") for line in warnings]
+    return run.end(), [line.replace(str(run.workdir), "runs/damaged") for line in warnings]
 
 
 def table(cases: list[dict], is_same: bool, warnings: list[str]):
