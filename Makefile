@@ -1,6 +1,6 @@
-# `make bench` times ours beside other implementations, in .venv-peers: about 3 GB of packages.
 # Two commands: `make train` trains the small model and prints a sample, `make test` runs the tests.
 # Both set up .venv from requirements.txt first; PYTHON chooses another interpreter (3.11 or newer).
+# `make test-slow` runs the long tests, `make bench` times ours beside other implementations (3 GB of packages).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,6 +15,11 @@ SLURM := .slurm
 train: $(VENV)/installed
 	$(BIN)/python -m experiments.train --config=$(CONFIG) --workdir=$(WORKDIR)
 	$(BIN)/python -m experiments.generate --workdir=$(WORKDIR) --prompt="The American people" --max_tokens=600
+	@echo
+	@echo 'What to try next (README.md has more, docs/ has all of it):'
+	@echo '  another prompt   $(BIN)/python -m experiments.generate --workdir=$(WORKDIR) --prompt="My fellow citizens"'
+	@echo '  your own text    $(BIN)/python -m experiments.train --config=$(CONFIG) --workdir=runs/mine --config.data.path=my_texts/'
+	@echo '  an idea off      $(BIN)/python -m experiments.train --config=$(CONFIG) --workdir=runs/mlp --config.model.ffn=mlp'
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile

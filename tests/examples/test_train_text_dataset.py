@@ -1,0 +1,36 @@
+"""The example trains on a text, prints a sample, and writes the metrics that docs/metrics.md explains."""
+
+import json
+import pathlib
+import re
+
+from examples import train_text_dataset
+
+METRICS = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
+SMALL = {
+    "num_steps": 2,
+    "log_every": 1,
+    "evaluate_windows": 1,
+    "model.d_model": 16,
+    "model.num_layers": 1,
+    "model.num_heads": 2,
+    "model.key_width": 4,
+    "model.value_width": 4,
+    "model.num_experts": 2,
+    "model.experts_per_token": 1,
+    "model.expert_width": 4,
+    "data.sequence_length": 32,
+    "data.batch_size": 2,
+    "optimizer.warmup_steps": 1,
+}
+
+
+def test_it_trains_on_a_text_and_prints_a_sample_and_its_metrics_are_explained(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 100)
+    train_text_dataset.main(str(tmp_path / "text.txt"), str(tmp_path / "run"), **SMALL)
+    sample = capsys.readouterr().out.partition("checkpoints\n")[2]
+    assert len(sample) > 50
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if record["split"] == "train"] == [1, 2]
+    explained = set(re.findall(r"`([a-z_]+)`", METRICS.read_text()))
+    assert {field for record in records for field in record} <= explained
