@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 
 from mixkabrn_jax.layers.branch import BranchConfig, QuantizationConfig
-from mixkabrn_jax.layers.feed_forward import FEED_FORWARDS
 from mixkabrn_jax.layers.features import KanConfig
+from mixkabrn_jax.layers.feed_forward import FEED_FORWARDS
 from mixkabrn_jax.layers.heads import HeadsConfig, RotaryConfig
 from mixkabrn_jax.layers.moe import MoeConfig, RouterConfig
 from mixkabrn_jax.layers.retention import RetentionConfig
