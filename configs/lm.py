@@ -122,7 +122,7 @@ def get_config(size="tiny"):
     config.training.grid_uniform_fraction = 0.02  # of moved knots: 1 equally spaced, 0 quantiles
 
     config.guard = ConfigDict()
-    config.guard.window = 128  # accepted updates that a new one is held against; 0 for no guard
+    config.guard.history_length = 128  # accepted updates that a new one is held against; 0 for no guard
     config.guard.sigmas = 6.0  # standard deviations above their mean that make a loss a spike
     config.guard.max_consecutive_skips = 10  # so many skipped updates in a row end the run
 

@@ -1,13 +1,19 @@
 """The one toy experiment of the suite: small enough to compile in about a second, large enough to break every law."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mixkabrn_jax.layers import variables
 from mixkabrn_jax.layers.kan import KanConfig
 from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.models.language import LanguageModel
+from mixkabrn_jax.training import step
+from mixkabrn_jax.training.objectives.language import LanguageObjective
+from mixkabrn_jax.training.step import Setup, StepConfig
 from tests import reference
 
 _MODEL = {
@@ -90,18 +96,20 @@ _SECTIONS = {
         "weight_decay": 0.1,
         "clip_norm": 1.0,
     },
-    "training": {
-        "accumulation_steps": 1,
+    "objective": {
         "balance_loss": 0.01,
         "sequence_balance_loss": 0.0,
         "device_balance_loss": 0.0,
         "router_z_loss": 0.0,
+    },
+    "training": {
+        "accumulation_steps": 1,
         "router_bias_rate": 0.001,
         "grid_update_every": 0,
         "grid_update_until": 0,
         "grid_uniform_fraction": 0.02,
     },
-    "guard": {"window": 128, "sigmas": 6.0, "max_consecutive_skips": 3},
+    "guard": {"history_length": 128, "sigmas": 6.0, "max_consecutive_skips": 3},
     "checkpoint": {"every": 4, "keep": 2, "keep_every": 0, "keep_best": 0},
     "mesh": {"data": 1, "expert": 1, "model": 1, "context": 1},
     "profile": {"start": 1, "steps": 0},
@@ -135,6 +143,7 @@ def experiment(path, **changes) -> dict:
         "model": {key: value for key, value in _MODEL.items() if key != "vocab_size"},
     }
     config |= {name: dict(fields) for name, fields in _SECTIONS.items()}
+    config["training"] |= config.pop("objective")  # until config.objective is a section
     config["data"]["path"] = str(path)
     for name, value in changes.items():
         where, _, field = name.rpartition("__")
@@ -143,6 +152,30 @@ def experiment(path, **changes) -> dict:
             raise KeyError(f"{name} is not a field of the experiment")
         target[field] = value
     return config
+
+
+def setup(model: LanguageModel, optimizer, guard=None, mesh=None, **changes) -> Setup:
+    """What the toy's steps have in common; changes are fields of config.objective and config.training."""
+    objective = {name: value for name, value in changes.items() if name in _SECTIONS["objective"]}
+    training = {name: value for name, value in changes.items() if name not in objective}
+    return Setup(
+        variables.split(model)[0],
+        LanguageObjective(**section("objective", **objective)),
+        optimizer,
+        StepConfig(**section("training", **training)),
+        guard,
+        mesh,
+    )
+
+
+def train_step(*arguments, **changes):
+    """`step.train_step` with a `setup`, to be jitted."""
+    return functools.partial(step.train_step, setup=setup(*arguments, **changes))
+
+
+def evaluate_step(model: LanguageModel, mesh=None):
+    """`step.evaluate_step` with a `setup`, to be jitted."""
+    return functools.partial(step.evaluate_step, setup=setup(model, None, mesh=mesh))
 
 
 def write_text(path, num_lines=60):

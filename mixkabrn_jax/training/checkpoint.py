@@ -16,13 +16,13 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from mixkabrn_jax import processes
 from mixkabrn_jax.training import hashes
-from mixkabrn_jax.training.step import TrainState
 
 _log = logging.getLogger(__name__)
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -141,8 +141,8 @@ class Checkpoints:
             _log.warning("the checkpoint %s is damaged%s: %s; going on from step %d", path, kept, damage, step)
         return step
 
-    def save(self, state: TrainState, iterator_state) -> None:
-        """Starts to write the state after `state.step` updates, with the position of the data.
+    def save(self, step: int, parts: Mapping[str, Any], iterator_state) -> None:
+        """Starts to write the parts of the state after so many updates, with the position of the data.
 
         The arrays may be donated once this returns: orbax has copied them from the device or, on a CPU, holds on to
         their memory, of which XLA then makes no further use. The rest is another thread's work; a write that is still
@@ -151,16 +151,8 @@ class Checkpoints:
         Raises: OSError as `check_for_errors`.
         """
         self._wait()
-        step = int(state.step)
-        run = {
-            "step": step,
-            "iterator": iterator_state,
-            "about": self._about,
-            "arrays": _arrays({"model": _model_part(state), "optimizer": _optimizer_part(state)}),
-        }
-        arguments = ocp.args.Composite(
-            model=ocp.args.StandardSave(_model_part(state)), optimizer=ocp.args.StandardSave(_optimizer_part(state))
-        )
+        run = {"step": step, "iterator": iterator_state, "about": self._about, "arrays": _arrays(parts)}
+        arguments = ocp.args.Composite(**{name: ocp.args.StandardSave(part) for name, part in parts.items()})
         partial = self._directory / f"{step}.partial"
         try:
             self._checkpointer.save(partial, args=arguments)
@@ -180,14 +172,17 @@ class Checkpoints:
         if self._writing is not None and self._writing[1].done():
             self._wait()
 
-    def restore(self, step: int, abstract: TrainState):
-        """Returns (state, iterator state), with the shapes, dtypes and layout of `abstract`.
+    def arrays(self, step: int) -> dict[str, str]:
+        """Shape and dtype of every array of a checkpoint, as in "float32[2, 3]", by a name with dots."""
+        return self._run(step)["arrays"]
+
+    def restore(self, step: int, abstract_parts: Mapping[str, Any]):
+        """Returns (parts, iterator state), with the shapes, dtypes and layout of the abstract parts.
 
         Raises: DoesNotFitError, a ValueError, naming the arrays that are missing, of no use, or of another shape or
-            dtype than in `abstract`.
+            dtype than in the abstract parts.
         """
-        restored = self._restore(step, {"model": _model_part(abstract), "optimizer": _optimizer_part(abstract)})
-        return TrainState(**restored["model"], **restored["optimizer"]), self._run(step)["iterator"]
+        return self._restore(step, abstract_parts), self._run(step)["iterator"]
 
     def restore_model(self, step: int, params, buffers):
         """Returns (params, buffers) only, on one device: what generation needs. Raises: as `restore`."""
@@ -291,14 +286,6 @@ def _reason(error):
     # Tensorstore tells of an error of the system in words only, and of itself at length.
     text = " ".join(str(error).split()).partition(" [tensorstore_spec=")[0]
     return "the disk is full" if any(os.strerror(number) in text for number in _DISK_IS_FULL) else text
-
-
-def _model_part(state):
-    return {"params": state.params, "buffers": state.buffers}
-
-
-def _optimizer_part(state):
-    return {"step": state.step, "optimizer": state.optimizer, "sums": state.sums, "guard": state.guard}
 
 
 def _arrays(tree) -> dict[str, str]:

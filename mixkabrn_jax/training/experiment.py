@@ -1,5 +1,6 @@
 """A config as one checked object, and the model of a finished run."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +10,17 @@ from flax import nnx
 
 from mixkabrn_jax.data.pipeline import DataConfig
 from mixkabrn_jax.data.tokenizers import Tokenizer
+from mixkabrn_jax.layers import variables
 from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.models.language import LanguageModel
 from mixkabrn_jax.sharding import MeshConfig
 from mixkabrn_jax.training import workdir
 from mixkabrn_jax.training.checkpoint import CheckpointConfig, Checkpoints
 from mixkabrn_jax.training.guard import GuardConfig
+from mixkabrn_jax.training.objectives.language import LanguageObjective
 from mixkabrn_jax.training.optimizer import OptimizerConfig
 from mixkabrn_jax.training.profile import ProfileConfig
-from mixkabrn_jax.training.step import StepConfig, split
+from mixkabrn_jax.training.step import StepConfig
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Experiment:
     """The fields of `ModelConfig` but vocab_size, which the tokenizer decides."""
     data: DataConfig
     optimizer: OptimizerConfig
+    objective: LanguageObjective
     training: StepConfig
     guard: GuardConfig
     checkpoint: CheckpointConfig
@@ -80,9 +84,15 @@ class Experiment:
     @classmethod
     def from_dict(cls, config: Mapping) -> "Experiment":
         """From `config.json` or a ConfigDict's `to_dict()`."""
+        if "objective" not in config:  # its fields are among those of `training`
+            both, names = config["training"], {field.name for field in dataclasses.fields(LanguageObjective)}
+            objective = {name: value for name, value in both.items() if name in names}
+            training = {name: value for name, value in both.items() if name not in names}
+            config = {**config, "objective": objective, "training": training}
         sections = {
             "data": DataConfig,
             "optimizer": OptimizerConfig,
+            "objective": LanguageObjective,
             "training": StepConfig,
             "guard": GuardConfig,
             "checkpoint": CheckpointConfig,
@@ -112,10 +122,10 @@ def load_model(directory: Path) -> tuple[LanguageModel, Tokenizer]:
         raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
     model_config = experiment.model_config(tokenizer.vocab_size)
     abstract = jax.eval_shape(lambda: LanguageModel(model_config, rngs=nnx.Rngs(0)))
-    graph, params, buffers = split(abstract)
+    graph, params, buffers = variables.split(abstract)
     with Checkpoints(checkpoints_path, read_only=True) as checkpoints:
         latest = checkpoints.latest_intact_step()
         if latest is None:
             raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
         params, buffers = checkpoints.restore_model(latest, params, buffers)
-    return nnx.merge(graph, params, buffers), tokenizer
+    return variables.merge(graph, params, buffers), tokenizer
