@@ -1,7 +1,7 @@
 """What a training step takes on each device: python -m experiments.plan --config=configs/lm.py:large
 
-Nothing is trained, and none of the devices is needed: the step is traced on a mesh of config.mesh, of any size. With the
-figures of a chip it also says how long a step takes at best and at worst.
+Nothing is trained, and none of the devices is needed: the step is traced on a mesh of config.mesh, of any size. With
+the figures of a chip it also says how long a step takes at best and at worst.
 """
 
 from absl import flags

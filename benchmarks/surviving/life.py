@@ -102,14 +102,15 @@ class Run(NamedTuple):
 
     def _restore(self):
         experiment = Experiment.from_dict(workdir.load_config(self.directory))
-        rule = optimizer.make(experiment.optimizer, experiment.num_steps)
+        adamw = optimizer.make(experiment.optimizer, experiment.num_steps)
         model = experiment.new_model(workdir.load_tokenizer(self.directory).vocab_size)
-        like = step.init(model, rule, guard.init(experiment.guard, experiment.log_every))
+        like = step.init(model, adamw, guard.init(experiment.guard, experiment.log_every))
         with Checkpoints(self.checkpoints, read_only=True) as checkpoints:
             at = checkpoints.latest_intact_step()
             if at != experiment.num_steps:
                 sys.exit(f"{self.directory} ended at step {at}")
-            return checkpoints.restore(at, like)
+            stored, iterator = checkpoints.restore(at, step.parts(like))
+            return step.from_parts(stored), iterator
 
 
 class Life:

@@ -29,9 +29,9 @@ def trained(tmp_path):
     model = toy.make(toy.model_config(vocab_size=TOKENIZER.vocab_size, **changes))
     config = toy.experiment("text.txt", **{f"model__{field}": value for field, value in changes.items()})
     workdir.claim(tmp_path, config, TOKENIZER, {})
-    rule = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
+    adamw = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(step.init(model, rule), {})
+    checkpoints.save(0, step.parts(step.init(model, adamw)), {})
     checkpoints.close()
     return tmp_path, model
 

@@ -136,17 +136,16 @@ def sha256(directory):
     """Of all that a finished run leaves: the state, the position of the data, the log but for the machine's figures."""
     experiment = Experiment.from_dict(workdir.load_config(directory))
     vocab_size = workdir.load_tokenizer(directory).vocab_size
-    rule = optimizer.make(experiment.optimizer, experiment.num_steps)
+    adamw = optimizer.make(experiment.optimizer, experiment.num_steps)
     history = guard.init(experiment.guard, experiment.log_every)
-    state = jax.eval_shape(lambda: step.init(experiment.new_model(vocab_size), rule, history))
+    state = jax.eval_shape(lambda: step.init(experiment.new_model(vocab_size), adamw, history))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # it was saved by devices that are not there any more
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.latest_intact_step() == experiment.num_steps
-        state, position = checkpoints.restore(
-            experiment.num_steps, jax.tree.map(lambda leaf: leaf.update(sharding=here), state)
-        )
+        like = step.parts(jax.tree.map(lambda leaf: leaf.update(sharding=here), state))
+        stored, position = checkpoints.restore(experiment.num_steps, like)
     digest = hashlib.sha256(json.dumps(position).encode())
-    for leaf in jax.tree.leaves(state):
+    for leaf in jax.tree.leaves(step.from_parts(stored)):
         digest.update(np.asarray(leaf).tobytes())
     for record in metrics.read(directory / "metrics.jsonl"):
         machine = ("tokens_per_second", "model_flops_per_second", "peak_memory_bytes")

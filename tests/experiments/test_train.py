@@ -74,12 +74,13 @@ def final(directory, config):
     """(state, position of the data) of the newest checkpoint."""
     vocab_size = workdir.load_tokenizer(directory).vocab_size
     model = toy.make(toy.model_config(vocab_size=vocab_size, **config["model"]))
-    rule = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
+    adamw = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     history = guard.init(guard.GuardConfig(**config["guard"]), config["log_every"])
-    state, iterator_state = checkpoints.restore(checkpoints.latest_step(), step.init(model, rule, history))
+    like = step.parts(step.init(model, adamw, history))
+    stored, iterator_state = checkpoints.restore(checkpoints.latest_step(), like)
     checkpoints.close()
-    return state, iterator_state
+    return step.from_parts(stored), iterator_state
 
 
 def lines(directory):

@@ -18,13 +18,13 @@ from mixkabrn_jax.training.workdir import claim
 from tests import reference, toy
 
 PLAIN = {"ffn": "mlp", "num_experts": 0}
-RULE = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer")), 10)
+ADAMW = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer")), 10)
 
 
 def state_at(number, config):
     """A state in which no leaf is what `init` makes."""
     model = toy.make(config, seed=number)
-    state = step.init(model, RULE)
+    state = step.init(model, ADAMW)
     rng = np.random.default_rng(number)
 
     def draw(leaf):
@@ -46,14 +46,14 @@ def test_a_checkpoint_is_the_state_bit_by_bit(tmp_path):
     config = toy.model_config(first_dense_layers=1, tied_embeddings=False)
     _, saved = state_at(7, config)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(saved, {"next_index": 7, "nested": {"a": [1, 2]}})
+    checkpoints.save(7, step.parts(saved), {"next_index": 7, "nested": {"a": [1, 2]}})
     checkpoints.close()
 
     _, other = state_at(3, config)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.latest_step() == 7
-    restored, iterator_state = checkpoints.restore(7, other)
-    assert_same_bits(restored, saved)
+    restored, iterator_state = checkpoints.restore(7, step.parts(other))
+    assert_same_bits(step.from_parts(restored), saved)
     assert iterator_state == {"next_index": 7, "nested": {"a": [1, 2]}}
     params, buffers = checkpoints.restore_model(7, other.params, other.buffers)
     assert_same_bits((params, buffers), (saved.params, saved.buffers))
@@ -67,20 +67,20 @@ def test_training_on_with_the_donated_state_changes_nothing_of_what_is_written(t
     other = jax.tree.map(jnp.zeros_like, state)
     overwrite(jax.tree.map(jnp.zeros_like, state))  # compiled
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state, {})
+        checkpoints.save(7, step.parts(state), {})
         for _ in range(3):
             state = overwrite(state)
         jax.block_until_ready(state)
         assert checkpoints.latest_step() is None, "it is to be overwritten while it is being written"
     with Checkpoints(tmp_path) as checkpoints:
-        assert_same_bits(checkpoints.restore(7, other)[0], want)
+        assert_same_bits(step.from_parts(checkpoints.restore(7, step.parts(other))[0]), want)
 
 
 def test_a_checkpoint_says_of_itself_what_it_is(tmp_path):
     about = {"config": toy.experiment("text.txt"), "data": {"train": "abc"}}
     _, state = state_at(2, toy.model_config(**PLAIN))
     with Checkpoints(tmp_path, about=about) as checkpoints:
-        checkpoints.save(state, {"next_index": 3})
+        checkpoints.save(2, step.parts(state), {"next_index": 3})
     run = json.loads((tmp_path / "2" / "run.json").read_text())
     arrays = run.pop("arrays")
     assert run == {"step": 2, "iterator": {"next_index": 3}, "about": about}
@@ -98,7 +98,7 @@ def test_what_the_policy_keeps_is_deleted_neither_too_early_nor_too_late(tmp_pat
     with Checkpoints(tmp_path, policy(every=2, keep=1, keep_every=6, keep_best=1)) as checkpoints:
         assert checkpoints.latest_step() is None
         for number, loss in ((2, 3.0), (4, 1.0), (6, 2.0), (8, 0.5), (10, 2.5)):
-            checkpoints.save(state_at(number, config)[1], {})
+            checkpoints.save(number, step.parts(state_at(number, config)[1]), {})
             checkpoints.note_loss(number, loss)
     # 10 is the newest, 6 is kept for good, and 8 is the best.
     assert {path.name for path in tmp_path.iterdir()} == {"6", "8", "10"}
@@ -124,7 +124,7 @@ def test_the_newest_every_so_many_and_the_best_are_kept(changes, losses, want):
 
 def test_what_is_half_written_is_no_checkpoint_and_goes(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state_at(2, toy.model_config(**PLAIN))[1], {})
+        checkpoints.save(2, step.parts(state_at(2, toy.model_config(**PLAIN))[1]), {})
     # What a step is called until everything in it is on disk: by orbax, and before its hashes are.
     for name in ("4.partial.orbax-checkpoint-tmp", "6.partial"):
         shutil.copytree(tmp_path / "2", tmp_path / name)
@@ -152,7 +152,7 @@ def test_a_write_that_fails_does_not_hide_what_else_ended_the_run(tmp_path, monk
 
     def diverge():
         with Checkpoints(tmp_path) as checkpoints:
-            checkpoints.save(state, {})
+            checkpoints.save(2, step.parts(state), {})
             raise FloatingPointError("diverged")
 
     with pytest.raises(FloatingPointError, match="diverged"):
@@ -163,7 +163,7 @@ def test_a_write_that_fails_does_not_hide_what_else_ended_the_run(tmp_path, monk
 def test_a_write_that_fails_is_told_of_at_the_next_step_and_harms_nothing(tmp_path, monkeypatch):
     config = toy.model_config(**PLAIN)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(state_at(2, config)[1], {})
+    checkpoints.save(2, step.parts(state_at(2, config)[1]), {})
     while checkpoints.latest_step() is None:
         time.sleep(0.01)
     write, full = hashes.write, OSError(errno.ENOSPC, "No space left on device")
@@ -172,17 +172,17 @@ def test_a_write_that_fails_is_told_of_at_the_next_step_and_harms_nothing(tmp_pa
         raise full
 
     monkeypatch.setattr(hashes, "write", fail)
-    checkpoints.save(state_at(4, config)[1], {})
+    checkpoints.save(4, step.parts(state_at(4, config)[1]), {})
     with pytest.raises(OSError, match=r"step 4 could not be written to .*: the disk is full; .* is that of step 2"):
         train_on(checkpoints)
     assert [path.name for path in tmp_path.iterdir()] == ["2"]
     checkpoints.check_for_errors()  # once is enough
     full = OSError(errno.EIO, "Input/output error")
-    checkpoints.save(state_at(4, config)[1], {})
+    checkpoints.save(4, step.parts(state_at(4, config)[1]), {})
     with pytest.raises(OSError, match=r"could not be written .*: \[Errno 5\] Input/output error; the last good one"):
-        checkpoints.save(state_at(6, config)[1], {})
+        checkpoints.save(6, step.parts(state_at(6, config)[1]), {})
     monkeypatch.setattr(hashes, "write", write)
-    checkpoints.save(state_at(8, config)[1], {})
+    checkpoints.save(8, step.parts(state_at(8, config)[1]), {})
     checkpoints.close()
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps() == [2, 8]
@@ -195,7 +195,7 @@ def two_checkpoints(tmp_path_factory):
     directory = tmp_path_factory.mktemp("two")
     with Checkpoints(directory) as checkpoints:
         for number in (2, 4):
-            checkpoints.save(state_at(number, toy.model_config(**PLAIN))[1], {})
+            checkpoints.save(number, step.parts(state_at(number, toy.model_config(**PLAIN))[1]), {})
     return directory
 
 
@@ -265,12 +265,12 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(two_checkpoints):
             params=without(state.params, "embedding_WD")
         ),
         "model.buffers.extra is missing": state._replace(buffers={"extra": jnp.zeros(3)}),
-        "optimizer.sums.load_LE is missing": state._replace(sums=state.sums._replace(load_LE=jnp.zeros((2, 4)))),
+        "optimizer.sums.load_LE is missing": state._replace(totals=state.totals._replace(load_LE=jnp.zeros((2, 4)))),
     }
     with Checkpoints(two_checkpoints, read_only=True) as checkpoints:
         for message, abstract in wrong.items():
             with pytest.raises(DoesNotFitError) as raised:
-                checkpoints.restore(4, abstract)
+                checkpoints.restore(4, step.parts(abstract))
             assert message in str(raised.value)
             if message.startswith("model"):
                 with pytest.raises(DoesNotFitError) as raised:
@@ -290,7 +290,7 @@ def test_a_run_s_model_is_loaded_with_its_tokenizer(tmp_path, caplog):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     with pytest.raises(FileNotFoundError, match="holds no checkpoint yet"):
         load_model(tmp_path)
-    checkpoints.save(state, {})
+    checkpoints.save(5, step.parts(state), {})
     checkpoints.close()
     before = sorted(path.name for path in tmp_path.rglob("*"))
     loaded, tokenizer = load_model(tmp_path)
