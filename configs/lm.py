@@ -23,6 +23,7 @@ def get_config(size="tiny"):
     config = ConfigDict()
     config.seed = 0
     config.num_steps = 1300
+    config.init_from = ""  # the workdir of a run whose parameters and tokenizer a new run starts from
     config.log_every = 20
     config.evaluate_every = 250
     config.evaluate_windows = 64  # of an evaluation on the way; the last one takes all

@@ -58,10 +58,10 @@ def main():
 
 def _train(given):
     """In a worker, which Ray has made one of JAX's processes."""
-    from mixkabrn_jax.training.loop import Run
+    from mixkabrn_jax.training import loop
 
     command_line.keep_to_our_sentences()
-    Run(given["config"], Path(given["workdir"])).train()
+    loop.train(loop.prepare(given["config"], Path(given["workdir"])))
 
 
 if __name__ == "__main__":

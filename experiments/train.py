@@ -14,10 +14,10 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import command_line, plan_flags, process_flags
+from experiments import command_line, plan, process_flags
 
-_CONFIG = command_line.define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "workdir of the run, made where it is not there")
+_PLAN = flags.DEFINE_bool("plan", False, "end after what experiments.plan says of this config")
 _EXTEND = flags.DEFINE_bool("extend", False, "train a finished run on to a larger config.num_steps")
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config with all that was set, as JSON, and end")
 flags.register_multi_flags_validator(
@@ -26,27 +26,33 @@ flags.register_multi_flags_validator(
     f"--workdir=runs/tiny is needed: {flags.FLAGS['workdir'].help}",
 )
 
+flags.register_multi_flags_validator(
+    ["plan", "chip_flops"],
+    lambda given: given["plan"] or given["chip_flops"] is None,
+    "--chip_flops and --chip_bandwidth go with --plan",
+)
+
 
 def main():
     with command_line.user_errors():
-        config = _CONFIG.value.to_dict()
+        config = plan.CONFIG.value.to_dict()
         if _PRINT_CONFIG.value:
             print(json.dumps(config, indent=2))
             return 0
-        if plan_flags.PLAN.value:
-            plan_flags.show(config)
+        if _PLAN.value:
+            plan.show(config)
             return 0
         # Imported once the flags are read, so that a wrong one is answered at once.
         from mixkabrn_jax import processes
         from mixkabrn_jax.runs.checkpoint import DoesNotFitError
-        from mixkabrn_jax.training.loop import Run
+        from mixkabrn_jax.training import loop
 
         process_flags.join()
     try:
         with processes.exchange():
             with command_line.user_errors():
-                run = Run(config, Path(_WORKDIR.value))
-            return run.train()
+                training = loop.prepare(config, Path(_WORKDIR.value), extend=_EXTEND.value)
+            return loop.train(training)
     except (OSError, FloatingPointError, DoesNotFitError) as error:
         print(f"error: {error}", file=sys.stderr)
         processes.shutdown(1)

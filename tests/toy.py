@@ -1,16 +1,22 @@
 """The one toy experiment of the suite: small enough to compile in about a second, large enough to break every law."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from configs import lm
+from mixkabrn_jax.layers import variables
 from mixkabrn_jax.layers.features import KanConfig
 from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.models.language import LanguageModel
 from mixkabrn_jax.ops.uniform_bspline import UniformGrid
 from mixkabrn_jax.runs.config import build
+from mixkabrn_jax.training import step
+from mixkabrn_jax.training.objectives.language import LanguageObjective
+from mixkabrn_jax.training.step import Setup, StepConfig
 from tests import reference
 
 VOCAB_SIZE = 29
@@ -117,6 +123,30 @@ def make(config: ModelConfig, seed=0, vocab_size=VOCAB_SIZE) -> LanguageModel:
 
     buffers = jax.tree_util.tree_map_with_path(start, buffers)
     return nnx.merge(graph, params, buffers)
+
+
+def setup(model: LanguageModel, optimizer, guard=None, mesh=None, **changes) -> Setup:
+    """What the toy's steps have in common; changes are fields of config.objective and config.training."""
+    objective = {name: value for name, value in changes.items() if name in section("objective")}
+    training = {name: value for name, value in changes.items() if name not in objective}
+    return Setup(
+        variables.split(model)[0],
+        LanguageObjective(**section("objective", **objective)),
+        optimizer,
+        StepConfig(**section("training", **training)),
+        guard,
+        mesh,
+    )
+
+
+def train_step(*arguments, **changes):
+    """`step.train_step` with a `setup`, to be jitted."""
+    return functools.partial(step.train_step, setup=setup(*arguments, **changes))
+
+
+def evaluate_step(model: LanguageModel, mesh=None):
+    """`step.evaluate_step` with a `setup`, to be jitted."""
+    return functools.partial(step.evaluate_step, setup=setup(model, None, mesh=mesh))
 
 
 def tokens(seed, *shape, vocab_size=VOCAB_SIZE) -> np.ndarray:

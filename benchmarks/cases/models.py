@@ -1,5 +1,7 @@
 """The models that are timed, and their training steps on random tokens."""
 
+import functools
+
 import jax
 import numpy as np
 import optax
@@ -8,6 +10,7 @@ from flax import nnx
 from benchmarks.measure import Contender
 from configs import lm
 from configs import retnet as retnet_config
+from mixkabrn_jax.layers import variables
 from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.models.language import LanguageModel
 from mixkabrn_jax.training import optimizer, step
@@ -44,13 +47,12 @@ def batch(num_rows, length, vocab_size):
     }
 
 
-def train_step(role, name, model, batch, update_rule=None, training=None) -> Contender:
+def train_step(role, name, model, batch, optimizer=None, of=None) -> Contender:
     """One update of a model, the state donated as in training."""
-    update_rule = update_rule or optax.adamw(1e-3)
-    training = training or experiment().training
-    graph, _, _ = step.split(model)
-    state = step.init(model, update_rule)
-    program = jax.jit(step.make_train_step(graph, update_rule, training), donate_argnums=0)
+    optimizer, of = optimizer or optax.adamw(1e-3), of or experiment()
+    setup = step.Setup(variables.split(model)[0], of.objective, optimizer, of.training)
+    state = step.init(model, optimizer)
+    program = jax.jit(functools.partial(step.train_step, setup=setup), donate_argnums=0)
     program = program.lower(state, batch).compile()
     held = [state]
 
@@ -66,8 +68,8 @@ def lm_step(role, name, size="tiny", **changes) -> Contender:
 
 
 def lm_parts(size="tiny", **changes):
-    """(model, batch, update rule, training) of configs/lm.py with changed fields."""
+    """(model, batch, optimizer, experiment) of configs/lm.py with changed fields."""
     of = experiment(size, **changes)
     model = jax.jit(lambda: LanguageModel(of.model_config(259), rngs=nnx.Rngs(0)))()
-    rule = optimizer.make(of.optimizer, of.num_steps)
-    return model, batch(of.data.batch_size, of.data.sequence_length, 256), rule, of.training
+    adamw = optimizer.make(of.optimizer, of.num_steps)
+    return model, batch(of.data.batch_size, of.data.sequence_length, 256), adamw, of

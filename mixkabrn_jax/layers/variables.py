@@ -16,6 +16,16 @@ class Buffer(nnx.Variable):
     """Saved and sharded with the model, never differentiated and unseen by the optimiser (router bias, knots)."""
 
 
+def split(module: nnx.Module):
+    """(graph, params, buffers): gradients and the optimiser see params only."""
+    return nnx.split(module, nnx.Param, ...)
+
+
+def merge(graph, params, buffers):
+    """The inverse of `split`."""
+    return nnx.merge(graph, params, buffers)
+
+
 def stacked(module: nnx.Module, letter: str) -> nnx.Module:
     """The module, whose variables all have one more leading dimension of this letter."""
     for _, variable in nnx.iter_graph(module):

@@ -137,6 +137,10 @@ class Checkpoints:
         if self._writing is not None and self._writing[1].done():
             self._wait()
 
+    def arrays(self, step: int) -> dict[str, str]:
+        """Shape and dtype of every array of a checkpoint, as in "float32[2, 3]", by a name with dots."""
+        return self._run(step)["arrays"]
+
     def restore(self, step: int, abstract_parts: Mapping[str, object]) -> tuple[dict, object]:
         """Returns (parts, iterator state), with the shapes, dtypes and layout of `abstract_parts`.
 
@@ -145,7 +149,7 @@ class Checkpoints:
         Raises: DoesNotFitError, a ValueError, naming the arrays that are missing, of no use, or of another shape or
             dtype than in `abstract_parts`.
         """
-        run = json.loads((self._path(step) / "run.json").read_text())
+        run = self._run(step)
         there = {name: array for name, array in run["arrays"].items() if name.split(".")[0] in abstract_parts}
         wrong = arrays.differences(there, arrays.describe(dict(abstract_parts)))
         if wrong:
@@ -172,6 +176,9 @@ class Checkpoints:
             if error is None:
                 raise
             _log.warning("%s", failed)  # what ends the run is the other error
+
+    def _run(self, step):
+        return json.loads((self._path(step) / "run.json").read_text())
 
     def _path(self, step):
         return self._directory / str(step)

@@ -29,10 +29,11 @@ def is_bookkeeping(field: str) -> bool:
     return field in BOOKKEEPING or field.partition(".")[0] in BOOKKEEPING
 
 
-def check(workdir: Path, config: Mapping, *, extend: bool = False) -> None:
+def check(workdir: Path, config: Mapping, defaults: Mapping | None = None, *, extend: bool = False) -> None:
     """Makes sure that a new run may be begun here, or that this very config may go on; changes nothing.
 
     Args:
+        defaults: of fields that the workdir's config may be too old for, by dotted names (`config.defaults`).
         extend: whether num_steps may be larger than it was.
     Raises: ValueError naming the fields in which the workdir's own config differs, `BOOKKEEPING` aside, or a
         `config.json` that cannot be read, or files that are not a run's; NotADirectoryError for a path that is a file.
@@ -42,7 +43,7 @@ def check(workdir: Path, config: Mapping, *, extend: bool = False) -> None:
     if not (workdir / "config.json").exists():
         _require_empty(workdir)
         return
-    changes = _differences(workdir, config)
+    changes = _differences(workdir, config, defaults)
     there, mine = changes.get("num_steps", (0, 0))
     is_longer = isinstance(there, int) and isinstance(mine, int) and mine > there
     if extend and is_longer:
@@ -60,18 +61,24 @@ def check(workdir: Path, config: Mapping, *, extend: bool = False) -> None:
 
 
 def create(
-    workdir: Path, config: Mapping, tokenizer: tokenizers.Tokenizer, data: Mapping[str, str], *, extend: bool = False
+    workdir: Path,
+    config: Mapping,
+    tokenizer: tokenizers.Tokenizer,
+    data: Mapping[str, str],
+    *,
+    defaults: Mapping | None = None,
+    extend: bool = False,
 ) -> list[str]:
     """Writes `config.json`, `tokenizer.json` and `data.json` where they are missing, and into the first what changed.
 
     Args:
         data: what identifies each part of the data, as `Corpus.fingerprints`.
-        extend: as for `check`.
+        defaults, extend: as for `check`.
     Returns: for each field that another process of this run had another value of, words such as "log_every 20 -> 10".
     Raises: as `check`; ValueError when the run here was trained on other data, as after an edit of the file at
         `config.data.path`.
     """
-    check(workdir, config, extend=extend)
+    check(workdir, config, defaults, extend=extend)
     workdir.mkdir(parents=True, exist_ok=True)
     contents = {
         "config.json": json.dumps(config, indent=2),
@@ -87,7 +94,7 @@ def create(
             f"--workdir={workdir} holds a run on other data: {there}, but this is {data}; restore the data, or choose "
             "another --workdir"
         )
-    changes = _differences(workdir, config)
+    changes = _differences(workdir, config, defaults)
     if changes:
         write_atomically(workdir / "config.json", contents["config.json"] + "\n")
     return [f"{field} {there} -> {mine}" for field, (there, mine) in changes.items()]
@@ -104,9 +111,9 @@ def _require_empty(workdir):
         )
 
 
-def _differences(workdir, config):
+def _differences(workdir, config, defaults):
     """{field: (value there, value here)} of those that differ; None where a side has no such field."""
-    here, there = flatten(json.loads(json.dumps(config))), flatten(load_config(workdir))
+    here, there = flatten(json.loads(json.dumps(config))), (defaults or {}) | flatten(load_config(workdir))
     fields = [field for field in sorted(here.keys() | there.keys()) if here.get(field) != there.get(field)]
     return {field: (there.get(field), here.get(field)) for field in fields}
 

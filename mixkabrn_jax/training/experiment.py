@@ -12,6 +12,7 @@ from mixkabrn_jax.runs.config import build
 from mixkabrn_jax.runs.policy import CheckpointConfig
 from mixkabrn_jax.sharding import MeshConfig
 from mixkabrn_jax.training.guard import GuardConfig
+from mixkabrn_jax.training.objectives.language import LanguageObjective
 from mixkabrn_jax.training.optimizer import OptimizerConfig
 from mixkabrn_jax.training.profile import ProfileConfig
 from mixkabrn_jax.training.step import StepConfig
@@ -30,11 +31,14 @@ class Experiment:
     model: ModelConfig
     data: DataConfig
     optimizer: OptimizerConfig
+    objective: LanguageObjective
     training: StepConfig
     guard: GuardConfig
     checkpoint: CheckpointConfig
     mesh: MeshConfig
     profile: ProfileConfig
+    init_from: str = ""
+    """Workdir of a run whose parameters a new run starts from, and whose tokenizer it takes; "" starts anew."""
 
     def __post_init__(self):
         for field in ("num_steps", "log_every", "evaluate_every", "evaluate_windows"):
@@ -76,8 +80,6 @@ class Experiment:
     @classmethod
     def from_dict(cls, config: Mapping) -> "Experiment":
         """From `config.json` or a ConfigDict's `to_dict()`."""
-        config = dict(config)
-        config["training"] = config["training"] | config.pop("objective")
         return build(cls, config)
 
     def new_model(self, vocab_size: int) -> LanguageModel:

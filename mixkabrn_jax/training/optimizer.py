@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+Optimizer = optax.GradientTransformation
+OptimizerState = optax.OptState
 SCHEDULES = ("two_stage", "cosine", "wsd")
 
 
@@ -42,11 +44,9 @@ class OptimizerConfig:
         for field in ("final_fraction", "decay_fraction"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"config.optimizer.{field}={getattr(self, field)}: 0 to 1 is needed")
-        if self.warmup_steps < 0 or not 0 <= self.weight_decay < math.inf:
-            raise ValueError(
-                f"config.optimizer.warmup_steps={self.warmup_steps}, weight_decay={self.weight_decay}: "
-                "0 or more is needed"
-            )
+        for field in ("warmup_steps", "weight_decay"):
+            if not 0 <= getattr(self, field) < math.inf:
+                raise ValueError(f"config.optimizer.{field}={getattr(self, field)}: 0 or more is needed")
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> Callable[[jax.Array], jax.Array]:
@@ -93,7 +93,7 @@ def decays(params):
     return jax.tree_util.tree_map_with_path(is_matrix, params)
 
 
-def make(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformation:
+def make(config: OptimizerConfig, num_steps: int) -> Optimizer:
     """Clipping by the global norm, then AdamW."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
@@ -103,7 +103,18 @@ def make(config: OptimizerConfig, num_steps: int) -> optax.GradientTransformatio
     )
 
 
-def carry_moments(state: optax.OptState, change: Callable) -> optax.OptState:
+def update(optimizer: Optimizer, grads, state: OptimizerState, params):
+    """(parameters, the optimiser's state) after one update."""
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+
+def global_norm(tree) -> jax.Array:
+    """The root of the sum of all squares."""
+    return optax.tree.norm(tree)
+
+
+def carry_moments(state: OptimizerState, change: Callable) -> OptimizerState:
     """The optimiser's state after a change of the parameters that is linear in them, such as a finer spline grid.
 
     Adam steps by m / sqrt(v), entry by entry, and the change takes a step as it takes the parameters. So m is mapped

@@ -1,8 +1,10 @@
 """What a run takes on a mesh that is not there: its step is traced on an abstract mesh, nothing is computed."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,7 +19,7 @@ from mixkabrn_jax.training import guard, optimizer, step
 from mixkabrn_jax.training.experiment import Experiment
 from mixkabrn_jax.training.utilisation import model_flops_per_token
 
-KINDS = {
+COLLECTIVES = {
     "all_gather": "all-gather",
     "reduce_scatter": "reduce-scatter",
     "psum": "all-reduce",
@@ -76,31 +78,20 @@ class Plan:
         return computing, sum(collective.num_bytes for collective in self.collectives) / bytes_per_second
 
 
-def make(experiment: Experiment, vocab_size: int) -> Plan:
+def make(experiment: Experiment, vocab_size: int, backend: str | None = None) -> Plan:
     """Traces the whole training step of an experiment.
 
     What crosses along `model` is XLA's to choose and counted by formula: in each layer the mixer and the feed-forward
     end in one sum of the residual stream over the devices, and on the way back begin in one.
+
+    Args:
+        backend: a value of config.model.backend to trace for, whatever this machine is; None leaves the config's.
     """
-    mesh = sharding.abstract_mesh(experiment.mesh)
-    config = experiment.model
-    rule = optimizer.make(experiment.optimizer, experiment.num_steps)
-
-    def start():
-        model = experiment.new_model(vocab_size)
-        return model, step.init(model, rule, guard.init(experiment.guard, experiment.log_every))
-
-    model, state = jax.eval_shape(start)
-    graph, _, _ = step.split(model)
-    shape_BT = experiment.data.batch_size, experiment.data.sequence_length
-    batch = {
-        key: jax.ShapeDtypeStruct(shape_BT, jnp.int32) for key in ("tokens", "targets", "segment_ids", "num_bytes")
-    }
-    batch["loss_mask"] = jax.ShapeDtypeStruct(shape_BT, jnp.float32)
-    update = step.make_train_step(graph, rule, experiment.training, experiment.guard, mesh)
-    traced = jax.jit(update).trace(state, batch).jaxpr.jaxpr
-    (program,) = _programs(traced) if experiment.mesh.size > 1 else [(traced, 1)]
-    found = _total(list(_collectives(*program, mesh.shape)) + list(_along_model(experiment, config, mesh.shape)))
+    if backend is not None:
+        experiment = dataclasses.replace(experiment, model={**experiment.model, "backend": backend})
+    mesh, config = sharding.abstract_mesh(experiment.mesh), experiment.model_config(vocab_size)
+    model, state, program = _traced(experiment, vocab_size, mesh)
+    exchanged = [*_collectives(*program, mesh.shape), *_along_model(experiment, config, mesh.shape)]
     parameters = count_parameters(model)
     return Plan(
         num_devices=experiment.mesh.size,
@@ -109,10 +100,31 @@ def make(experiment: Experiment, vocab_size: int) -> Plan:
         optimizer_bytes=_bytes_on_one(state.optimizer, mesh.shape),
         gradient_bytes=_bytes_on_one(state.params, mesh.shape),
         activation_bytes=_kept(program[0]) + _logit_bytes(experiment, vocab_size),
-        collectives=found,
-        flops_per_token=model_flops_per_token(model, parameters, experiment.data.sequence_length),
-        tokens=math.prod(shape_BT),
+        collectives=_total(exchanged),
+        flops_per_token=model_flops_per_token(config, parameters, experiment.data.sequence_length),
+        tokens=experiment.data.batch_size * experiment.data.sequence_length,
     )
+
+
+def _traced(experiment, vocab_size, mesh):
+    """(abstract model, abstract state, (the program of one device, how often it runs in a step))."""
+    adamw = optimizer.make(experiment.optimizer, experiment.num_steps)
+
+    def start():
+        model = experiment.new_model(vocab_size)
+        return model, step.init(model, adamw, guard.init(experiment.guard, experiment.log_every))
+
+    model, state = jax.eval_shape(start)
+    graph, _, _ = variables.split(model)
+    setup = step.Setup(graph, experiment.objective, adamw, experiment.training, experiment.guard, mesh)
+    shape_BT = experiment.data.batch_size, experiment.data.sequence_length
+    batch = {
+        key: jax.ShapeDtypeStruct(shape_BT, jnp.int32) for key in ("tokens", "targets", "segment_ids", "num_bytes")
+    }
+    batch["loss_mask"] = jax.ShapeDtypeStruct(shape_BT, jnp.float32)
+    traced = jax.jit(partial(step.train_step, setup=setup)).trace(state, batch).jaxpr.jaxpr
+    (program,) = _programs(traced) if experiment.mesh.size > 1 else [(traced, 1)]
+    return model, state, program
 
 
 def _bytes_on_one(tree, sizes):
@@ -141,7 +153,7 @@ def _turns(equation):
 
 def _collectives(jaxpr, times, sizes) -> Iterator[Collective]:
     for equation in jaxpr.eqns:
-        kind = KINDS.get(equation.primitive.name)
+        kind = COLLECTIVES.get(equation.primitive.name)
         if kind is not None:
             axes = equation.params["axes"] if kind == "all-reduce" else equation.params["axis_name"]
             axes = axes if isinstance(axes, tuple) else (axes,)

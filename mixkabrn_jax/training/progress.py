@@ -1,4 +1,4 @@
-"""The status line of a run, for people."""
+"""What a run shows to people: one status line, and lines that stay."""
 
 import sys
 import time
@@ -21,13 +21,17 @@ class Progress:
         """The time left is reckoned from the pace since here."""
         self._start = time.monotonic()
 
-    def show(self, step: int, values: dict[str, float]) -> None:
-        """Shows the newest figures and the time left at the average pace so far."""
+    def show(self, step: int, values: dict[str, float], seconds_after: float = 0.0) -> None:
+        """Shows the newest figures and the time left at the average pace so far.
+
+        Args:
+            seconds_after: what there is to do after the last step takes, about.
+        """
         pace = (time.monotonic() - self._start) / max(step - self._start_step, 1)
-        left = round(pace * (self._num_steps - step))
         text = (
             f"step {step}/{self._num_steps}  loss {values['loss']:.4f}  bits/byte {values['bits_per_byte']:.4f}  "
-            f"{values['tokens_per_second']:,.0f} tokens/s  ETA {left // 3600:d}:{left // 60 % 60:02d}:{left % 60:02d}"
+            f"{values['tokens_per_second']:,.0f} tokens/s  "
+            f"ETA {in_words(pace * (self._num_steps - step) + seconds_after)}"
         )
         if self._is_terminal:
             filled = 20 * step // self._num_steps
@@ -44,3 +48,9 @@ class Progress:
         if self._is_shown:
             self._stream.write(text)
             self._stream.flush()
+
+
+def in_words(seconds: float) -> str:
+    """Hours, minutes and seconds, as in 1:02:03."""
+    whole = round(seconds)
+    return f"{whole // 3600:d}:{whole // 60 % 60:02d}:{whole % 60:02d}"

@@ -1,4 +1,4 @@
-"""What is added up over batches and updates, and the figures of a log line that are made of it."""
+"""What is added up over batches and updates, and the figures of a record of the log that are made of it."""
 
 import math
 from typing import NamedTuple
@@ -9,14 +9,24 @@ import numpy as np
 
 from mixkabrn_jax.models import language
 from mixkabrn_jax.models.quantize import WeightStatistics, has_quantised
-from mixkabrn_jax.training.losses import cross_entropy
 
 AUXILIARY_LOSSES = ("balance_loss", "sequence_balance_loss", "device_balance_loss", "router_z_loss")
-"""Each is the name of a coefficient in `StepConfig`, of a total in `Sums` and of a figure in the log."""
+"""Each is the name of a coefficient of the objective, of a field of `Totals` and of a figure in the log."""
 
 
-class Sums(NamedTuple):
-    """Totals over batches; means are taken once, on the host."""
+class Counts(NamedTuple):
+    """What means over a batch are taken over."""
+
+    targets: jax.Array
+    """Whose loss counts."""
+    tokens: jax.Array
+    """Positions that are no padding."""
+    rows: jax.Array
+    """Those that are not padding alone."""
+
+
+class Totals(NamedTuple):
+    """Sums over batches, kept on the device; means are taken once, on the host."""
 
     nats: jax.Array
     tokens: jax.Array
@@ -38,7 +48,7 @@ class Sums(NamedTuple):
     """Of the quantised matrices, one term an update; None without any."""
 
 
-def zeros(model: language.LanguageModel) -> Sums:
+def zeros(model: language.LanguageModel) -> Totals:
     """Totals over nothing."""
     config = model.config
     shape = (config.num_layers - config.first_dense_layers, config.num_experts)
@@ -49,63 +59,46 @@ def zeros(model: language.LanguageModel) -> Sums:
         "load_LE": load_LE,
         "weights": weights,
     }
-    return Sums(**{field: jnp.zeros(()) for field in Sums._fields} | optional)
+    return Totals(**{field: jnp.zeros(()) for field in Totals._fields} | optional)
 
 
-def of_batch(model: language.LanguageModel, batch: dict[str, jax.Array]) -> Sums:
-    """One forward pass of a batch of arrays `[B, T]`; what is of updates stays 0."""
-    output = model(batch["tokens"], segment_ids_BT=batch["segment_ids"])
-    sums = zeros(model)._replace(
-        nats=cross_entropy(output.logits_BTW, batch["targets"], batch["loss_mask"]),
-        tokens=jnp.sum(batch["loss_mask"]),
-        num_bytes=jnp.sum(batch["num_bytes"]).astype(jnp.float32),
-        outside=None if output.outside_L is None else jnp.mean(output.outside_L),
-    )
-    balance = output.balance
-    if balance is None:
-        return sums
-    return sums._replace(
-        load_LE=balance.load_E,
-        balance_loss=jnp.sum(balance.loss),
-        sequence_balance_loss=jnp.sum(balance.sequence_loss),
-        device_balance_loss=jnp.sum(balance.device_loss),
-        router_z_loss=jnp.sum(balance.z_loss),
-        dropped=jnp.sum(balance.dropped * jnp.sum(balance.load_E, axis=-1)),
-    )
-
-
-def means(sums: Sums, config) -> dict[str, float]:
-    """The figures of a log line.
+def means(totals: Totals, objective) -> dict[str, float]:
+    """The figures of a record of the log.
 
     Args:
-        config: `step.StepConfig`, for the coefficients of auxiliary losses.
+        objective: that of the run, for the coefficients of auxiliary losses.
 
-    Always nats per token and bits per byte; for sums over updates also the gradient norm; with splines, the share of
+    Always nats per token and bits per byte; for totals over updates also the gradient norm; with splines, the share of
     KAN inputs outside their grids; with experts, each auxiliary loss (balance: 1 a layer when even) by the name of its
     coefficient, the total that was minimised, the busiest expert's load over the mean (1 when even, the worst layer),
     the entropy of the load over its largest value (1 when even, the mean of layers) and the share of choices that were
     dropped; with quantised matrices the share of zeros among their codes, of codes that an update changed, and their
     scale, each the mean of all matrices.
     """
-    sums = jax.device_get(sums)
+    totals = jax.device_get(totals)
     values = {
-        "loss": float(sums.nats) / max(float(sums.tokens), 1),
-        "bits_per_byte": float(sums.nats) / math.log(2) / max(float(sums.num_bytes), 1),
+        "loss": float(totals.nats) / max(float(totals.tokens), 1),
+        "bits_per_byte": float(totals.nats) / math.log(2) / max(float(totals.num_bytes), 1),
     }
-    if sums.updates:
-        values["grad_norm"] = float(sums.grad_norm / sums.updates)
-    if sums.updates and sums.outside is not None:
-        values["outside_grid"] = float(sums.outside / sums.updates)
-    if sums.updates and sums.load_LE is not None:
-        for name in AUXILIARY_LOSSES:
-            values[name] = float(getattr(sums, name) / sums.updates)
-        values["total_loss"] = values["loss"] + sum(getattr(config, name) * values[name] for name in AUXILIARY_LOSSES)
-        # Sums over padding alone have a load of 0, and so all of these figures.
-        share_LE = sums.load_LE / np.maximum(sums.load_LE.sum(axis=-1, keepdims=True), 1)
-        values["max_load"] = float(share_LE.max() * share_LE.shape[-1])
-        entropy_L = -(share_LE * np.log(np.where(share_LE > 0, share_LE, 1))).sum(axis=-1)
-        values["load_entropy"] = float(entropy_L.mean() / math.log(max(share_LE.shape[-1], 2)))
-        values["dropped"] = float(sums.dropped / max(sums.load_LE.sum(), 1))
-    if sums.updates and sums.weights is not None:
-        values |= {f"weight_{name}": float(x / sums.updates) for name, x in sums.weights._asdict().items()}
+    if not totals.updates:
+        return values
+    values["grad_norm"] = float(totals.grad_norm / totals.updates)
+    if totals.outside is not None:
+        values["outside_grid"] = float(totals.outside / totals.updates)
+    if totals.load_LE is not None:
+        values |= _of_routing(totals, values["loss"], objective)
+    if totals.weights is not None:
+        values |= {f"weight_{name}": float(x / totals.updates) for name, x in totals.weights._asdict().items()}
+    return values
+
+
+def _of_routing(totals, loss, objective):
+    values = {name: float(getattr(totals, name) / totals.updates) for name in AUXILIARY_LOSSES}
+    values["total_loss"] = loss + sum(getattr(objective, name) * values[name] for name in AUXILIARY_LOSSES)
+    # Totals over padding alone have a load of 0, and so all of these figures.
+    share_LE = totals.load_LE / np.maximum(totals.load_LE.sum(axis=-1, keepdims=True), 1)
+    values["max_load"] = float(share_LE.max() * share_LE.shape[-1])
+    entropy_L = -(share_LE * np.log(np.where(share_LE > 0, share_LE, 1))).sum(axis=-1)
+    values["load_entropy"] = float(entropy_L.mean() / math.log(max(share_LE.shape[-1], 2)))
+    values["dropped"] = float(totals.dropped / max(totals.load_LE.sum(), 1))
     return values

@@ -118,13 +118,11 @@ def trained(num_steps=60):
     batch = toy.batch(0) | {"tokens": stream[:, :-1], "targets": stream[:, 1:]}
     batch |= {"segment_ids": np.ones((4, 12), np.int32), "loss_mask": np.ones((4, 12), np.float32)}
     start = toy.make(config)
-    rule = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer")), num_steps)
-    graph, _, _ = step.split(start)
-    update = jax.jit(step.make_train_step(graph, rule, step.StepConfig(**toy.section("training"))))
-    state = step.init(start, rule)
+    adamw = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer")), num_steps)
+    update, state = jax.jit(toy.train_step(start, adamw)), step.init(start, adamw)
     for _ in range(num_steps):
         state = update(state, batch)
-    return nnx.merge(graph, state.params, state.buffers), stream
+    return nnx.merge(nnx.graphdef(start), state.params, state.buffers), stream
 
 
 def test_a_trained_retention_model_writes_the_same_by_all_three_orders():

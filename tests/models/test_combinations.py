@@ -47,20 +47,18 @@ def learns_one_batch_and_repeats_it(mixer, ffn, linear, num_experts, **more):
     batch["segment_ids"] = np.ones_like(batch["segment_ids"])
     batch["loss_mask"] = np.ones_like(batch["loss_mask"])
 
-    rule = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer")), NUM_STEPS)
-    graph, _, _ = step.split(model)
-    update = jax.jit(step.make_train_step(graph, rule, step.StepConfig(**toy.section("training"))), donate_argnums=0)
-    state = step.init(model, rule)
+    adamw = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer")), NUM_STEPS)
+    update, state = jax.jit(toy.train_step(model, adamw), donate_argnums=0), step.init(model, adamw)
     losses, total = [], 0.0
     for _ in range(NUM_STEPS):
         state = update(state, batch)
-        losses.append(float(state.sums.nats) - total)
+        losses.append(float(state.totals.nats) - total)
         total += losses[-1]
     losses = np.array(losses) / batch["tokens"].size
     assert losses[0] > 0.8 * np.log(config.vocab_size)
     assert losses[-1] < 0.1 * losses[0], losses[::15]
 
-    trained = nnx.merge(graph, state.params, state.buffers)
+    trained = nnx.merge(nnx.graphdef(model), state.params, state.buffers)
     greedy = Sampling(temperature=0.0)
     drawn = np.stack(list(generate(trained, stream[:, :4], max_tokens=9, sampling=greedy, seed=0)), axis=1)
     assert (drawn == stream[:, 4:]).mean() > 0.9

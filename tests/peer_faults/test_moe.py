@@ -50,19 +50,16 @@ def test_the_auxiliary_losses_are_minimised_and_reported_alike_at_any_accumulati
     """Of four microbatches that are the same: their mean, not their sum, and in the total that the log shows."""
     coefficients = {name: 0.1 + 0.1 * i for i, name in enumerate(totals.AUXILIARY_LOSSES)}
     # A large epsilon: Adam's first step would turn a rounding of a gradient near 0 into a whole step otherwise.
-    rule = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer", epsilon=1.0, peak_rate=0.5)), 10)
+    adamw = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer", epsilon=1.0, peak_rate=0.5)), 10)
     shape = {"num_layers": 1, "ffn": "mlp", "mixer": "attention", "expert_dispatch": "dense"}
     model_config = toy.model_config(router_device_groups=2, **shape)
-    graph, _, _ = step.split(toy.make(model_config))
+    model = toy.make(model_config)
     batch = jax.tree.map(lambda rows: np.concatenate([rows] * 4), toy.batch(0, batch_size=1))
     after, losses = [], []
     for accumulation_steps in (1, 4):
-        config = step.StepConfig(
-            **toy.section("training", accumulation_steps=accumulation_steps, router_bias_rate=0.0, **coefficients)
-        )
-        update = jax.jit(step.make_train_step(graph, rule, config))
-        after.append(update(step.init(toy.make(model_config), rule), batch))
-        values = totals.means(after[-1].sums, config)
+        setup = toy.setup(model, adamw, accumulation_steps=accumulation_steps, router_bias_rate=0.0, **coefficients)
+        after.append(jax.jit(functools.partial(step.train_step, setup=setup))(step.init(model, adamw), batch))
+        values = totals.means(after[-1].totals, setup.objective)
         auxiliary = sum(coefficients[name] * values[name] for name in coefficients)
         reference.assert_close(values["total_loss"] - values["loss"], auxiliary, atol=1e-6 * values["total_loss"])
         assert auxiliary > 0.5

@@ -29,9 +29,9 @@ SIZES = {
     "expert_width": 8,
     "first_dense_layers": 1,
 }
-TRAINING = step.StepConfig(**toy.section("training", sequence_balance_loss=0.01, router_z_loss=0.001))
-GUARD = guard.GuardConfig(window=16, sigmas=60.0, max_consecutive_skips=2)
-RULE = optimizer.make(
+TRAINING = {"sequence_balance_loss": 0.01, "router_z_loss": 0.001}
+GUARD = guard.GuardConfig(history_length=16, sigmas=60.0, max_consecutive_skips=2)
+ADAMW = optimizer.make(
     optimizer.OptimizerConfig(**toy.section("optimizer", peak_rate=1e-3, second_peak_rate=1e-3)), STEPS
 )
 
@@ -55,21 +55,20 @@ def mesh_of(sizes):
 
 
 def start(model, sizes):
-    state = step.init(model, RULE, guard.init(GUARD, STEPS))
+    state = step.init(model, ADAMW, guard.init(GUARD, STEPS))
     return sharding.place_by(state, variables.layout(state), mesh_of(sizes))
 
 
 def trained(model, batches, sizes, state=None):
     """(losses `[STEPS]` in nats per token, the state after the last step)."""
     mesh = mesh_of(sizes)
-    graph, _, _ = step.split(model)
     state = start(model, sizes) if state is None else state
     layout = sharding.shardings(variables.layout(state), mesh)
-    update = jax.jit(step.make_train_step(graph, RULE, TRAINING, GUARD, mesh), out_shardings=layout)
+    update = jax.jit(toy.train_step(model, ADAMW, GUARD, mesh, **TRAINING), out_shardings=layout)
     totals = []
     for batch in batches:
         state = update(state, sharding.place_rows(batch, mesh, ROWS))
-        totals.append((float(state.sums.nats), float(state.sums.tokens)))
+        totals.append((float(state.totals.nats), float(state.totals.tokens)))
     nats, tokens = np.diff(np.array([(0.0, 0.0), *totals]), axis=0).T
     assert state.guard.skipped == 0
     return nats / tokens, state
@@ -119,6 +118,6 @@ def restored_elsewhere(model, state, sizes, tmp_path):
         with Checkpoints(tmp_path, read_only=True) as checkpoints:
             restored, _ = checkpoints.restore(STEPS, step.parts(like))
         trees = step.from_parts(restored), state, like
-        for got, want, place in zip(*(jax.tree.leaves(tree) for tree in trees), strict=True):
+        for got, want, place in zip(*map(jax.tree.leaves, trees), strict=True):
             np.testing.assert_array_equal(got, want)
             assert got.sharding == place.sharding

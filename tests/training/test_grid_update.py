@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mixkabrn_jax.layers import variables
 from mixkabrn_jax.models import language
 from mixkabrn_jax.training import optimizer, step
 from mixkabrn_jax.training.experiment import Experiment
@@ -17,7 +18,7 @@ from mixkabrn_jax.training.losses import cross_entropy
 from mixkabrn_jax.training.step import StepConfig
 from tests import reference, toy
 
-RULE = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer", peak_rate=1e-2)), 20)
+ADAMW = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer", peak_rate=1e-2)), 20)
 SCHEDULE = {"grid_update_every": 2, "grid_update_until": 4, "grid_uniform_fraction": 0.25}
 CONFIG = toy.model_config(mixer="attention", num_experts=0, num_layers=1, knots="adaptive", spline_degree=2)
 make_batch = functools.partial(toy.batch, batch_size=8)
@@ -27,8 +28,7 @@ make_batch = functools.partial(toy.batch, batch_size=8)
 def make(config=CONFIG, **training):
     """(a step to be jitted, the state before it)."""
     model = toy.make(config)
-    training = StepConfig(**toy.section("training", router_bias_rate=0.0, **training))
-    return step.make_train_step(step.split(model)[0], RULE, training), step.init(model, RULE)
+    return toy.train_step(model, ADAMW, router_bias_rate=0.0, **training), step.init(model, ADAMW)
 
 
 @functools.cache
@@ -47,20 +47,20 @@ def knots(state):
 
 
 def model_of(state):
-    return nnx.merge(step.split(toy.make(CONFIG))[0], state.params, state.buffers)
+    return nnx.merge(variables.split(toy.make(CONFIG))[0], state.params, state.buffers)
 
 
 @jax.jit
 def moved(state, batch):
     """The state with its knots where they are due, and with the new knots under the old coefficients."""
-    graph, params, buffers = step.split(model_of(state))
+    graph, params, buffers = variables.split(model_of(state))
     where = {"segment_ids_BT": batch["segment_ids"], "uniform_fraction": SCHEDULE["grid_uniform_fraction"]}
     changes = language.grid_changes(model_of(state), batch["tokens"], **where)
 
     def change(params):
-        return step.split(language.change_grids(nnx.merge(graph, params, buffers), changes))[1]
+        return variables.split(language.change_grids(nnx.merge(graph, params, buffers), changes))[1]
 
-    _, params, buffers = step.split(language.update_grid(model_of(state), batch["tokens"], **where))
+    _, params, buffers = variables.split(language.update_grid(model_of(state), batch["tokens"], **where))
     moments = optimizer.carry_moments(state.optimizer, change)
     return state._replace(params=params, buffers=buffers, optimizer=moments), state._replace(buffers=buffers)
 
@@ -78,7 +78,7 @@ def test_a_step_that_moves_knots_is_a_step_behind_a_grid_update_with_moments_car
     update, states = trained()
     want = update(moved(states[2], make_batch(2))[0]._replace(step=jnp.int32(1)), make_batch(2))  # 1: not due
     got = states[3]
-    for part in ("params", "buffers", "optimizer", "sums"):
+    for part in ("params", "buffers", "optimizer", "totals"):
         leaves = zip(jax.tree.leaves(getattr(got, part)), jax.tree.leaves(getattr(want, part)), strict=True)
         for leaf, want_leaf in leaves:
             atol = 20 * toy.rounding(np.asarray(want_leaf, np.float64), CONFIG, 12)  # through a fit and Adam's root

@@ -14,16 +14,14 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixkabrn_jax import runs
 from mixkabrn_jax.data import pipeline
 from mixkabrn_jax.runs.checkpoint import Checkpoints
-from mixkabrn_jax.training import guard, optimizer, step
+from mixkabrn_jax.training import guard, loop, optimizer, skips, step
+from mixkabrn_jax.training.experiment import load_model
 from mixkabrn_jax.training.guard import GuardConfig
-from mixkabrn_jax.training.loop import Run
-from mixkabrn_jax.training.step import StepConfig
 from tests import reference, toy
 
-CONFIG = GuardConfig(window=4, sigmas=3.0, max_consecutive_skips=3)
+CONFIG = GuardConfig(history_length=4, sigmas=3.0, max_consecutive_skips=3)
 # All that an update changes: experts with a router bias, knots that move before updates 2 and 4.
 MODEL = {"num_layers": 1, "num_shared_experts": 0, "expert_dispatch": "dense", "knots": "adaptive", "spline_degree": 1}
 MODEL = toy.model_config(mixer="attention", **MODEL)
@@ -51,11 +49,11 @@ def test_updates_are_skipped_by_the_rule_and_told_with_their_figures(seed):
         is_odd = rng.random(40) < 0.1
         figures[is_odd] = rng.choice([math.nan, math.inf, -math.inf], is_odd.sum())
     is_accepted, history = reviewed(CONFIG, losses, grad_norms)
-    want = reference.guarded(losses, grad_norms, CONFIG.window, CONFIG.sigmas, CONFIG.max_consecutive_skips)
+    want = reference.guarded(losses, grad_norms, CONFIG.history_length, CONFIG.sigmas, CONFIG.max_consecutive_skips)
     assert is_accepted.tolist() == [verdict == "accepted" for verdict in want]
-    told = [(record["step"], record["reason"]) for record in guard.records(history)]
+    told = [(record["step"], record["reason"]) for record in skips.records(history.skips)]
     assert told == [(n, verdict) for n, verdict in enumerate(want, 1) if verdict not in ("accepted", "over")]
-    for record in guard.records(history):
+    for record in skips.records(history.skips):
         batch = record["batch"]
         np.testing.assert_equal((record["loss"], record["grad_norm"]), (losses[batch], grad_norms[batch]))
     assert (history.accepted, history.skipped) == (want.count("accepted"), len(told))
@@ -76,7 +74,7 @@ def test_nothing_is_a_spike_before_half_of_the_window_and_equal_values_never_are
 
 
 def test_a_long_row_of_good_figures_raises_no_alarm_and_a_lone_peak_does():
-    config = GuardConfig(window=128, sigmas=6.0, max_consecutive_skips=3)
+    config = GuardConfig(history_length=128, sigmas=6.0, max_consecutive_skips=3)
     rng = np.random.default_rng(0)
     steps = np.arange(3000)
     losses = 2 + 4 * np.exp(-steps / 300) + 0.1 * rng.standard_normal(3000)
@@ -85,17 +83,16 @@ def test_a_long_row_of_good_figures_raises_no_alarm_and_a_lone_peak_does():
 
     is_accepted, history = reviewed(config, losses.astype(np.float32), norms.astype(np.float32))
     assert np.flatnonzero(~np.asarray(is_accepted)).tolist() == [2500]
-    assert [record["reason"] for record in guard.records(history)] == ["loss spike"]
+    assert [record["reason"] for record in skips.records(history.skips)] == ["loss spike"]
 
 
 @functools.cache
 def guarded_step():
     """(a jitted step, the state before it); the state is not donated, so tests can look back."""
-    rule = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer")), 10)
+    adamw = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer")), 10)
     model = toy.make(MODEL)
-    config = StepConfig(**toy.section("training", **TRAINING))
-    update = step.make_train_step(step.split(model)[0], rule, config, CONFIG)
-    return jax.jit(update), step.init(model, rule, guard.init(CONFIG, log_every=8))
+    update = toy.train_step(model, adamw, CONFIG, **TRAINING)
+    return jax.jit(update), step.init(model, adamw, guard.init(CONFIG, log_every=8))
 
 
 def poisoned(batch):
@@ -110,19 +107,19 @@ def assert_same_bits(got, want):
 
 
 def test_a_skipped_update_leaves_no_trace_in_the_state_or_in_later_updates():
-    """Of update 3, before which knots are due: parameters, bias, knots, moments and their counts, and the sums."""
+    """Of update 3, before which knots are due: parameters, bias, knots, moments and their counts, and the totals."""
     update, state = guarded_step()
     for seed in range(2):
         state = update(state, toy.batch(seed))
     after = update(state, poisoned(toy.batch(2)))
     assert_same_bits(after._replace(step=state.step, guard=None), state._replace(guard=None))
     assert after.step == 3
-    assert [record["reason"] for record in guard.records(after.guard)] == ["non-finite loss"]
+    assert [record["reason"] for record in skips.records(after.guard.skips)] == ["non-finite loss"]
     # The same batch without the poison moves every part of them.
     moved = update(state, toy.batch(2))
-    for part in ("params", "buffers", "optimizer", "sums"):
+    for part in ("params", "buffers", "optimizer", "totals"):
         for leaf, old in zip(jax.tree.leaves(getattr(moved, part)), jax.tree.leaves(getattr(state, part)), strict=True):
-            assert part == "sums" or np.any(leaf != old)
+            assert part == "totals" or np.any(leaf != old)
     # A run that never saw the batch, but for the position of the data.
     never = state._replace(step=after.step)
     for seed in range(3, 6):
@@ -143,23 +140,28 @@ def test_a_state_that_has_skipped_too_much_stays_as_it_is():
     assert_same_bits(later._replace(step=0, guard=0), state._replace(step=0, guard=0))
 
 
-def test_without_a_window_there_is_no_guard_and_the_program_is_the_one_without():
-    off = GuardConfig(window=0, sigmas=3.0, max_consecutive_skips=3)
+def test_without_a_history_there_is_no_guard_and_the_program_is_the_one_without():
+    off = GuardConfig(history_length=0, sigmas=3.0, max_consecutive_skips=3)
     assert guard.init(off, 8) is None
     model = toy.make(toy.model_config(**{key.removeprefix("model__"): value for key, value in SMALL.items()}))
-    rule = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer")), 10)
-    arguments = step.split(model)[0], rule, StepConfig(**toy.section("training"))
-    state, batch = step.init(model, rule), toy.batch(0)
-    programs = [jax.make_jaxpr(step.make_train_step(*arguments, *more))(state, batch) for more in ((), (off,))]
+    adamw = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer")), 10)
+    state, batch = step.init(model, adamw), toy.batch(0)
+    programs = [jax.make_jaxpr(toy.train_step(model, adamw, config))(state, batch) for config in (None, off)]
     assert str(programs[0]) == str(programs[1])
     state = state._replace(guard=guard.init(CONFIG, 8))
-    guarded = jax.make_jaxpr(step.make_train_step(*arguments, CONFIG))(state, batch)
+    guarded = jax.make_jaxpr(toy.train_step(model, adamw, CONFIG))(state, batch)
     assert str(guarded) != str(programs[0])
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("window", -1), ("window", 1), ("sigmas", 0.0), ("sigmas", math.inf), ("max_consecutive_skips", 0)],
+    [
+        ("history_length", -1),
+        ("history_length", 1),
+        ("sigmas", 0.0),
+        ("sigmas", math.inf),
+        ("max_consecutive_skips", 0),
+    ],
 )
 def test_a_field_that_cannot_be_is_named(field, value):
     with pytest.raises(ValueError, match=rf"config\.guard\.{field}={value}"):
@@ -194,7 +196,8 @@ def train(tmp_path, monkeypatch):
 
     def run(name, poisoned, stop_at=None, **changes):
         monkeypatch.setattr(pipeline, "train_batches", lambda *a: Faulty(make(*a), poisoned, stop_at))
-        return Run(toy.experiment(text, **(SMALL | changes)), tmp_path / name).train()
+        config = toy.experiment(text, **(SMALL | changes))
+        return loop.train(loop.prepare(config, tmp_path / name))
 
     return run
 
@@ -216,12 +219,12 @@ def final(directory):
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     config = json.loads((directory / "config.json").read_text())
     model = toy.make(toy.model_config(vocab_size=257, **config["model"]))
-    rule = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
+    adamw = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
     history = guard.init(GuardConfig(**config["guard"]), config["log_every"])
-    like = step.parts(step.init(model, rule, history))
-    restored, position = checkpoints.restore(checkpoints.latest_step(), like)
+    like = step.parts(step.init(model, adamw, history))
+    stored, position = checkpoints.restore(checkpoints.latest_step(), like)
     checkpoints.close()
-    return step.from_parts(restored), position
+    return step.from_parts(stored), position
 
 
 def test_skipped_updates_are_told_and_a_run_stopped_among_them_goes_on_bit_for_bit(train, tmp_path):
@@ -235,11 +238,11 @@ def test_skipped_updates_are_told_and_a_run_stopped_among_them_goes_on_bit_for_b
     ]
     told = {record["step"]: record for record in whole if record["split"] == "train"}
     assert {at: record["skipped"] for at, record in told.items()} == {2: 0, 4: 0, 6: 2, 8: 0, 10: 1, 12: 0, 14: 1}
-    rule = optimizer.OptimizerConfig(**toy.section("optimizer"))
+    config = optimizer.OptimizerConfig(**toy.section("optimizer"))
     for at, record in told.items():
         # The schedule goes by accepted updates; the optimiser has its position from its own count.
         updates = at - sum(skip["step"] <= at for skip in skipped)
-        assert record["learning_rate"] == float(optimizer.learning_rate(rule, 14)(updates - 1))
+        assert record["learning_rate"] == float(optimizer.learning_rate(config, 14)(updates - 1))
         assert (record["loss"] is None) == (at == 6)  # a line of skipped updates alone has no mean
 
     # After a skip that is in no line yet; then the line is written, and the process killed before the next checkpoint.
@@ -266,7 +269,7 @@ def test_too_many_skips_in_a_row_end_the_run_and_nothing_is_saved(train, tmp_pat
         train("run", set(range(6, 14)), **SHORT, checkpoint__every=3)
     directory = tmp_path / "run"
     assert {path.name for path in (directory / "checkpoints").iterdir()} == {"3", "6"}
-    model, _, _ = runs.open(directory)
+    model, _ = load_model(directory)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.state(model)))
     assert [r["batch"] for r in lines(directory) if r["split"] == "skipped"] == [6, 7, 8]
     assert [r["step"] for r in lines(directory)] == [2, 4, 6, 7, 8, 8, 9]

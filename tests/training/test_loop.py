@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mixkabrn_jax import runs
-from mixkabrn_jax.runs import hashes, metrics, workdir
-from mixkabrn_jax.training import loop
-from mixkabrn_jax.training.loop import Run
+from mixkabrn_jax.training import hashes, loop, metrics, workdir
+from mixkabrn_jax.training.experiment import load_model
+from mixkabrn_jax.training.signals import Signals
 from tests import toy
 
 SMALL = {"model__ffn": "mlp", "model__num_experts": 0, "model__mixer": "attention"}
+
+
+def train(config, directory):
+    return loop.train(loop.prepare(config, directory))
 
 
 def contents(directory):
@@ -30,9 +33,9 @@ def contents(directory):
 def test_a_run_learns_reports_and_saves_and_is_then_finished(tmp_path, capsys):
     config = toy.experiment(toy.write_text(tmp_path / "text.txt"), num_steps=13, **SMALL)
     directory = tmp_path / "run"
-    run = Run(config, directory)
+    training = loop.prepare(config, directory)
     assert json.loads((directory / "config.json").read_text()) == config
-    assert run.train() == 0
+    assert loop.train(training) == 0
 
     records = metrics.read(directory / "metrics.jsonl")
     train = {record["step"]: record for record in records if record["split"] == "train"}
@@ -45,18 +48,18 @@ def test_a_run_learns_reports_and_saves_and_is_then_finished(tmp_path, capsys):
     assert all(record["tokens_per_second"] > 0 for record in train.values())
     assert train[13]["loss"] < train[2]["loss"] - 0.5
     # A few windows on the way, all of them at the end; each validation byte is a target once, as is the separator.
-    num_bytes = len((tmp_path / "text.txt").read_bytes()) - len(run.corpus.train) * 16
+    num_bytes = len((tmp_path / "text.txt").read_bytes()) - len(training.corpus.train) * 16
     assert validation[6]["tokens"] <= 3 * 16
     assert abs(validation[13]["tokens"] - num_bytes) <= 17
-    assert validation[13]["tokens"] == run.corpus.validation.num_targets
+    assert validation[13]["tokens"] == training.corpus.validation.num_targets
     assert {path.name for path in (directory / "checkpoints").iterdir()} == {"12", "13"}
     assert (directory / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert "new run in" in capsys.readouterr().out
-    model, tokenizer, _ = runs.open(directory)
+    model, tokenizer = load_model(directory)
     assert model.config.vocab_size == tokenizer.vocab_size == 257
 
     before = contents(directory)
-    assert Run(config, directory).train() == 0
+    assert train(config, directory) == 0
     after = contents(directory)
     assert "going on from step 13" in capsys.readouterr().out
     for name in ("metrics.jsonl", "config.json", "tokenizer.json"):
@@ -72,7 +75,7 @@ def test_a_signal_stops_a_run_at_a_step_boundary_with_its_state_saved(tmp_path, 
     (tmp_path / "text.bin").write_bytes(bytes(range(256)) * 20)
     changes = SMALL | {"num_steps": 100_000, "log_every": 1, "evaluate_every": 100_000, "checkpoint__every": 100_000}
     directory = tmp_path / "run"
-    run = Run(toy.experiment(tmp_path / "text.bin", **changes), directory)
+    training = loop.prepare(toy.experiment(tmp_path / "text.bin", **changes), directory)
     handlers = [signal.getsignal(which) for which in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
 
     def interrupt():
@@ -82,7 +85,7 @@ def test_a_signal_stops_a_run_at_a_step_boundary_with_its_state_saved(tmp_path, 
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    assert run.train() == 128 + number
+    assert loop.train(training) == 128 + number
     thread.join()
     last = metrics.read(directory / "metrics.jsonl")[-1]["step"]
     assert 3 <= last < 100_000
@@ -94,19 +97,21 @@ def test_a_signal_stops_a_run_at_a_step_boundary_with_its_state_saved(tmp_path, 
 def test_a_signal_between_saving_and_the_next_step_loses_nothing(tmp_path, monkeypatch):
     """The end of a step's work is where a signal once ended the run without a checkpoint."""
 
-    def signal_at_the_end_of_step_2(_run, at):
-        if at == 2:
-            signal.raise_signal(signal.SIGTERM)
-        return False
+    is_due = loop._is_due
 
-    monkeypatch.setattr(Run, "_validates_at", signal_at_the_end_of_step_2)
+    def signal_at_the_end_of_step_2(step, every, last):
+        if step == 2 and every == 1000:  # of evaluations, which come last
+            signal.raise_signal(signal.SIGTERM)
+        return is_due(step, every, last)
+
+    monkeypatch.setattr(loop, "_is_due", signal_at_the_end_of_step_2)
     directory = tmp_path / "run"
-    changes = SMALL | {"num_steps": 100, "checkpoint__every": 100}
+    changes = SMALL | {"num_steps": 100, "checkpoint__every": 100, "evaluate_every": 1000}
     config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **changes)
-    run = Run(config, directory)
+    training = loop.prepare(config, directory)
     with workdir.lock(directory), pytest.raises(BlockingIOError, match="another process trains in"):
-        run.train()
-    assert run.train() == 128 + signal.SIGTERM
+        loop.train(training)
+    assert loop.train(training) == 128 + signal.SIGTERM
     assert [path.name for path in (directory / "checkpoints").iterdir()] == ["3"]
 
 
@@ -121,7 +126,7 @@ def _sigint_as_usual():
 @pytest.mark.usefixtures("_sigint_as_usual")
 def test_only_a_second_sigint_acts_as_usual():
     """Slurm sends SIGTERM after SIGUSR1, and SIGTERM twice, whether the run is still saving or not."""
-    with loop._Signals() as signals:
+    with Signals() as signals:
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.raise_signal(number)
         assert signals.received == signal.SIGUSR1
@@ -131,7 +136,7 @@ def test_only_a_second_sigint_acts_as_usual():
 
 def final_state(directory):
     """The bytes of all arrays of the last checkpoint, and the log without the figures of the machine."""
-    model, _, _ = runs.open(directory)
+    model, _ = load_model(directory)
     run = json.loads((directory / "checkpoints" / "12" / "run.json").read_text())
     machine = ("tokens_per_second", "model_flops_per_second", "peak_memory_bytes")
     records = metrics.read(directory / "metrics.jsonl")
@@ -142,11 +147,11 @@ def final_state(directory):
 def test_a_run_goes_on_from_before_a_damaged_checkpoint_and_ends_as_if_it_had_not_been(tmp_path, caplog):
     changes = SMALL | {"checkpoint__every": 2, "checkpoint__keep": 3, "log_every": 3}
     config, directory = toy.experiment(toy.write_text(tmp_path / "text.txt"), **changes), tmp_path / "run"
-    assert Run(config, directory).train() == 0
+    assert train(config, directory) == 0
     want = final_state(directory)
     for step, name in ((12, "run.json"), (10, "hashes.json")):
         (directory / "checkpoints" / str(step) / name).write_text("{")
-    assert Run(config, directory).train() == 0
+    assert train(config, directory) == 0
     assert [message.partition(" is damaged")[0] for message in caplog.messages] == [
         f"the checkpoint {directory}/checkpoints/{step}" for step in (12, 10)
     ]
@@ -158,7 +163,7 @@ def test_a_run_goes_on_from_before_a_damaged_checkpoint_and_ends_as_if_it_had_no
         (directory / "checkpoints" / str(step) / "run.json").unlink()
     before = contents(directory)
     with pytest.raises(OSError, match=r"no checkpoint in .* is intact"):
-        Run(config, directory).train()
+        train(config, directory)
     assert contents(directory) == before
 
 
@@ -173,7 +178,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_the_next_step(tmp_p
     monkeypatch.setattr(hashes, "write", fill_the_disk)
     config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **SMALL)
     with pytest.raises(OSError, match=r"step 8 could not be written to .*: the disk is full; .* step 4, and the same"):
-        Run(config, tmp_path / "run").train()
+        train(config, tmp_path / "run")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["4"]
     assert metrics.read(tmp_path / "run" / "metrics.jsonl")[-1]["step"] >= 6
 
@@ -182,23 +187,23 @@ def test_the_best_checkpoints_of_a_run_are_kept_over_its_end(tmp_path):
     changes = SMALL | {"checkpoint__keep": 1, "checkpoint__keep_best": 1, "evaluate_every": 4}
     directory = tmp_path / "run"
     config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **changes)
-    assert Run(config, directory).train() == 0
+    assert train(config, directory) == 0
     losses = {r["step"]: r["loss"] for r in metrics.read(directory / "metrics.jsonl") if r["split"] == "validation"}
     assert {path.name for path in (directory / "checkpoints").iterdir()} == {"12", str(min((4, 8), key=losses.get))}
 
 
-@pytest.mark.parametrize("window", [0, 128])
-def test_a_loss_that_is_no_number_ends_the_run_and_is_in_no_checkpoint(tmp_path, window):
+@pytest.mark.parametrize("history_length", [0, 128])
+def test_a_loss_that_is_no_number_ends_the_run_and_is_in_no_checkpoint(tmp_path, history_length):
     """With a guard, which can do nothing for parameters that are none themselves, and without one."""
     changes = SMALL | {"num_steps": 60, "log_every": 20, "checkpoint__every": 2, "optimizer__peak_rate": 1e38}
-    changes["guard__window"] = window
+    changes["guard__history_length"] = history_length
     directory = tmp_path / "run"
     config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **changes)
     message = r"the (loss|size of the parameters) is (nan|inf) at step \d+.*config\.optimizer\.peak_rate"
     with pytest.raises(FloatingPointError, match=message):
-        Run(config, directory).train()
+        train(config, directory)
     if list((directory / "checkpoints").iterdir()):
-        model, _, _ = runs.open(directory)
+        model, _ = load_model(directory)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.state(model)))
     assert all(np.isfinite(record["loss"]) for record in metrics.read(directory / "metrics.jsonl"))
 
@@ -211,5 +216,5 @@ def test_nothing_is_written_for_a_config_that_cannot_be(tmp_path):
         ({"mesh__data": 16, "data__batch_size": 16}, r"config\.mesh\.data=16"),
     ):
         with pytest.raises((ValueError, OSError), match=message):
-            Run(toy.experiment(text, **changes), tmp_path / "run")
+            loop.prepare(toy.experiment(text, **changes), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -1,5 +1,6 @@
 """What a plan says, against the program it is about: compiled for simulated devices."""
 
+import functools
 import math
 import re
 
@@ -23,13 +24,15 @@ def experiment(sizes, **changes):
 
 
 def real(of):
-    """(model, state on the mesh, its layout, the rule)."""
+    """(state on the mesh, its layout, the step to be jitted)."""
     mesh = sharding.make_mesh(of.mesh)
     model = toy.make(of.model_config(29))
-    rule = optimizer.make(of.optimizer, of.num_steps)
-    state = step.init(model, rule, guard.init(of.guard, of.log_every))
+    adamw = optimizer.make(of.optimizer, of.num_steps)
+    state = step.init(model, adamw, guard.init(of.guard, of.log_every))
     layout = variables.layout(state)
-    return model, sharding.place_by(state, layout, mesh), sharding.shardings(layout, mesh), rule
+    setup = step.Setup(variables.split(model)[0], of.objective, adamw, of.training, of.guard, mesh)
+    update = functools.partial(step.train_step, setup=setup)
+    return sharding.place_by(state, layout, mesh), sharding.shardings(layout, mesh), update
 
 
 def on_one_device(tree):
@@ -39,7 +42,7 @@ def on_one_device(tree):
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (8, 1, 1, 1), (2, 2, 1, 2), (2, 2, 2, 1)])
 def test_bytes_of_parameters_and_optimiser_are_those_on_a_device(sizes):
     of = experiment(sizes)
-    _, state, _, _ = real(of)
+    state, _, _ = real(of)
     planned = plan.make(of, 29)
     assert planned.num_devices == math.prod(sizes)
     assert planned.parameter_bytes == on_one_device((state.params, state.buffers))
@@ -68,11 +71,8 @@ def test_gathers_and_scatters_are_those_of_the_compiled_program(sizes):
     """Sums are left out: XLA puts those of many small arrays together."""
     changes = SIMPLE if sizes[0] == 8 else {}
     of = experiment(sizes, **changes, model__num_layers=2)
-    model, state, layout, rule = real(of)
-    graph, _, _ = step.split(model)
-    update = jax.jit(
-        step.make_train_step(graph, rule, of.training, of.guard, sharding.make_mesh(of.mesh)), out_shardings=layout
-    )
+    state, layout, update = real(of)
+    update = jax.jit(update, out_shardings=layout)
     batch = toy.batch(0, of.data.batch_size, of.data.sequence_length)
     text = update.lower(state, sharding.place(batch, "BT", sharding.make_mesh(of.mesh))).compile().as_text()
     two, three = (plan.make(experiment(sizes, **changes, model__num_layers=layers), 29) for layers in (2, 3))
@@ -84,10 +84,9 @@ def test_gathers_and_scatters_are_those_of_the_compiled_program(sizes):
 
 def compiled_temporary_bytes(of):
     """What XLA sets aside on a device for a step, besides the state."""
-    model, state, layout, rule = real(of)
-    mesh, (graph, _, _) = sharding.make_mesh(of.mesh), step.split(model)
-    update = step.make_train_step(graph, rule, of.training, of.guard, mesh)
-    batch = sharding.place(toy.batch(0, of.data.batch_size, of.data.sequence_length), "BT", mesh)
+    state, layout, update = real(of)
+    batch = toy.batch(0, of.data.batch_size, of.data.sequence_length)
+    batch = sharding.place(batch, "BT", sharding.make_mesh(of.mesh))
     program = jax.jit(update, donate_argnums=0, out_shardings=layout).lower(state, batch).compile()
     return program.memory_analysis().temp_size_in_bytes
 

@@ -1,7 +1,6 @@
 import pytest
 
-from mixkabrn_jax.training import profile
-from mixkabrn_jax.training.loop import Run
+from mixkabrn_jax.training import loop, profile
 from tests import toy
 
 
@@ -30,5 +29,5 @@ def test_a_run_leaves_a_trace_in_its_directory(tmp_path):
     text = toy.write_text(tmp_path / "text.txt")
     small = {"model__ffn": "mlp", "model__mixer": "attention", "model__num_experts": 0, "model__num_layers": 1}
     config = toy.experiment(text, num_steps=3, profile__start=2, profile__steps=1, **small)
-    assert Run(config, tmp_path / "run").train() == 0
+    assert loop.train(loop.prepare(config, tmp_path / "run")) == 0
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))

@@ -14,10 +14,10 @@ class Terminal(io.StringIO):
 
 def test_progress_is_printed_line_by_line_without_a_terminal():
     stream = io.StringIO()
-    status = Progress(100, 0, stream)
-    status.show(10, VALUES)
-    status.show(100, VALUES)
-    status.note("done")
+    shown_by = Progress(100, 0, stream)
+    shown_by.show(10, VALUES)
+    shown_by.show(100, VALUES)
+    shown_by.note("done")
     shown = stream.getvalue().splitlines()
     assert len(shown) == 3
     assert "\r" not in stream.getvalue()
@@ -29,14 +29,14 @@ def test_progress_is_printed_line_by_line_without_a_terminal():
 
 def test_progress_redraws_one_line_on_a_terminal():
     stream = Terminal()
-    status = Progress(100, 0, stream)
-    status.show(10, VALUES)
-    status.show(50, VALUES)
+    shown_by = Progress(100, 0, stream)
+    shown_by.show(10, VALUES)
+    shown_by.show(50, VALUES)
     assert "\n" not in stream.getvalue()
     redrawn = stream.getvalue().split("\r\x1b[K")
     assert len(redrawn) == 3
     assert redrawn[2].startswith("[##########..........] step 50/100")
-    status.note("done")
+    shown_by.note("done")
     assert stream.getvalue().endswith("\r\x1b[Kdone\n")
 
 
@@ -44,10 +44,10 @@ def test_the_time_left_is_that_of_the_pace_since_the_start(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     stream = io.StringIO()
-    status = Progress(1000, 400, stream)  # of a resumed run
+    shown_by = Progress(1000, 400, stream)  # of a resumed run
     now[0] += 50.0
-    status.show(500, VALUES)
+    shown_by.show(500, VALUES)
     now[0] += 7150.0
-    status.show(500, VALUES)
+    shown_by.show(500, VALUES)
     etas = re.findall(r"ETA (\S+)", stream.getvalue())
     assert etas == ["0:04:10", "10:00:00"]  # 500 steps at half a second, and at 72 seconds

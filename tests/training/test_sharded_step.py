@@ -13,7 +13,6 @@ from jax.extend import core
 
 from mixkabrn_jax import sharding
 from mixkabrn_jax.layers import variables
-from mixkabrn_jax.runs import model as run_model
 from mixkabrn_jax.runs.checkpoint import Checkpoints
 from mixkabrn_jax.sharding import MeshConfig
 from mixkabrn_jax.training import guard, step, totals
@@ -22,9 +21,9 @@ from tests import toy
 AXES = ("data", "expert", "model", "context")
 ROWS, LENGTH = 8, 12
 LOSSES = {"balance_loss": 0.01, "sequence_balance_loss": 0.01, "device_balance_loss": 0.01, "router_z_loss": 0.001}
-TRAINING = step.StepConfig(**toy.section("training", **LOSSES, router_bias_rate=0.001))
-RULES = {"sgd": optax.sgd(0.1), "adam": optax.adam(1e-3)}
-GUARD = guard.GuardConfig(window=4, sigmas=6.0, max_consecutive_skips=2)
+TRAINING = LOSSES | {"router_bias_rate": 0.001}
+OPTIMIZERS = {"sgd": optax.sgd(0.1), "adam": optax.adam(1e-3)}
+GUARD = guard.GuardConfig(history_length=4, sigmas=6.0, max_consecutive_skips=2)
 # None with ternary matrices: their products with integer codes are integers, many of them halfway between two codes of
 # the next layer, where the rounding of another order of sums ends up in another code.
 MODELS = {
@@ -70,16 +69,15 @@ def batch(seed):
     }
 
 
-def start(model, mesh, rule):
-    state = step.init(model, RULES[rule], guard.init(GUARD, 2))
+def start(model, mesh, optimizer):
+    state = step.init(model, OPTIMIZERS[optimizer], guard.init(GUARD, 2))
     return sharding.place_by(state, variables.layout(state), mesh)
 
 
-def compiled(model, mesh, training=TRAINING, rule="sgd"):
-    graph, _, _ = step.split(model)
-    state = start(model, mesh, rule)
+def compiled(model, mesh, training=TRAINING, optimizer="sgd"):
+    state = start(model, mesh, optimizer)
     layout = sharding.shardings(variables.layout(state), mesh)
-    update = jax.jit(step.make_train_step(graph, RULES[rule], training, GUARD, mesh), out_shardings=layout)
+    update = jax.jit(toy.train_step(model, OPTIMIZERS[optimizer], GUARD, mesh, **training), out_shardings=layout)
     return update.lower(state, sharding.place(batch(0), "BT", mesh)).compile(), state
 
 
@@ -88,10 +86,10 @@ def trained(model, mesh, training=TRAINING):
     update, state = compiled(model, mesh, training)
     for seed in range(2):
         state = update(state, sharding.place(batch(seed), "BT", mesh))
-    graph, _, _ = step.split(model)
-    evaluate = jax.jit(step.make_evaluate_step(graph, mesh))
-    sums = evaluate(state.params, state.buffers, sharding.place(batch(2), "BT", mesh))
-    return jax.device_get(state), totals.means(state.sums, training), totals.means(sums, training)
+    evaluate = jax.jit(toy.evaluate_step(model, mesh))
+    found = evaluate(state.params, state.buffers, sharding.place(batch(2), "BT", mesh))
+    objective = toy.setup(model, None, **training).objective
+    return jax.device_get(state), totals.means(state.totals, objective), totals.means(found, objective)
 
 
 def check_equal(model, mesh, training=TRAINING):
@@ -133,7 +131,7 @@ def test_a_step_on_any_mesh_is_the_step_on_one_device(name, sizes):
 
 
 def test_microbatches_of_a_mesh_are_those_of_one_device():
-    training = step.StepConfig(**toy.section("training", **LOSSES, accumulation_steps=2))
+    training = LOSSES | {"accumulation_steps": 2}
     changes = {"mixer": "attention", "ffn": "mlp", "expert_dispatch": "dense"}
     check_equal(toy.make(toy.model_config(**changes)), mesh_of(2, 1, 1, 2), training)
 
@@ -143,9 +141,9 @@ def test_devices_with_a_capacity_are_microbatches_with_one(dispatch):
     """Each counts its own tokens; the balance losses, which are over the whole batch, are left out."""
     changes = {"mixer": "attention", "ffn": "mlp", "expert_dispatch": dispatch, "capacity_factor": 0.75}
     model = toy.make(toy.model_config(**changes))
-    whole = toy.section("training", balance_loss=0.0, router_bias_rate=0.001)
-    want_state, want, _ = trained(model, mesh_of(1, 1, 1, 1), step.StepConfig(**whole | {"accumulation_steps": 4}))
-    state, got, _ = trained(model, mesh_of(2, 2, 1, 1), step.StepConfig(**whole))
+    whole = {"balance_loss": 0.0, "router_bias_rate": 0.001}
+    want_state, want, _ = trained(model, mesh_of(1, 1, 1, 1), whole | {"accumulation_steps": 4})
+    state, got, _ = trained(model, mesh_of(2, 2, 1, 1), whole)
     assert want["dropped"] > 0.05
     rounding = toy.rounding(1.0, model.config, 64)
     for figure in ("loss", "grad_norm", "dropped", "max_load", "router_z_loss"):
@@ -217,8 +215,8 @@ def equations(jaxpr):
 def test_gradients_are_summed_over_devices_in_float32_whatever_the_layers_compute_in():
     model = toy.make(toy.model_config(ffn="mlp", compute_dtype="bfloat16", **NO_EXPERTS))
     mesh = mesh_of(4, 1, 1, 1)
-    update = step.make_train_step(step.split(model)[0], RULES["sgd"], TRAINING, GUARD, mesh)
-    program = jax.make_jaxpr(update)(step.init(model, RULES["sgd"], guard.init(GUARD, 2)), batch(0)).jaxpr
+    update = toy.train_step(model, OPTIMIZERS["sgd"], GUARD, mesh, **TRAINING)
+    program = jax.make_jaxpr(update)(step.init(model, OPTIMIZERS["sgd"], guard.init(GUARD, 2)), batch(0)).jaxpr
     products = [found for found in equations(program) if found.primitive.name == "dot_general"]
     assert jnp.dtype("bfloat16") in {found.outvars[0].aval.dtype for found in products}
     sums = [found for found in equations(program) if found.primitive.name in ("psum", "reduce_scatter")]
@@ -253,13 +251,13 @@ def test_a_checkpoint_of_any_mesh_is_restored_on_any_other(tmp_path):
             restored, position = checkpoints.restore(3, step.parts(abstract))
         assert position == {"next_index": 3}
         trees = step.from_parts(restored), written, abstract
-        for got, want, like in zip(*(jax.tree.leaves(tree) for tree in trees), strict=True):
+        for got, want, like in zip(*map(jax.tree.leaves, trees), strict=True):
             np.testing.assert_array_equal(got, want)
             assert got.sharding == like.sharding
     # Generation has one device and no mesh.
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        restored, _ = checkpoints.restore(3, {"model": run_model.abstract(model.config)[1]})
-    for got, want in zip(jax.tree.leaves(restored["model"]["params"]), jax.tree.leaves(written.params), strict=True):
+        params, _ = checkpoints.restore_model(3, *variables.split(jax.eval_shape(lambda: model))[1:])
+    for got, want in zip(jax.tree.leaves(params), jax.tree.leaves(written.params), strict=True):
         np.testing.assert_array_equal(got, want)
         assert len(got.sharding.device_set) == 1
 
@@ -267,7 +265,7 @@ def test_a_checkpoint_of_any_mesh_is_restored_on_any_other(tmp_path):
 def test_every_matrix_is_split_while_it_is_not_in_use():
     """One that is not would grow with the model on every device."""
     for changes in MODELS.values():
-        params = step.split(toy.make(toy.model_config(**changes)))[1]
+        params = variables.split(toy.make(toy.model_config(**changes)))[1]
         for path, variable in nnx.to_flat_state(params):
             spec = variables.layout({"one": variable})["one"]
             stacked = 1 if path[0] in ("dense_blocks", "routed_blocks") else 0

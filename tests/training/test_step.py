@@ -8,15 +8,17 @@ import pytest
 from flax import nnx
 
 from mixkabrn_jax import sharding
+from mixkabrn_jax.layers import variables
 from mixkabrn_jax.models.quantize import weight_statistics
 from mixkabrn_jax.sharding import MeshConfig
 from mixkabrn_jax.training import optimizer, step, totals
 from mixkabrn_jax.training.evaluate import evaluate
+from mixkabrn_jax.training.objectives.language import LanguageObjective
 from mixkabrn_jax.training.step import StepConfig
 from tests import reference, toy
 
 # A large epsilon: Adam's first steps would turn a rounding of a gradient near 0 into a whole step otherwise.
-RULE = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer", epsilon=1.0, peak_rate=0.5)), 10)
+ADAMW = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer", epsilon=1.0, peak_rate=0.5)), 10)
 CONFIG = toy.model_config(ffn="mlp", mixer="attention", expert_dispatch="dense", router_device_groups=2)
 # Losses that are means over tokens or rows, and so add up over microbatches; and all auxiliary losses.
 LINEAR = {"balance_loss": 0.0, "sequence_balance_loss": 0.5, "device_balance_loss": 0.0, "router_z_loss": 0.25}
@@ -30,9 +32,11 @@ def make(**changes):
     Compiling takes longer than all the rest, so tests share a few settings.
     """
     model = toy.make(CONFIG)
-    graph, _, _ = step.split(model)
-    config = StepConfig(**toy.section("training", **changes))
-    return jax.jit(step.make_train_step(graph, RULE, config)), step.init(model, RULE)
+    return jax.jit(toy.train_step(model, ADAMW, **changes)), step.init(model, ADAMW)
+
+
+def objective(**changes):
+    return LanguageObjective(**toy.section("objective", **changes))
 
 
 def even_batch(seed=0):
@@ -68,19 +72,20 @@ def test_accumulating_microbatches_is_one_large_batch():
     update, state = make(router_bias_rate=0.25, accumulation_steps=4, **LINEAR)
     got = update(state, batch)
     assert_alike(got.params, want.params)
-    np.testing.assert_array_equal(got.sums.load_LE, want.sums.load_LE)
+    np.testing.assert_array_equal(got.totals.load_LE, want.totals.load_LE)
     # The balance losses are means over the microbatches, and the bias follows the load of the whole batch.
-    graph, params, buffers = step.split(toy.make(CONFIG))
-    evaluate_step = jax.jit(step.make_evaluate_step(graph))
+    model = toy.make(CONFIG)
+    _, params, buffers = variables.split(model)
+    evaluate_step = jax.jit(toy.evaluate_step(model))
     parts = [jax.tree.map(lambda rows, i=i: rows[i : i + 2], batch) for i in range(0, 8, 2)]
     parts = [evaluate_step(params, buffers, part) for part in parts]
     for field in ("balance_loss", "device_balance_loss"):
         mean = np.mean([float(getattr(part, field)) for part in parts])
-        reference.assert_close(getattr(got.sums, field), mean, terms=8 * 12)
-    load = np.asarray(want.sums.load_LE)
+        reference.assert_close(getattr(got.totals, field), mean, terms=8 * 12)
+    load = np.asarray(want.totals.load_LE)
     np.testing.assert_array_equal(bias(got), 0.25 * np.sign(load.mean(axis=-1, keepdims=True) - load))
     for field in ("nats", "grad_norm", "tokens", "num_bytes", "updates", "sequence_balance_loss", "router_z_loss"):
-        reference.assert_close(getattr(got.sums, field), getattr(want.sums, field), terms=8 * 12 * 29)
+        reference.assert_close(getattr(got.totals, field), getattr(want.totals, field), terms=8 * 12 * 29)
 
 
 def bias(state):
@@ -97,24 +102,22 @@ def test_padding_has_no_influence():
     other["targets"][padding] = 0
     got = update(state, other)
     assert_alike(got.params, want.params)
-    assert_alike(got.sums, want.sums)
+    assert_alike(got.totals, want.totals)
     np.testing.assert_array_equal(bias(got), bias(want))
-    assert (np.asarray(got.sums.load_LE).sum(axis=-1) == batch["loss_mask"].sum() * CONFIG.experts_per_token).all()
+    assert (np.asarray(got.totals.load_LE).sum(axis=-1) == batch["loss_mask"].sum() * CONFIG.experts_per_token).all()
 
 
 def test_sums_add_up_and_their_means_are_the_figures():
     update, state = make(router_bias_rate=0.25, **ALL)
     batches = [even_batch(), ragged_batch() | {"num_bytes": 3 * ragged_batch()["num_bytes"]}]
-    graph, _, _ = step.split(toy.make(CONFIG))
-    evaluate_step = jax.jit(step.make_evaluate_step(graph))
+    evaluate_step = jax.jit(toy.evaluate_step(toy.make(CONFIG)))
     seen = [evaluate_step(state.params, state.buffers, batches[0])]
     state = update(state, batches[0])
     seen.append(evaluate_step(state.params, state.buffers, batches[1]))
-    norm = float(state.sums.grad_norm)
+    norm = float(state.totals.grad_norm)
     state = update(state, batches[1])
     assert state.step == 2
-    config = StepConfig(**toy.section("training", **ALL))
-    values = totals.means(state.sums, config)
+    values = totals.means(state.totals, objective(**ALL))
     nats, tokens = (sum(float(getattr(part, field)) for part in seen) for field in ("nats", "tokens"))
     assert tokens == sum(batch["loss_mask"].sum() for batch in batches)
     num_bytes = sum(batch["num_bytes"].sum() for batch in batches)
@@ -124,7 +127,7 @@ def test_sums_add_up_and_their_means_are_the_figures():
     want = {
         "loss": nats / tokens,
         "bits_per_byte": nats / np.log(2) / num_bytes,
-        "grad_norm": float(state.sums.grad_norm) / 2,
+        "grad_norm": float(state.totals.grad_norm) / 2,
         **auxiliary,
         "total_loss": nats / tokens + sum(ALL[name] * auxiliary[name] for name in ALL),
         "max_load": (load.max(axis=-1) / load.mean(axis=-1)).max(),
@@ -134,10 +137,10 @@ def test_sums_add_up_and_their_means_are_the_figures():
     assert values.keys() == want.keys()
     for name, value in want.items():
         reference.assert_close(values[name], value, terms=8 * 12 * 29)
-    assert 0 < norm < float(state.sums.grad_norm)
+    assert 0 < norm < float(state.totals.grad_norm)
     # The same sums without updates tell of the loss alone.
     total = evaluate(evaluate_step, state.params, state.buffers, batches, place=lambda batch: batch)
-    assert totals.means(total, config).keys() == {"loss", "bits_per_byte"}
+    assert totals.means(total, objective(**ALL)).keys() == {"loss", "bits_per_byte"}
     reference.assert_close(total.nats, sum(float(evaluate_step(state.params, state.buffers, b).nats) for b in batches))
 
 
@@ -147,10 +150,10 @@ def test_a_batch_of_padding_alone_moves_nothing():
     for key in ("segment_ids", "loss_mask", "num_bytes"):
         batch[key] = np.zeros_like(batch[key])
     after = update(state, batch)
-    assert after.sums.nats == 0
-    assert after.sums.grad_norm == 0
+    assert after.totals.nats == 0
+    assert after.totals.grad_norm == 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
-    values = totals.means(after.sums, StepConfig(**toy.section("training")))
+    values = totals.means(after.totals, objective())
     assert all(np.isfinite(value) for value in values.values())
     assert values["max_load"] == values["load_entropy"] == values["dropped"] == 0
 
@@ -160,7 +163,7 @@ def test_the_router_bias_follows_the_load_only_when_it_is_asked_to():
     update, state = make(router_bias_rate=0.0, **LINEAR)
     after = update(state, batch)
     assert not bias(after).any()
-    load = np.asarray(after.sums.load_LE)
+    load = np.asarray(after.totals.load_LE)
     update, state = make(router_bias_rate=0.25, **ALL)
     once = update(state, batch)
     np.testing.assert_array_equal(bias(once), 0.25 * np.sign(load.mean(axis=-1, keepdims=True) - load))
@@ -174,9 +177,9 @@ def test_the_auxiliary_losses_of_all_layers_have_their_coefficients():
         update, state = make(router_bias_rate=rate, **coefficients)
         after = update(state, batch)
         # Adam's first moment is a tenth of the gradient after the clip, which is at a norm of 1.
-        clip = max(float(after.sums.grad_norm), 1.0)
+        clip = max(float(after.totals.grad_norm), 1.0)
         gradients.append(jax.tree.map(lambda m, clip=clip: 10 * np.asarray(m) * clip, after.optimizer[1].mu))
-    graph, params, buffers = step.split(toy.make(CONFIG))
+    graph, params, buffers = variables.split(toy.make(CONFIG))
 
     def auxiliary(params):
         balance = nnx.merge(graph, params, buffers)(batch["tokens"], segment_ids_BT=batch["segment_ids"]).balance
@@ -190,7 +193,7 @@ def test_the_auxiliary_losses_of_all_layers_have_their_coefficients():
     assert_alike(got, want, atol=toy.rounding(largest, CONFIG, 8 * 12))
     assert np.abs(want["routed_blocks"]["ffn"]["router"][...]).max() > 1e-2
     # What was minimised is what is reported.
-    values = totals.means(after.sums, StepConfig(**toy.section("training", **ALL)))
+    values = totals.means(after.totals, objective(**ALL))
     total = values["loss"]
     for name, coefficient in ALL.items():
         reference.assert_close(values[name], terms[name], terms=8 * 12)
@@ -200,10 +203,11 @@ def test_the_auxiliary_losses_of_all_layers_have_their_coefficients():
 
 
 def test_dropped_choices_are_counted():
-    graph, params, buffers = step.split(toy.make(toy.model_config(ffn="mlp", mixer="attention", capacity_factor=0.5)))
+    model = toy.make(toy.model_config(ffn="mlp", mixer="attention", capacity_factor=0.5))
+    _, params, buffers = variables.split(model)
     batch = ragged_batch()
-    sums = jax.jit(step.make_evaluate_step(graph))(params, buffers, batch)
-    values = totals.means(sums._replace(updates=1.0), StepConfig(**toy.section("training")))
+    sums = jax.jit(toy.evaluate_step(model))(params, buffers, batch)
+    values = totals.means(sums._replace(updates=1.0), objective())
     # Each of 4 experts has room for an eighth of two choices a position, in each of two layers.
     room = 2 * 4 * (2 * batch["loss_mask"].size // 8)
     assert 1 - room / float(np.sum(sums.load_LE)) - 1e-6 <= values["dropped"] < 1
@@ -213,16 +217,15 @@ def test_dropped_choices_are_counted():
 
 def test_codes_are_counted_over_the_updates_of_a_line():
     model = toy.make(toy.model_config(ffn="mlp", mixer="attention", num_experts=0, num_layers=1, linear="ternary"))
-    graph, _, _ = step.split(model)
-    config = StepConfig(**toy.section("training"))
-    update = jax.jit(step.make_train_step(graph, RULE, config))
-    states = [step.init(model, RULE)]
+    graph, _, _ = variables.split(model)
+    update = jax.jit(toy.train_step(model, ADAMW))
+    states = [step.init(model, ADAMW)]
     for seed in range(2):
         states.append(update(states[-1], even_batch(seed)))
     models = [nnx.merge(graph, state.params, state.buffers) for state in states]
     statistics = jax.jit(weight_statistics)
     seen = [statistics(*pair) for pair in itertools.pairwise(models)]
-    values = totals.means(states[-1].sums, config)
+    values = totals.means(states[-1].totals, objective())
     for name in ("zeros", "flips", "scale"):
         reference.assert_close(values[f"weight_{name}"], np.mean([getattr(part, name) for part in seen]), terms=2)
     assert 0 < values["weight_flips"] < 1
@@ -232,18 +235,17 @@ def test_codes_are_counted_over_the_updates_of_a_line():
 def test_the_share_of_inputs_outside_the_grid_is_a_mean_over_microbatches_and_updates_and_knots_stay():
     grid = {"grid_low": -1.0, "grid_high": 1.0, "spline_degree": 1, "knots": "adaptive"}
     model = toy.make(toy.model_config(mixer="attention", num_experts=0, num_layers=1, **grid))
-    graph, _, _ = step.split(model)
-    update = jax.jit(step.make_train_step(graph, RULE, StepConfig(**toy.section("training", accumulation_steps=4))))
-    before, batch = step.init(model, RULE), even_batch()
+    update = jax.jit(toy.train_step(model, ADAMW, accumulation_steps=4))
+    before, batch = step.init(model, ADAMW), even_batch()
     state = update(before, batch)
-    first = totals.means(state.sums, 0.0)["outside_grid"]
+    first = totals.means(state.totals, 0.0)["outside_grid"]
     output = jax.jit(lambda model, batch: model(batch["tokens"], segment_ids_BT=batch["segment_ids"]))(model, batch)
     assert output.outside_L.shape == (1,)
     # A normal number is beyond 1 for 32%; features of a trained model's size are not far from that.
     assert 0.2 < first < 0.5
     reference.assert_close(first, np.mean(output.outside_L), terms=4)
     state = update(state, batch)
-    assert abs(totals.means(state.sums, 0.0)["outside_grid"] - first) < 0.1
+    assert abs(totals.means(state.totals, 0.0)["outside_grid"] - first) < 0.1
     jax.tree.map(np.testing.assert_array_equal, state.buffers, before.buffers)
 
 
@@ -262,7 +264,7 @@ def test_eight_devices_train_as_one():
                 batch = sharding.place(batch, "BT", mesh)
                 assert len(batch["tokens"].sharding.device_set) == devices
             state = update(state, batch)
-            figures[devices].append(jax.device_get(state.sums))
+            figures[devices].append(jax.device_get(state.totals))
         figures[devices].append(jax.device_get((state.params, state.buffers)))
     for got, want in zip(figures[8][:3], figures[1][:3], strict=True):
         np.testing.assert_array_equal(got.load_LE, want.load_LE)
@@ -271,8 +273,24 @@ def test_eight_devices_train_as_one():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("accumulation_steps", 0), ("router_bias_rate", -1.0), *((name, -0.1) for name in totals.AUXILIARY_LOSSES)],
+    [("accumulation_steps", 0), ("router_bias_rate", -1.0)],
 )
 def test_a_field_that_cannot_be_is_named(field, value):
     with pytest.raises(ValueError, match=rf"config\.training\.{field}={value}"):
         StepConfig(**toy.section("training", **{field: value}))
+
+
+@pytest.mark.parametrize("field", totals.AUXILIARY_LOSSES)
+def test_a_coefficient_that_cannot_be_is_named(field):
+    with pytest.raises(ValueError, match=rf"config\.objective\.{field}=-0\.1"):
+        objective(**{field: -0.1})
+
+
+def test_the_parts_of_a_state_put_together_are_the_state():
+    _, state = make(router_bias_rate=0.25, **ALL)
+    stored = step.parts(state)
+    assert stored["model"].keys() == {"params", "buffers"}
+    assert stored["optimizer"].keys() == {"step", "optimizer", "sums", "guard"}  # as checkpoints have them
+    again = step.from_parts(stored)
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+    assert all(got is want for got, want in zip(jax.tree.leaves(again), jax.tree.leaves(state), strict=True))

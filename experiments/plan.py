@@ -1,24 +1,33 @@
-"""The flags of --plan: what a training step would take on a mesh that is not there."""
+"""What a training step takes on each device:
+
+    python -m experiments.plan --config=configs/lm.py:large --config.mesh.data=16 --config.mesh.expert=16
+
+Nothing is trained, and none of the devices is needed: the step is traced on a mesh of config.mesh, of any size, for the
+processor of config.model.backend. With the figures of a chip it also says how long a step takes at best and at worst.
+"""
 
 from collections.abc import Mapping
 
 from absl import flags
 
-PLAN = flags.DEFINE_bool(
-    "plan", False, "say what a step would take on config.mesh, without any of its devices, and end"
-)
-_CHIP_FLOPS = flags.DEFINE_float("chip_flops", None, "flops a second of one device, for --plan", lower_bound=1)
+from experiments import command_line
+
+CONFIG = command_line.define_config()
+_CHIP_FLOPS = flags.DEFINE_float("chip_flops", None, "flops a second of one device, for a plan", lower_bound=1)
 _CHIP_BANDWIDTH = flags.DEFINE_float(
-    "chip_bandwidth", None, "bytes a second that one device can receive from others, for --plan", lower_bound=1
+    "chip_bandwidth", None, "bytes a second that one device can receive from others, for a plan", lower_bound=1
 )
 flags.register_multi_flags_validator(
-    ["plan", "chip_flops", "chip_bandwidth"],
-    lambda given: (
-        (given["chip_flops"] is None) == (given["chip_bandwidth"] is None)
-        and (given["plan"] or given["chip_flops"] is None)
-    ),
-    "--chip_flops and --chip_bandwidth go together, and with --plan",
+    ["chip_flops", "chip_bandwidth"],
+    lambda given: (given["chip_flops"] is None) == (given["chip_bandwidth"] is None),
+    "--chip_flops and --chip_bandwidth go together",
 )
+
+
+def main():
+    with command_line.user_errors():
+        show(CONFIG.value.to_dict())
+    return 0
 
 
 def show(config: Mapping) -> None:
@@ -39,3 +48,7 @@ def show(config: Mapping) -> None:
         best, worst = max(computing, exchanging), computing + exchanging
         print(f"a step: {best:.3g} s where both overlap, {worst:.3g} s where nothing does")
         print(f"  computing {computing:.3g} s, exchanging {exchanging:.3g} s")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

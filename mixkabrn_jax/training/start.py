@@ -1,0 +1,98 @@
+"""Where a run begins: with a new state, or with that of its newest checkpoint."""
+
+import json
+from functools import partial
+
+import jax
+import numpy as np
+
+from mixkabrn_jax import processes, runs, sharding
+from mixkabrn_jax.data.pipeline import Corpus
+from mixkabrn_jax.data.reading import Batches
+from mixkabrn_jax.layers import variables
+from mixkabrn_jax.runs import arrays
+from mixkabrn_jax.runs.checkpoint import Checkpoints
+from mixkabrn_jax.training import guard, optimizer
+from mixkabrn_jax.training.experiment import Experiment
+from mixkabrn_jax.training.signals import interruptible
+from mixkabrn_jax.training.step import Setup, TrainState, from_parts, init, parts, train_step
+
+
+def new(experiment: Experiment, vocab_size: int, mesh: jax.sharding.Mesh) -> tuple[Setup, TrainState]:
+    """(what stays the same, the state before the first update), which lies on the mesh."""
+    adamw = optimizer.make(experiment.optimizer, experiment.num_steps)
+
+    def start():
+        model = experiment.new_model(vocab_size)
+        return init(model, adamw, guard.init(experiment.guard, experiment.log_every))
+
+    graph, _, _ = variables.split(jax.eval_shape(lambda: experiment.new_model(vocab_size)))
+    setup = Setup(graph, experiment.objective, adamw, experiment.training, experiment.guard, mesh)
+    # Made where it lies: no device ever holds all of a state that is split.
+    return setup, jax.jit(start, out_shardings=_layout(jax.eval_shape(start), mesh))()
+
+
+def from_run(init_from: str, state: TrainState) -> TrainState:
+    """The state before the first update with the parameters and buffers of another run's newest checkpoint.
+
+    Args:
+        init_from: `config.init_from`, that run's workdir.
+    Raises: ValueError naming the arrays in which the models differ; FileNotFoundError, OSError as `runs.open`.
+    """
+    model, _, _ = runs.open(init_from)
+    _, params, buffers = variables.split(model)
+    ours = parts(state)["model"]
+    wrong = arrays.differences(arrays.describe({"params": params, "buffers": buffers}), arrays.describe(ours))
+    if wrong:
+        raise ValueError(f"config.init_from={init_from!r} holds another model: {'; '.join(wrong)}")
+    layout = jax.tree.map(lambda leaf: leaf.sharding, (state.params, state.buffers))
+    params, buffers = jax.device_put(jax.device_get((params, buffers)), layout)
+    return state._replace(params=params, buffers=buffers)
+
+
+def _layout(state, mesh):
+    return sharding.shardings(variables.layout(state), mesh)
+
+
+def resume(checkpoints: Checkpoints, state: TrainState, batches: Batches, log_every: int) -> tuple[int, TrainState]:
+    """(step, state) of the newest checkpoint that is intact, and the batches at its position; of none, as they are.
+
+    Args:
+        state: a new one, which says how the arrays lie.
+        log_every: of the run from here on; that of the checkpoint may be another.
+    Raises: OSError when none of several checkpoints is intact, DoesNotFitError when it is of another model.
+    """
+    step = processes.broadcast_from_first(lambda: checkpoints.latest_intact_step() or 0)
+    if not step:
+        return step, state
+    like = state._replace(guard=_as_stored(state.guard, checkpoints.arrays(step)))
+    restored, position = checkpoints.restore(step, parts(like))
+    batches.set_state(position)
+    restored = from_parts(restored)
+    history = guard.resize(restored.guard, log_every, step)
+    if history is not restored.guard:
+        history = jax.device_put(history, jax.tree.map(lambda leaf: leaf.sharding, state.guard))
+    return step, restored._replace(guard=history)
+
+
+def _as_stored(history, arrays):
+    """An abstract history whose skips have as many places as those of a checkpoint."""
+    stored = arrays.get("optimizer.guard.skips.step_U")
+    if history is None or stored is None:
+        return history  # whether that fits is for `restore` to say
+    (num_places,) = json.loads(stored[stored.index("[") :])
+
+    def resized(leaf):
+        shape = (num_places,) if leaf.ndim else ()
+        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=leaf.sharding)
+
+    return history._replace(skips=jax.tree.map(resized, history.skips))
+
+
+def compile(setup: Setup, state: TrainState, corpus: Corpus, batch_size: int):
+    """The jitted update, ahead of the first step, so that its time does not count as training."""
+    num_rows = len(sharding.local_rows(setup.mesh, batch_size))
+    rows = {key: np.stack([row] * num_rows) for key, row in corpus.train[0].items()}
+    update = partial(train_step, setup=setup)
+    program = jax.jit(update, donate_argnums=0, out_shardings=_layout(state, setup.mesh))
+    return interruptible(program.lower(state, sharding.place_rows(rows, setup.mesh, batch_size)).compile)
