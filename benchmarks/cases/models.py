@@ -70,6 +70,6 @@ def lm_step(role, name, size="tiny", **changes) -> Contender:
 def lm_parts(size="tiny", **changes):
     """(model, batch, optimizer, experiment) of configs/lm.py with changed fields."""
     of = experiment(size, **changes)
-    model = jax.jit(lambda: LanguageModel(of.model_config(259), rngs=nnx.Rngs(0)))()
+    model = jax.jit(lambda: LanguageModel(of.model, 259, rngs=nnx.Rngs(0)))()
     adamw = optimizer.make(of.optimizer, of.num_steps)
     return model, batch(of.data.batch_size, of.data.sequence_length, 256), adamw, of

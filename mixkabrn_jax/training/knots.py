@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 
 from mixkabrn_jax.layers import variables
-from mixkabrn_jax.models import language
+from mixkabrn_jax.models import grid
 from mixkabrn_jax.training.optimizer import carry_moments
 
 
@@ -29,7 +29,7 @@ def move_if_due(state, batch: Mapping[str, jax.Array], setup):
 
 
 def _move(state, batch, setup):
-    changes = language.grid_changes(
+    changes = grid.grid_changes(
         variables.merge(setup.graph, state.params, state.buffers),
         batch["tokens"],
         segment_ids_BT=batch["segment_ids"],
@@ -37,7 +37,7 @@ def _move(state, batch, setup):
     )
 
     def change(params):
-        model = language.change_grids(variables.merge(setup.graph, params, state.buffers), changes)
+        model = grid.change_grids(variables.merge(setup.graph, params, state.buffers), changes)
         return variables.split(model)[1:]
 
     params, buffers = change(state.params)

@@ -46,7 +46,7 @@ def begin(training, setup: Setup, state: TrainState, latest_checkpoint: Callable
         processes.is_first(),
     )
     parameters = count_parameters(model)
-    flops_per_token = model_flops_per_token(model.config, parameters, experiment.data.sequence_length)
+    flops_per_token = model_flops_per_token(model, parameters, experiment.data.sequence_length)
     log = Log(
         training,
         parameters,

@@ -1,6 +1,5 @@
 """What a run takes on a mesh that is not there: its step is traced on an abstract mesh, nothing is computed."""
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,18 +77,13 @@ class Plan:
         return computing, sum(collective.num_bytes for collective in self.collectives) / bytes_per_second
 
 
-def make(experiment: Experiment, vocab_size: int, backend: str | None = None) -> Plan:
-    """Traces the whole training step of an experiment.
+def make(experiment: Experiment, vocab_size: int) -> Plan:
+    """Traces the whole training step of an experiment, for the processor of `config.model.backend`.
 
     What crosses along `model` is XLA's to choose and counted by formula: in each layer the mixer and the feed-forward
     end in one sum of the residual stream over the devices, and on the way back begin in one.
-
-    Args:
-        backend: a value of config.model.backend to trace for, whatever this machine is; None leaves the config's.
     """
-    if backend is not None:
-        experiment = dataclasses.replace(experiment, model={**experiment.model, "backend": backend})
-    mesh, config = sharding.abstract_mesh(experiment.mesh), experiment.model_config(vocab_size)
+    mesh, config = sharding.abstract_mesh(experiment.mesh), experiment.model
     model, state, program = _traced(experiment, vocab_size, mesh)
     exchanged = [*_collectives(*program, mesh.shape), *_along_model(experiment, config, mesh.shape)]
     parameters = count_parameters(model)
@@ -101,7 +95,7 @@ def make(experiment: Experiment, vocab_size: int, backend: str | None = None) ->
         gradient_bytes=_bytes_on_one(state.params, mesh.shape),
         activation_bytes=_kept(program[0]) + _logit_bytes(experiment, vocab_size),
         collectives=_total(exchanged),
-        flops_per_token=model_flops_per_token(config, parameters, experiment.data.sequence_length),
+        flops_per_token=model_flops_per_token(model, parameters, experiment.data.sequence_length),
         tokens=experiment.data.batch_size * experiment.data.sequence_length,
     )
 

@@ -12,7 +12,7 @@ import pytest
 
 from configs import lm
 from experiments import command_line
-from mixkabrn_jax.training import workdir
+from mixkabrn_jax.runs.config import flatten
 
 # ml_collections loads a config file in a way that Python has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -49,7 +49,7 @@ def test_help_is_the_docstring_the_program_s_own_flags_and_the_config_s_fields(e
     assert "\n  --workdir=" in text
     assert "--stderrthreshold" not in text  # absl's
     shown = {line.split("=")[0].strip() for line in text.splitlines() if line.startswith("  --config.")}
-    wanted = workdir.flatten(lm.get_config("tiny").to_dict()) if "--config=" in text else ()
+    wanted = flatten(lm.get_config("tiny").to_dict()) if "--config=" in text else ()
     assert shown == {f"--config.{field}" for field in wanted}
     assert ("--config=" in text) == (name not in ("convert", "generate"))
 

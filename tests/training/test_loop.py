@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mixkabrn_jax.training import hashes, loop, metrics, workdir
+from mixkabrn_jax.runs import hashes, metrics, workdir
+from mixkabrn_jax.training import loop
 from mixkabrn_jax.training.experiment import load_model
 from mixkabrn_jax.training.signals import Signals
 from tests import toy
