@@ -21,29 +21,49 @@ import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a peer's idle threads are not to spin while ours are timed
 
-import jax
-
-from benchmarks.cases import compilation, kan, kernels, moe, retention, step, ternary
-from benchmarks.measure import measure, table
-from mixkabrn_jax import host
-
 PEERS = ("torch", "torchscale", "pykan", "jaxkan", "transformers", "flash-linear-attention")
 RESULTS = pathlib.Path(__file__).parent / "results"
-PARTS = (kan, retention, moe, ternary, step, compilation, kernels)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", *PEERS)
 
 
 def main():
     options = _options()
+    missing = [name for name in PEERS[:-1] if not _version(name)]
+    if options.peers and options.suite == "cpu" and missing:
+        sys.exit(f"--peers: not installed: {', '.join(missing)}; make bench sets up an environment that has them")
+    # Only here, so that --help and a missing peer are answered at once.
+    import jax
+
+    from benchmarks.measure import table
+    from mixkabrn_jax import host
+
     if options.keep_memory:
         host.keep_freed_memory()
-    if options.peers and options.suite == "cpu" and not all(_version(name) for name in PEERS[:-1]):
-        missing = ", ".join(name for name in PEERS[:-1] if not _version(name))
-        sys.exit(f"--peers: not installed: {missing}; make bench sets up an environment that has them")
     if options.suite == "gpu" and jax.default_backend() != "gpu":
         sys.exit("--suite=gpu: JAX sees no GPU here; install jax[cuda12] or jax[cuda13] on a machine that has one")
+    rows, figures = _measure(options)
+    if options.only != "*":
+        return
+    about = _about(jax.devices()[0].device_kind if options.suite == "gpu" else _processor())
+    name = f"{options.suite}{'-peers' * options.peers}{'-kept-memory' * options.keep_memory}"
+    RESULTS.mkdir(exist_ok=True)
+    record = {"about": about, "figures": figures, "rows": [row._asdict() for row in rows]}
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    head = f"`python -m benchmarks.run {' '.join(sys.argv[1:])}`, " + "; ".join(
+        f"{key} {value}" for key, value in about.items()
+    )
+    (RESULTS / f"{name}.md").write_text(f"{head}\n\n{table(rows)}\n")
+    print(f"written: {RESULTS / name}.md and .json")
+
+
+def _measure(options):
+    """(rows of the table, further figures by case) of the cases that are asked for, printed one by one."""
+    from benchmarks.cases import compilation, kan, kernels, moe, retention, step, ternary
+    from benchmarks.measure import measure, table
+
     rows, figures = [], {}
-    cases = {name: build for part in PARTS for name, build in part.cases(options).items()}
+    parts = (kan, retention, moe, ternary, step, compilation, kernels)
+    cases = {name: build for part in parts for name, build in part.cases(options).items()}
     for name, build in cases.items():
         if not fnmatch.fnmatch(name, options.only):
             continue
@@ -54,17 +74,7 @@ def main():
         figures[name] = case.figures
     if not rows:
         sys.exit(f"--only={options.only!r}: none of {', '.join(cases)}")
-    about = _about(options)
-    name = f"{options.suite}{'-peers' * options.peers}{'-kept-memory' * options.keep_memory}"
-    if options.only == "*":
-        RESULTS.mkdir(exist_ok=True)
-        record = {"about": about, "figures": figures, "rows": [row._asdict() for row in rows]}
-        (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-        head = f"`python -m benchmarks.run {' '.join(sys.argv[1:])}`, " + "; ".join(
-            f"{key} {value}" for key, value in about.items()
-        )
-        (RESULTS / f"{name}.md").write_text(f"{head}\n\n{table(rows)}\n")
-        print(f"written: {RESULTS / name}.md and .json")
+    return rows, figures
 
 
 def _options():
@@ -76,11 +86,10 @@ def _options():
     return parser.parse_args()
 
 
-def _about(options):
+def _about(device):
     """What a figure depends on."""
     git = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
-    device = jax.devices()[0].device_kind if options.suite == "gpu" else _processor()
     versions = {name: _version(name) for name in PACKAGES}
     return {
         "date": str(datetime.date.today()),

@@ -5,15 +5,9 @@
 All of configs/lm.py:tiny but for what is on the axis; milliseconds are medians, models are timed in turns.
 """
 
+import argparse
 import json
 import pathlib
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from benchmarks.cases import models
-from benchmarks.measure import Case, measure
-from mixkabrn_jax import host
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 SORTED = {"model.expert_dispatch": "sorted"}
@@ -35,6 +29,13 @@ AXES = {
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    # Only here, so that --help is answered at once: JAX comes with them.
+    from benchmarks.cases import models
+    from benchmarks.measure import Case, measure
+    from mixkabrn_jax import host
+
     host.keep_freed_memory()
     curves = {}
     for axis, points in AXES.items():
@@ -50,6 +51,9 @@ def main():
 
 
 def _plot(curves, path):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 6), layout="constrained")
     FigureCanvasAgg(figure)  # draws without a display
     for axes, (axis, points) in zip(figure.subplots(2, 3).flat, curves.items(), strict=True):

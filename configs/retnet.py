@@ -25,14 +25,15 @@ def get_config(size="300m"):
         {
             "model.d_model": width,
             "model.num_layers": num_layers,
+            "model.tied_embeddings": False,  # as both references have it by default
             "model.compute_dtype": "bfloat16",
             "model.mixer": "retention",
             "model.num_heads": num_heads,
             "model.key_width": width // num_heads,
             "model.value_width": value_width // num_heads,
-            "model.first_decay_exponent": 5.0,
-            "model.rotary_kind": "linspace",
-            "model.rotary_layout": "interleaved",
+            "model.retention.first_decay_exponent": 5.0,
+            "model.rotary.kind": "linspace",
+            "model.rotary.layout": "interleaved",
             "model.ffn": "geglu",
             "model.hidden_width": hidden_width,
             "model.num_experts": 0,
@@ -43,7 +44,7 @@ def get_config(size="300m"):
             "optimizer.peak_rate": 6e-4,
             "optimizer.b2": 0.98,
             "optimizer.weight_decay": 0.05,
-            "training.balance_loss": 0.0,
+            "objective.balance_loss": 0.0,
         }
     )
     return config

@@ -3,20 +3,27 @@
 import logging
 import os
 import platform
+import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from experiments import usage
+
+flags.disclaim_key_flags()  # what is defined here belongs to the entry point that asks for it
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Reads the flags and exits with what `main()` returns."""
+    """Reads the flags and exits with what `main()` returns; with -h or --help, prints what it is for and ends."""
 
-    def checked(argv):
-        if len(argv) > 1:
-            sys.exit(f"error: {argv[1]!r} is not a flag: write --name=value")
+    def checked(_):
+        # Of what the standard output has no letters for, question marks: a model's text may hold anything.
+        sys.stdout.reconfigure(errors="replace")
         keep_compiled_programs()
         # JAX comes with it: only once the flags are read, so that a wrong one is answered at once.
         from mixkabrn_jax import host
@@ -28,7 +35,20 @@ def run(main: Callable[[], int | None]) -> None:
         except KeyboardInterrupt:
             sys.exit(130)
 
-    app.run(checked, flags_parser=_parse)
+    app.run(checked, flags_parser=lambda argv: parse(argv, main))
+
+
+def define_config() -> flags.FlagHolder:
+    """The flag --config of an entry point, which has to be given, and with it --config.x=value for each field."""
+    holder = config_flags.DEFINE_config_file("config", help_string="config file, with a size after a colon")
+    require("config", "configs/lm.py:tiny")
+    return holder
+
+
+def require(name: str, example: str) -> None:
+    """A flag that is not given is answered with an example of it and what it is."""
+    message = f"--{name}={example} is needed: {flags.FLAGS[name].help}"
+    flags.register_validator(name, lambda value: value is not None, message)
 
 
 @contextmanager
@@ -60,18 +80,66 @@ def keep_compiled_programs() -> Path:
     return Path(os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(default)))
 
 
-def _parse(argv):
+def parse(argv: list[str], main: Callable) -> list[str]:
+    """Reads the flags of a command line; a wrong one ends the program with a sentence, and so does -h, with help."""
+    if any(argument in ("-h", "-help", "--help") for argument in argv[1:]):
+        sys.stdout.reconfigure(errors="replace")
+        print(usage.text(main))
+        sys.exit(0)
+    config_file = _config_file(argv)
+    path = config_file and config_file.partition(":")[0]
+    if path is not None and not Path(path).is_file():
+        sys.exit(f"error: --config={config_file}: there is no file {path!r}; configs/lm.py:tiny, for one, is there")
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
     except flags.Error as error:
         sys.exit(f"error: {_one_line(error)}")
-    except OSError as error:  # of a config file that is not there, once a field of it is set
-        sys.exit(f"error: {_one_line(error)}: is there such a file as --config names?")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        # ml_collections found no such field, and quotes one name of its path, or none.
-        overrides = [argument for argument in argv if argument.startswith("--config.")]
-        unknown = [argument for argument in overrides if _quotes_part_of(argument, _one_line(error))] or overrides
-        sys.exit(f"error: {' '.join(unknown)}: the config file declares no such field ({_one_line(error)})")
+    except Exception as error:  # whatever a config file raises; and ml_collections, of a field that is not there
+        if path is None:
+            raise
+        sys.exit(f"error: {_wrong_config(error, config_file, path, argv)}")
+    if path is not None and not isinstance(flags.FLAGS["config"].value, ConfigDict):
+        sys.exit(f"error: --config={config_file}: get_config() of {path} returns no ConfigDict")
+    if len(rest) > 1:
+        sys.exit(f"error: {rest[1]!r} is not a flag: write --name=value")
+    return rest
+
+
+def locate(error: BaseException, path: str) -> str | None:
+    """`mine.py, line 7: ZeroDivisionError: division by zero`, of an error in a user's file; None of one elsewhere."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == Path(path).resolve()]
+    if isinstance(error, SyntaxError) and not lines:
+        return f"{error.filename}, line {error.lineno}: {type(error).__name__}: {error.msg}"
+    return f"{path}, line {lines[-1]}: {type(error).__name__}: {_one_line(error)}" if lines else None
+
+
+def _config_file(argv):
+    """What follows --config= or --config in a command line, the last of them; None where the program has none."""
+    if "config" not in flags.FLAGS:
+        return None
+    given = None
+    for argument, following in zip(argv, [*argv[1:], None], strict=True):
+        name, is_given, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            given = value if is_given else following
+    return given
+
+
+def _wrong_config(error, config_file, path, argv):
+    if isinstance(error, SyntaxError) and Path(path).suffix != ".py":
+        return f"--config={config_file}: {path} is no Python file, as configs/lm.py is"
+    if place := locate(error, path):
+        return f"--config={config_file}: {place}"
+    message = _one_line(error)
+    if "get_config" in message:
+        return f"--config={config_file}: {path} has no function get_config()"
+    # ml_collections found no such field, and quotes one name of its path, or none.
+    overrides = [argument for argument in argv if argument.startswith("--config.")]
+    if not overrides:
+        return f"--config={config_file}: {type(error).__name__}: {message}"
+    unknown = [argument for argument in overrides if _quotes_part_of(argument, message)] or overrides
+    return f"{' '.join(unknown)}: the config file declares no such field ({message})"
 
 
 def _quotes_part_of(argument, message):
@@ -82,5 +150,7 @@ def _quotes_part_of(argument, message):
 def _one_line(error):
     text = str(error.args[-1] if isinstance(error, KeyError) else error).replace("\\n", " ")
     if "Traceback" in text:  # of a config file that failed to load: its last line says why
-        text = text.strip().splitlines()[-1]
+        text = text.strip().splitlines()[-1].removeprefix("ValueError: ")
+    # absl puts before a sentence of ours the flags that it is about, with their values.
+    text = re.sub(r"\s*flags? (?:--)?\w+=.*?: (?=--)", "; ", text).removeprefix("; ")
     return " ".join(text.split())

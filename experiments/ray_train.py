@@ -13,12 +13,11 @@ fails, Ray starts all of them again, and the run goes on from its newest checkpo
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from experiments import command_line
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="config file, with a size after a colon")
-_WORKDIR = flags.DEFINE_string("workdir", None, "directory of the run, seen by all workers")
+_CONFIG = command_line.define_config()
+_WORKDIR = flags.DEFINE_string("workdir", None, "workdir of the run, seen by all workers")
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers", 1, "processes of the run: one a GPU, or one a TPU host", lower_bound=1
 )
@@ -27,7 +26,7 @@ _USE_TPU = flags.DEFINE_bool("use_tpu", False, "each worker is a TPU host")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "of a TPU slice, such as 4x4")
 _ACCELERATOR = flags.DEFINE_string("accelerator_type", None, "such as TPU-V6E or H100")
 _MAX_FAILURES = flags.DEFINE_integer("max_failures", 3, "so often Ray starts the workers again", lower_bound=0)
-flags.mark_flags_as_required(["config", "workdir"])
+command_line.require("workdir", "/shared/runs/x")
 
 
 def main():

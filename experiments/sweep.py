@@ -1,11 +1,15 @@
 """Trains what a config's sweep generator yields, and makes a table of it; running the same command again goes on:
 
-python -m experiments.sweep --config=configs/lm.py:tiny --sweep=ablation --workdir=runs/ablation [--slots=2] [--dry_run]
+    python -m experiments.sweep --config=configs/lm.py:tiny --sweep=ablation --workdir=runs/ablation [--slots=2]
+
+A sweep is a public generator function of the config file: from the config, it yields for each trial a dict of what the
+trial sets, such as {"model.mixer": "attention"}. With --dry_run the trials' command lines are printed.
 """
 
 import shlex
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from absl import flags
@@ -15,47 +19,48 @@ from experiments import command_line
 from experiments.sweeping import results, trials
 from experiments.sweeping.executor import Job, LocalExecutor, try_lock
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="config file, with a size after a colon")
+_CONFIG = command_line.define_config()
 _SWEEP = flags.DEFINE_string("sweep", None, "generator of trials: a function of the config file")
-_WORKDIR = flags.DEFINE_string("workdir", None, "directory of the trials' directories and the tables of results")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "print the trials' command lines and do nothing")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the trials' workdirs and of the tables of results")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "check the trials, print their command lines and do nothing")
 _SLOTS = flags.DEFINE_integer(
     "slots", 1, "trials at a time; on one accelerator more than 1 needs XLA_PYTHON_CLIENT_MEM_FRACTION", lower_bound=1
 )
-flags.mark_flags_as_required(["config", "sweep", "workdir"])
+command_line.require("sweep", "ablation")
+command_line.require("workdir", "runs/ablation")
 
 
 def main():
     config_flag = flags.FLAGS["config"]
     config_file, base = config_flags.get_config_filename(config_flag), config_flags.get_override_values(config_flag)
-    directory = Path(_WORKDIR.value)
+    folder = Path(_WORKDIR.value)
     with command_line.user_errors():
-        found, doubles = _expand(config_file, base, directory)
+        found, doubles = _expand(config_file, base, folder)
         for line in doubles:
             _note(line)
         if _DRY_RUN.value:
             for trial in found:
                 print(shlex.join(["python", *trial.command[1:]]))
             return 0
-        directory.mkdir(parents=True, exist_ok=True)
-    arguments = [f"--config={config_file}", f"--sweep={_SWEEP.value}", f"--workdir={directory}"]
+        folder.mkdir(parents=True, exist_ok=True)
+    arguments = [f"--config={config_file}", f"--sweep={_SWEEP.value}", f"--workdir={folder}"]
     command = shlex.join(["python", "-m", "experiments.sweep", *arguments, *trials.command_line(base)])
-    with (directory / "sweep.lock").open("a") as lock:
+    with (folder / "sweep.lock").open("a") as lock:
         if not try_lock(lock):  # the tables have one writer
-            sys.exit(f"error: --workdir={directory}: another sweep is running in it")
-        return run(found, directory, command, _SLOTS.value)
+            sys.exit(f"error: --workdir={folder}: another sweep is running in it")
+        return run(found, folder, command, _SLOTS.value)
 
 
-def run(found: list[trials.Trial], directory: Path, command: str, slots: int) -> int:
+def run(found: list[trials.Trial], folder: Path, command: str, slots: int) -> int:
     """Runs the trials that are not complete.
 
     Returns: 0 when all are complete in the end, 1 when one failed, 128 + the signal's number when stopped by one.
     """
     rows = {trial.name: results.read(trial) for trial in found}
     missing = {trial.name: trial for trial in found if rows[trial.name].status != "complete"}
-    _note(f"{len(found)} trials, {len(found) - len(missing)} of them complete; results in {directory / 'results.md'}")
-    jobs = [Job(name, trial.command, trial.directory / "log.txt") for name, trial in missing.items()]
-    results.write(directory, list(rows.values()), command)
+    _note(f"{len(found)} trials, {len(found) - len(missing)} of them complete; results in {folder / 'results.md'}")
+    jobs = [Job(name, trial.command, trial.workdir / "log.txt") for name, trial in missing.items()]
+    results.write(folder, list(rows.values()), command)
     starts = {}
     with LocalExecutor(slots) as executor:
         for event in executor.run(jobs, is_done=lambda job: results.is_complete(missing[job.name])):
@@ -68,14 +73,14 @@ def run(found: list[trials.Trial], directory: Path, command: str, slots: int) ->
                 _note(f"{name}: started, output in {event.job.log}")
             else:
                 rows[name] = row = _outcome(missing[name], event)
-                results.write(directory, list(rows.values()), command)
+                results.write(folder, list(rows.values()), command)
                 loss = f", validation loss {row.validation_loss:.4f}" if row.status == "complete" else ""
                 error = f", {row.error}" if row.error else ""
                 _note(f"{name}: {row.status} after {time.monotonic() - starts[name]:.0f} s{loss}{error}")
         if executor.received:
             _note("stopping: each trial that runs saves its state first; once more to kill them")
     rows = {trial.name: results.read(trial, rows[trial.name].error) for trial in found}
-    results.write(directory, list(rows.values()), command)
+    results.write(folder, list(rows.values()), command)
     print(results.markdown(list(rows.values())), end="")
     num_complete = sum(row.status == "complete" for row in rows.values())
     if executor.received:
@@ -91,18 +96,25 @@ def _outcome(trial, event):
     return results.read(trial, results.find_error(output, event.exit_code))
 
 
-def _expand(config_file, base, directory):
+def _expand(config_file, base, folder):
     path = config_file.partition(":")[0]
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"--config={config_file}: there is no file {path}")
-    generators = trials.generators(path)
-    if _SWEEP.value not in generators:
-        offered = f"its sweeps are {', '.join(generators)}" if generators else "it defines no sweeps"
-        raise ValueError(f"--sweep={_SWEEP.value} is not in {path}: {offered}")
+    sweeps = trials.generators(path)
+    if _SWEEP.value not in sweeps:
+        offered = f"its sweeps are {', '.join(sweeps)}" if sweeps else "it defines no sweeps"
+        raise ValueError(f"--sweep={_SWEEP.value} is not in {path}: {offered} (public functions that yield)")
     try:
-        return trials.expand(config_file, base, generators[_SWEEP.value](_CONFIG.value), directory)
+        return trials.expand(config_file, base, _yielded(sweeps[_SWEEP.value], path), folder)
     except ValueError as error:
         raise ValueError(f"--sweep={_SWEEP.value}: {error}") from error
+
+
+def _yielded(sweep: Callable, path: str) -> Iterator[Mapping]:
+    """What a sweep yields; an error of its own code, of whatever kind, is the user's to mend."""
+    try:
+        yield from sweep(_CONFIG.value)
+    except Exception as error:
+        place = command_line.locate(error, path) or f"{type(error).__name__}: {error}"
+        raise ValueError(place) from error
 
 
 def _note(line):

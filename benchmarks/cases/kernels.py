@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.measure import Case, Contender, compiled, forward_and_backward
-from mixkabrn_jax.ops import bspline, retention
+from mixkabrn_jax.ops import retention, uniform_bspline
 from mixkabrn_jax.ops.grouped_matmul import grouped_matmul
 from mixkabrn_jax.ops.kernels import grouped, spline
+from mixkabrn_jax.ops.uniform_bspline import UniformGrid
 
 BATCH, LENGTH, HEADS = 8, 4096, 16
 ROWS, WIDTH, EXPERTS = 65536, 768, 64
-GRID = {"low": -2.0, "high": 2.0, "num_intervals": 5, "degree": 3}
+GRID = UniformGrid(-2.0, 2.0, num_intervals=5, degree=3)
 
 
 def cases(options):
@@ -28,22 +29,21 @@ def cases(options):
 
 def _splines():
     """The floor multiplies a basis that is in memory already, as if it had cost nothing."""
-    num_basis = GRID["num_intervals"] + GRID["degree"]
-    x, coef = _normal((ROWS, WIDTH), (num_basis * WIDTH, WIDTH))
+    x, coef = _normal((ROWS, WIDTH), (GRID.num_basis * WIDTH, WIDTH))
 
     def basis(x):
-        return bspline.uniform_basis(x, *GRID.values()).reshape(ROWS, -1)
+        return uniform_bspline.basis(x, GRID).reshape(ROWS, -1)
 
     def contender(role, name, function, *args):
         return compiled(role, name, forward_and_backward(function), args, jnp.ones((ROWS, WIDTH), x.dtype))
 
     return Case(
         [
-            contender("ours", "kernel", partial(spline.spline_matmul, **GRID, interpret=False), x, coef),
+            contender("ours", "kernel", partial(spline.spline_matmul, grid=GRID, interpret=False), x, coef),
             contender("part", "plain operations", lambda x, coef: basis(x) @ coef, x, coef),
             contender("floor", "the product alone", jnp.matmul, jax.jit(basis)(x), coef),
         ],
-        {"flops": 6.0 * ROWS * num_basis * WIDTH * WIDTH},
+        {"flops": 6.0 * ROWS * GRID.num_basis * WIDTH * WIDTH},
     )
 
 
@@ -77,8 +77,8 @@ def _retention(options, width):
         return compiled(role, name, forward_and_backward(run), qkv, jnp.ones(tokens, jnp.bfloat16))
 
     sizes = (64, 128, 256)
-    contenders = [contender("ours", "kernel", kernels=True)]
-    contenders += [contender("part", f"kernel, chunks of {size}", kernels=True, chunk_size=size) for size in sizes]
+    contenders = [contender("ours", "kernel", backend="pallas")]
+    contenders += [contender("part", f"kernel, chunks of {size}", backend="pallas", chunk_size=size) for size in sizes]
     contenders += [contender("part", "plain operations")]
     if options.peers and importlib.util.find_spec("fla") is not None:
         contenders.append(_fla(tokens))

@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from benchmarks.laws.trial import Law, Trial, close
+from benchmarks.laws.verdict import Law, Verdict, close
 from mixkabrn_jax.layers import refinement
-from mixkabrn_jax.layers.features import Grid
 from mixkabrn_jax.layers.kan import Kan, KanConfig, KanLayer
+from mixkabrn_jax.ops.uniform_bspline import UniformGrid
 
 
 def kan_config(degree=3, reach=1.0, knots="uniform"):
     return KanConfig(
-        grid=Grid(-reach, reach, 5, degree, "fade"),
+        grid=UniformGrid(-reach, reach, 5, degree, "fade"),
         basis="bspline",
         knots=knots,
         rational_groups=1,
@@ -54,12 +54,12 @@ def pykan(**options):
 
 def pykan_files():
     files = in_an_empty_folder(lambda: pykan(auto_save=True))  # its default
-    return Trial(not files, f"files written by the constructor: {files}")
+    return Verdict(not files, f"files written by the constructor: {files}")
 
 
 def our_files():
     files = in_an_empty_folder(kan_layer)
-    return Trial(not files, f"files written by the constructor: {files}")
+    return Verdict(not files, f"files written by the constructor: {files}")
 
 
 def pykan_randomness():
@@ -70,7 +70,7 @@ def pykan_randomness():
         torch.manual_seed(seed)
         pykan()
         drawn.append(float(torch.rand(())))
-    return Trial(drawn[0] != drawn[1], f"the next number after seeds 1 and 2: {drawn[0]:.4f}, {drawn[1]:.4f}")
+    return Verdict(drawn[0] != drawn[1], f"the next number after seeds 1 and 2: {drawn[0]:.4f}, {drawn[1]:.4f}")
 
 
 def our_randomness():
@@ -79,19 +79,19 @@ def our_randomness():
         np.random.seed(seed)  # noqa: NPY002 - the global state is what is looked at
         kan_layer()
         drawn.append(float(np.random.rand()))  # noqa: NPY002
-    return Trial(drawn[0] != drawn[1], f"the next number after seeds 1 and 2: {drawn[0]:.4f}, {drawn[1]:.4f}")
+    return Verdict(drawn[0] != drawn[1], f"the next number after seeds 1 and 2: {drawn[0]:.4f}, {drawn[1]:.4f}")
 
 
 def pykan_degree_zero():
     import torch
 
     y = pykan(k=0)(torch.linspace(-0.9, 0.9, 20).reshape(10, 2))
-    return Trial(bool(torch.isfinite(y).all()), "a finite output")
+    return Verdict(bool(torch.isfinite(y).all()), "a finite output")
 
 
 def our_degree_zero():
     y = kan_layer(degree=0)(jnp.linspace(-0.9, 0.9, 20).reshape(10, 2))
-    return Trial(bool(jnp.isfinite(y).all()), "a finite output")
+    return Verdict(bool(jnp.isfinite(y).all()), "a finite output")
 
 
 def through_layers(x, layers):
@@ -100,7 +100,7 @@ def through_layers(x, layers):
     for layer in layers:
         x = layer(x)
     ratio = float(x.std()) / before
-    return Trial(abs(ratio - 1) < 0.1, f"its size is {ratio:.2g} times what it was")
+    return Verdict(abs(ratio - 1) < 0.1, f"its size is {ratio:.2g} times what it was")
 
 
 def pykan_size():
@@ -130,14 +130,14 @@ def spread(number, width=3, scale=0.5):
 def jaxkan_seeds():
     first, second = jaxkan().layers
     equal = bool(jnp.array_equal(first.c_basis[...], second.c_basis[...]))
-    return Trial(not equal, f"two layers start {'equal' if equal else 'different'}")
+    return Verdict(not equal, f"two layers start {'equal' if equal else 'different'}")
 
 
 def our_seeds():
     options = {"kan": kan_config(), "kind": "dense", "activation_bits": 8, "epsilon": 1e-6, "out_scale": 1.0}
     both = Kan(3, 3, rngs=nnx.Rngs(0), **options)
     equal = bool(jnp.array_equal(both.up.spline[...], both.down.spline[...]))
-    return Trial(not equal, f"two layers start {'equal' if equal else 'different'}")
+    return Verdict(not equal, f"two layers start {'equal' if equal else 'different'}")
 
 
 def jaxkan_state():
@@ -152,7 +152,7 @@ def jaxkan_one_sample():
     model = jaxkan()
     model.update_grids(spread(1), 5)
     finite = bool(jnp.isfinite(model(spread(4))).all())
-    return Trial(finite, "finite after an update" if finite else "NaN after an update")
+    return Verdict(finite, "finite after an update" if finite else "NaN after an update")
 
 
 def our_state():
@@ -166,7 +166,7 @@ def our_state():
 def our_one_sample():
     layer = refinement.update_grid(kan_layer(3, 3, knots="adaptive"), spread(1), 0.02)
     finite = bool(jnp.isfinite(layer(spread(4))).all())
-    return Trial(finite, "finite after an update" if finite else "NaN after an update")
+    return Verdict(finite, "finite after an update" if finite else "NaN after an update")
 
 
 LAWS = (

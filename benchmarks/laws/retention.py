@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.laws.trial import Law, Trial, close
+from benchmarks.laws.verdict import Law, Verdict, close
 from mixkabrn_jax.interop import torchscale
 from mixkabrn_jax.models import language
 from mixkabrn_jax.ops import retention
@@ -71,12 +71,12 @@ def official_decay():
 
     decay = RetNetRelPos(RetNetConfig(decoder_embed_dim=256, decoder_retention_heads=32)).decay
     still = int(torch.sum(decay == 0))
-    return Trial(still == 0, f"{still} of 32 heads never forget")
+    return Verdict(still == 0, f"{still} of 32 heads never forget")
 
 
 def our_decay():
     still = int(np.sum(np.asarray(retention.log_decay(32)) == 0))
-    return Trial(still == 0, f"{still} of 32 heads never forget")
+    return Verdict(still == 0, f"{still} of 32 heads never forget")
 
 
 def official_prefill():
@@ -115,7 +115,7 @@ def our_padding():
 def official_reorder():
     decoder = official_retnet()
     names = [name for name in dir(decoder) if "reorder" in name]
-    return Trial(bool(names), f"methods to reorder a state: {names or 'none'}")
+    return Verdict(bool(names), f"methods to reorder a state: {names or 'none'}")
 
 
 def our_reorder():

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.laws.retention import our_retnet
-from benchmarks.laws.trial import Law, Trial
+from benchmarks.laws.verdict import Law, Verdict
 from mixkabrn_jax.models import quantize
 from mixkabrn_jax.ops import ternary
 
@@ -17,13 +17,13 @@ def bitnet_levels():
 
     torch.manual_seed(0)
     levels = len(torch.unique(weight_quant(torch.randn(64, 64))))
-    return Trial(levels == 3, f"{levels} levels")
+    return Verdict(levels == 3, f"{levels} levels")
 
 
 def our_levels():
     weights = ternary.fake_quant_weight(jax.random.normal(jax.random.key(0), (64, 64)))
     levels = len(np.unique(np.asarray(weights)))
-    return Trial(levels == 3, f"{levels} levels")
+    return Verdict(levels == 3, f"{levels} levels")
 
 
 def bitnet_replacement():
@@ -34,7 +34,7 @@ def bitnet_replacement():
     before = model[0].weight.detach().clone()
     replace_linears_in_pytorch_model(model)
     kept = bool(torch.equal(model[0].weight, before))
-    return Trial(kept, f"trained weights {'kept' if kept else 'replaced by random ones'}")
+    return Verdict(kept, f"trained weights {'kept' if kept else 'replaced by random ones'}")
 
 
 def our_replacement():
@@ -42,7 +42,7 @@ def our_replacement():
     ternary_model = quantize.quantize(model, "ternary", ["*"])
     pairs = zip(jax.tree.leaves(nnx.state(model)), jax.tree.leaves(nnx.state(ternary_model)), strict=True)
     kept = all(bool(jnp.array_equal(old, new)) for old, new in pairs)
-    return Trial(kept, f"trained weights {'kept' if kept else 'changed'}")
+    return Verdict(kept, f"trained weights {'kept' if kept else 'changed'}")
 
 
 LAWS = (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mixkabrn_jax.training.workdir import try_lock
+from mixkabrn_jax.runs.locks import try_lock
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Event:
 class LocalExecutor:
     """Keeps `slots` processes running; used as a context, whose end stops those that are left.
 
-    A killed sweep leaves processes that train on, and a second one in the same directory would ruin the first one's
+    A killed sweep leaves processes that train on, and a second one in the same folder would ruin the first one's
     files. So each holds a lock (flock) on its log, through the open file that is its standard output: the lock lasts
     exactly as long as the process, whoever started it and however it ends, with no file to clean up. A job whose log is
     locked waits in its slot, since the process it waits for takes that slot's share of the machine. Letting processes

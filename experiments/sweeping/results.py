@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from experiments.sweeping.trials import Trial
-from mixkabrn_jax.training import metrics
-from mixkabrn_jax.training.workdir import write_atomically
+from mixkabrn_jax.runs import metrics
+from mixkabrn_jax.runs.workdir import write_atomically
 
 _FORMATS = {
     "parameters": ",",
@@ -20,6 +20,7 @@ _FORMATS = {
     "bits_per_byte": ".4f",
     "tokens_per_second": ",.0f",
 }
+_ERROR_WIDTH = 100
 _ERROR_LINE = re.compile(r"error: |(\w+\.)*\w*(Error|Exception|Interrupt|Exit)(: |$)")
 
 
@@ -39,12 +40,12 @@ class Row:
     """Nats per token over all of the validation data, after the last step; this and the next only when complete."""
     bits_per_byte: float | None
     tokens_per_second: float | None
-    """Median over the lines of training: compilation and pauses weigh nothing."""
+    """Median over the records of training: compilation and pauses weigh nothing."""
     error: str
 
 
 def read(trial: Trial, error: str = "") -> Row:
-    """The row of a trial as its directory says; `error` is how a process of it ended, "" when it ended well."""
+    """The row of a trial as its workdir says; `error` is how a process of it ended, "" when it ended well."""
     records = _records(trial)
     final = _final(trial, records)
     speeds = [record["tokens_per_second"] for record in records if record["split"] == "train"]
@@ -63,7 +64,7 @@ def read(trial: Trial, error: str = "") -> Row:
 
 
 def is_complete(trial: Trial) -> bool:
-    """Whether the evaluation after the last step, training's last line, is there."""
+    """Whether the evaluation after the last step, training's last record, is there."""
     return _final(trial, _records(trial)) is not None
 
 
@@ -79,14 +80,14 @@ def find_error(output: str, exit_code: int) -> str:
     return f"{how}; last line: {lines[-1]}" if lines else how
 
 
-def write(directory: Path, rows: Sequence[Row], command: str) -> None:
+def write(folder: Path, rows: Sequence[Row], command: str) -> None:
     """`results.csv`, and `results.md` with the command that made it; each whole or not at all."""
     text = io.StringIO()
     table = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
     table.writeheader()
     table.writerows(asdict(row) for row in rows)
-    write_atomically(directory / "results.csv", text.getvalue())
-    write_atomically(directory / "results.md", f"    {command}\n\n{markdown(rows)}")
+    write_atomically(folder / "results.csv", text.getvalue())
+    write_atomically(folder / "results.md", f"    {command}\n\n{markdown(rows)}")
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -111,11 +112,13 @@ def _cell(name: str, value: object) -> str:
     if value is None:
         return ""
     text = " ".join(format(value, _FORMATS.get(name, "")).split())
+    if name == "error" and len(text) > _ERROR_WIDTH:  # the whole of it is in results.csv and in the trial's log
+        text = text[: _ERROR_WIDTH - 3] + "..."
     return re.sub(r"([\\|<])", r"\\\1", text)  # a bar would end the cell, and `<class 'int'>` would be a tag
 
 
 def _records(trial: Trial) -> list[dict]:
-    path = trial.directory / "metrics.jsonl"
+    path = trial.workdir / "metrics.jsonl"
     try:
         return metrics.read(path) if path.exists() else []
     except ValueError:

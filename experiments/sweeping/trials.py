@@ -13,7 +13,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mixkabrn_jax.training import workdir
+from mixkabrn_jax.runs import workdir
+from mixkabrn_jax.runs.config import flatten
 
 TRAIN = (sys.executable, "-m", "experiments.train")
 
@@ -27,17 +28,24 @@ class Trial:
     overrides: Mapping
     """What the generator yielded."""
     num_steps: int
-    directory: Path
+    workdir: Path
     command: tuple[str, ...]
 
 
 def generators(path: str) -> dict[str, Callable[[ConfigDict], Iterator[Mapping]]]:
-    """The sweeps that a config file offers: its public functions but `get_config`."""
+    """The sweeps that a config file offers: its public generator functions, those that it imports too."""
     spec = importlib.util.spec_from_file_location("sweep_config", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    public = {name: value for name, value in inspect.getmembers(module, inspect.isfunction) if name[0] != "_"}
-    return {name: value for name, value in public.items() if name != "get_config"}
+    return {name: value for name, value in inspect.getmembers(module, inspect.isgeneratorfunction) if name[0] != "_"}
+
+
+def check(config: Mapping) -> None:
+    """Raises: TypeError or ValueError that names the field, for a config that training would refuse."""
+    # Only here, so that a wrong flag is answered at once: JAX comes with it.
+    from mixkabrn_jax.training.experiment import Experiment
+
+    Experiment.from_dict(config)
 
 
 def expand(
@@ -46,14 +54,14 @@ def expand(
     """The trials in the generator's order, and a line for each that is left out as another one's double.
 
     Args: the `--config` value with its size, the overrides of the command line, what the generator yields, and the
-        directory that holds the trials'.
-    Raises: ValueError naming the override that training's command line would not take.
+        folder that holds the trials' workdirs.
+    Raises: ValueError naming the trial and the override that training would not take.
     """
-    fields = workdir.flatten(resolve(config_file, base)[0])
+    fields = flatten(resolve(config_file, base)[0])
     if "num_steps" not in fields:
         raise ValueError(f"--config={config_file} has no field num_steps, which tells when a trial is complete")
     trials, doubles = {}, []
-    for overrides in overrides_of_trials:
+    for number, overrides in enumerate(overrides_of_trials, 1):
         if not isinstance(overrides, Mapping):
             raise ValueError(f"{overrides!r} is not a dict of overrides such as {{'num_steps': 10}}")
         for field in overrides:
@@ -64,14 +72,17 @@ def expand(
         for field, value in overrides.items():
             if taken[field] != value:
                 raise ValueError(f"{dict(overrides)}: config.{field}={value!r} would be taken as {taken[field]!r}")
+        try:
+            check(config)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"trial {number}, {dict(overrides)}: {error}") from error
         digest = _digest(config)
         name = next((path.name for path in sorted(parent.glob(f"*-{digest}"))), f"{_prefix(overrides)}-{digest}")
         if digest in trials:
             doubles.append(f"{dict(overrides)} gives the same config as {trials[digest].name}: one trial")
             continue
-        directory = parent / name
-        arguments = [f"--config={config_file}", f"--workdir={directory}", *command_line({**base, **overrides})]
-        trials[digest] = Trial(name, dict(overrides), config["num_steps"], directory, (*TRAIN, *arguments))
+        arguments = [f"--config={config_file}", f"--workdir={parent / name}", *command_line({**base, **overrides})]
+        trials[digest] = Trial(name, dict(overrides), config["num_steps"], parent / name, (*TRAIN, *arguments))
     if not trials:
         raise ValueError("it yields no trials")
     return list(trials.values()), doubles
@@ -102,8 +113,8 @@ def command_line(overrides: Mapping) -> list[str]:
 
 def _digest(config: Mapping) -> str:
     """Eight hex digits that change with any field of the experiment, and with nothing else."""
-    fields = workdir.flatten(config)
-    fields = {field: value for field, value in fields.items() if field not in workdir.NOT_PART_OF_THE_EXPERIMENT}
+    fields = flatten(config)
+    fields = {field: value for field, value in fields.items() if not workdir.is_bookkeeping(field)}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:8]
 
 

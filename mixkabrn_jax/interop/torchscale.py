@@ -3,6 +3,7 @@
 Both hold matrices as `[out, in]`, one set of names for each layer; here they are `[in, out]`, stacked over layers.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping
 
@@ -11,9 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mixkabrn_jax.layers.linear import IntegerLinear, Linear
+from mixkabrn_jax.layers.branch import QuantizationConfig
+from mixkabrn_jax.layers.features import KanConfig
+from mixkabrn_jax.layers.heads import RotaryConfig
+from mixkabrn_jax.layers.moe import RouterConfig
+from mixkabrn_jax.layers.retention import RetentionConfig
+from mixkabrn_jax.models import surgery
 from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.models.language import LanguageModel
+from mixkabrn_jax.models.quantize import linear_type
 from mixkabrn_jax.ops import retention, rotary
 
 NAMINGS = ("torchscale", "huggingface")
@@ -35,50 +42,29 @@ _NORMS = {"retention_layer_norm": ("mixer_norm", "scale_D"), "final_layer_norm":
 _EMBEDDING, _HEAD, _FINAL_NORM = "embed_tokens.weight", "output_projection.weight", "layer_norm.weight"
 _ANGLE, _DECAY = "retnet_rel_pos.angle", "retnet_rel_pos.decay"
 
-# The fields of a RetNet that a checkpoint's shapes do not tell, and those that a RetNet does not use.
 _RETNET = {
-    "residual": "pre_norm",
-    "compute_dtype": "float32",
-    "remat": False,
-    "kernels": False,
     "mixer": "retention",
-    "first_decay_exponent": 5.0,
-    "retention_norm": "sqrt_sum",
-    "rotary_kind": "linspace",
-    "rotary_base": 10000.0,
-    "rotary_layout": "interleaved",
     "linear": "dense",
-    "activation_bits": 8,
-    "down_activation_bits": 8,
-    "quant_norm": "sub",
-    "sub_norm": False,
-    "kan_basis": "bspline",
-    "knots": "uniform",
-    "outside_grid": "fade",
-    "rational_groups": 1,
-    "kan_init": "variance",
-    "spline_linear": "dense",
-    "train_base": True,
-    "train_spline": True,
-    "grid_low": -3.0,
-    "grid_high": 3.0,
-    "grid_intervals": 3,
-    "spline_degree": 3,
-    "spline_share": 0.5,
     "num_experts": 0,
+    "residual": "pre_norm",
+    "sub_norm": False,
+    "rotary": RotaryConfig(kind="linspace", base=10000.0, layout="interleaved"),
+}
+"""What makes a model of ours a RetNet, by the fields of `ModelConfig`."""
+
+_UNUSED = {
+    "expert_width": 1,
     "experts_per_token": 1,
     "num_shared_experts": 0,
-    "expert_width": 1,
-    "expert_dispatch": "sorted",
-    "capacity_factor": 0.0,
     "first_dense_layers": 0,
-    "router_score": "softmax",
-    "router_groups": 1,
-    "router_groups_per_token": 1,
-    "router_device_groups": 1,
-    "router_normalize": False,
-    "router_scale": 1.0,
+    "compute_dtype": "float32",
+    "remat": False,
+    "backend": "auto",
+    "kan": KanConfig(),
+    "router": RouterConfig(),
+    "quantization": QuantizationConfig(),
 }
+"""The other fields that no checkpoint tells: a RetNet has no use for most of them."""
 
 
 def load(
@@ -126,17 +112,16 @@ def load(
     is_tied = _HEAD not in params or np.array_equal(params[_HEAD], params[_EMBEDDING])
     config = ModelConfig(
         **_RETNET,
+        **_UNUSED,
         d_model=d_model,
         num_layers=num_layers,
-        vocab_size=vocab_size,
         tied_embeddings=is_tied,
         embedding_scale=embedding_scale,
         norm_epsilon=norm_epsilon,
         num_heads=num_heads,
         key_width=d_model // num_heads,
         value_width=params["layers.0.retention.v_proj.weight"].shape[0] // num_heads,
-        chunk_size=chunk_size,
-        decay=decay,
+        retention=RetentionConfig(decay=decay, chunk_size=chunk_size),
         ffn=ACTIVATIONS[activation],
         hidden_width=params["layers.0.ffn.fc1.weight"].shape[0],
     )
@@ -156,7 +141,7 @@ def load(
         layers = [params[f"layers.{i}.{name}.weight"] for i in range(num_layers)]
         leaves["dense_blocks", *path] = _stack(f"layers.*.{name}.weight", layers)
 
-    graph, state = nnx.split(jax.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0))))
+    graph, state = nnx.split(jax.eval_shape(lambda: LanguageModel(config, vocab_size, rngs=nnx.Rngs(0))))
     for path, variable in nnx.to_flat_state(state):
         if variable.shape != leaves[path].shape:
             raise ValueError(
@@ -178,20 +163,20 @@ def save(model: LanguageModel, naming: str = "torchscale") -> dict[str, np.ndarr
     if naming not in NAMINGS:
         raise ValueError(f"naming={naming!r}: one of {NAMINGS} is needed")
     config = model.config
-    needed = {"residual": "pre_norm", "mixer": "retention", "num_experts": 0, "linear": "dense", "sub_norm": False}
-    needed |= {field: _RETNET[field] for field in ("retention_norm", "rotary_kind", "rotary_base", "rotary_layout")}
-    needed |= {"key_width": config.d_model // config.num_heads}
-    if config.decay != "lm":
-        needed |= {"decay": "paper", "first_decay_exponent": 5.0}
+    decay = RetentionConfig(decay="lm" if config.retention.decay == "lm" else "paper")
+    needed = _RETNET | {"key_width": config.d_model // config.num_heads}
+    needed |= {"retention": dataclasses.replace(decay, chunk_size=config.retention.chunk_size)}
+    if config.retention.decay == "lm":  # which has no use for an exponent
+        needed["retention"] = dataclasses.replace(
+            needed["retention"], first_decay_exponent=config.retention.first_decay_exponent
+        )
     for field, value in needed.items():
-        if getattr(config, field) != value:
-            raise ValueError(f"config.model.{field}={getattr(config, field)!r}: a RetNet has {value!r}")
+        _require(f"config.model.{field}", getattr(config, field), value)
     if config.ffn not in ACTIVATIONS.values():
         raise ValueError(f"config.model.ffn={config.ffn!r}: a RetNet has one of {tuple(ACTIVATIONS.values())}")
-    for path, layer in nnx.iter_modules(model):  # a layer may have been quantised since the model was made
-        kind = getattr(layer, "kind", "integers") if isinstance(layer, (Linear, IntegerLinear)) else "dense"
-        if kind != "dense":
-            raise ValueError(f"{'.'.join(map(str, path))} holds {kind} weights: a RetNet's are dense")
+    for path, layer in surgery.layers(model):  # a layer may have been quantised since the model was made
+        if linear_type(layer) != "dense":
+            raise ValueError(f"{path} holds {linear_type(layer)} weights: a RetNet's are dense")
     leaves = {path: np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(model))}
     embedding = leaves["embedding_WD",]
     params = {_EMBEDDING: embedding, _HEAD: leaves.get(("head_WD",), embedding)}
@@ -203,6 +188,15 @@ def save(model: LanguageModel, naming: str = "torchscale") -> dict[str, np.ndarr
     if naming == "torchscale":
         return params
     return {"lm_head.weight" if name == _HEAD else f"model.{name}": array for name, array in params.items()}
+
+
+def _require(field, value, needed):
+    """Raises ValueError naming the first field, of a section too, in which a value is not the one that is needed."""
+    if dataclasses.is_dataclass(value):
+        for part in dataclasses.fields(value):
+            _require(f"{field}.{part.name}", getattr(value, part.name), getattr(needed, part.name))
+    elif value != needed:
+        raise ValueError(f"{field}={value!r}: a RetNet has {needed!r}")
 
 
 def _official_name(name):
@@ -222,7 +216,7 @@ def _stack(name, layers):
 
 def _constants(config):
     """The buffers that hold what is a formula here: one angle for each feature, the log decay of each head."""
-    frequency_P = rotary.frequencies(config.key_width, config.rotary_base, config.rotary_kind)
-    is_lm = config.decay == "lm"
+    frequency = rotary.frequencies(config.key_width, config.rotary.base, config.rotary.kind)
+    is_lm = config.retention.decay == "lm"
     log_decay_H = retention.lm_log_decay(config.num_heads) if is_lm else retention.log_decay(config.num_heads)
-    return {_ANGLE: np.repeat(np.asarray(frequency_P), 2), _DECAY: np.asarray(log_decay_H)}
+    return {_ANGLE: np.repeat(np.asarray(frequency.radian_P), 2), _DECAY: np.asarray(log_decay_H)}

@@ -5,48 +5,37 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mixkabrn_jax import sharding
+from mixkabrn_jax.layers.branch import BranchConfig
+from mixkabrn_jax.layers.heads import HeadsConfig, RotaryConfig
 from mixkabrn_jax.layers.linear import Linear
-from mixkabrn_jax.layers.norm import rms_norm
-from mixkabrn_jax.ops import attention, rotary
+from mixkabrn_jax.ops import attention
 
 
 class Attention(nnx.Module):
-    """Owns the projections; the softmax itself is `ops.attention`."""
+    """The linear layers of an attention; the softmax itself is `ops.attention`."""
 
     def __init__(
         self,
         d_model: int,
+        heads: HeadsConfig,
+        rotary: RotaryConfig = RotaryConfig(),
+        branch: BranchConfig = BranchConfig(),
         *,
-        num_heads: int,
-        key_width: int,
-        value_width: int,
-        rotary_kind: str,
-        rotary_base: float,
-        rotary_layout: str,
-        sub_norm: bool,
-        epsilon: float,
-        value_scale: float,
-        out_scale: float,
         rngs: nnx.Rngs,
-        down_activation_bits: int | None = None,
-        **linear,
     ):
-        """Arguments as for `Retention`."""
-        self.query = Linear(d_model, num_heads * key_width, letters="DH", rngs=rngs, **linear)
-        self.key = Linear(d_model, num_heads * key_width, letters="DH", rngs=rngs, **linear)
-        self.value = Linear(d_model, num_heads * value_width, letters="DH", rngs=rngs, init_scale=value_scale, **linear)
-        linear["activation_bits"] = down_activation_bits or linear["activation_bits"]
-        self.out = Linear(num_heads * value_width, d_model, letters="HD", rngs=rngs, init_scale=out_scale, **linear)
-        self.num_heads, self.key_width, self.value_width = num_heads, key_width, value_width
-        self.rotary_kind, self.rotary_base, self.rotary_layout = rotary_kind, rotary_base, rotary_layout
-        self.sub_norm, self.epsilon = sub_norm, epsilon
+        keys, values = heads.num_heads * heads.key_width, heads.num_heads * heads.value_width
+        self.query = Linear(d_model, keys, branch.input, "DH", rngs=rngs)
+        self.key = Linear(d_model, keys, branch.input, "DH", rngs=rngs)
+        self.value = Linear(d_model, values, branch.value, "DH", rngs=rngs)
+        self.out = Linear(values, d_model, branch.out, "HD", rngs=rngs)
+        self.heads, self.rotary = heads, rotary
 
-    def __call__(self, x_BTD, cache, position_BT, segment_ids_BT=None, mask_BT=None):
+    def __call__(self, x_BTD, cache=None, position_BT=None, segment_ids_BT=None, mask_BT=None):
         """
         Args:
             x_BTD: `[B, T, D]`.
             cache: (keys, values) as `attention.cached` takes them, or None to see these T positions only.
-            position_BT: int, counted from the start of each document.
+            position_BT: int, counted from the start of each document; None for 0, 1, 2, ...
             segment_ids_BT: int, 0 only on padding, or None; documents do not see each other. Not together with a cache.
             mask_BT: None, or 0 at padding, which nothing sees and which is not kept.
         Returns: (`[B, T, D]`, the cache after these positions, or None).
@@ -54,10 +43,11 @@ class Attention(nnx.Module):
         """
         if cache is not None and segment_ids_BT is not None:
             raise ValueError("segment ids together with a cache: packed documents are seen without one")
-        heads = (*x_BTD.shape[:2], self.num_heads, -1)
-        frequency_P = rotary.frequencies(self.key_width, self.rotary_base, self.rotary_kind)
-        q_BTHK = rotary.rotate(self.query(x_BTD).reshape(heads), position_BT, frequency_P, self.rotary_layout)
-        k_BTHK = rotary.rotate(self.key(x_BTD).reshape(heads), position_BT, frequency_P, self.rotary_layout)
+        if position_BT is None:
+            position_BT = jnp.arange(x_BTD.shape[1], dtype=jnp.int32)[None]
+        heads = (*x_BTD.shape[:2], self.heads.num_heads, -1)
+        q_BTHK = self.rotary.rotate(self.query(x_BTD).reshape(heads), position_BT)
+        k_BTHK = self.rotary.rotate(self.key(x_BTD).reshape(heads), position_BT)
         v_BTHV = self.value(x_BTD).reshape(heads)
         if cache is None:
             if mask_BT is not None:
@@ -70,7 +60,4 @@ class Attention(nnx.Module):
             y_BTHV = attention.causal(q_BTHK, k_BSHK, v_BSHV, segment_ids_BS, first)
         else:
             y_BTHV, cache = attention.cached(q_BTHK, k_BTHK, v_BTHV, cache, position_BT, mask_BT)
-        y_BTF = y_BTHV.reshape(*x_BTD.shape[:2], -1)
-        if self.sub_norm:
-            y_BTF = rms_norm(y_BTF, self.epsilon)
-        return self.out(y_BTF), cache
+        return self.out(y_BTHV.reshape(*x_BTD.shape[:2], -1)), cache

@@ -1,7 +1,4 @@
-"""What a KAN layer makes of each input before its matrix product: the functions on the edges, and what they own.
-
-Letters: D input feature, G basis function, M knot, P group of features, R row of a grouped matrix, E expert.
-"""
+"""What a KAN layer makes of each input before its matrix product: the functions on the edges, and what they own."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,43 +8,58 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mixkabrn_jax.layers.variables import Buffer
-from mixkabrn_jax.ops import bases, bspline
+from mixkabrn_jax.ops import bases, bspline, uniform_bspline
+from mixkabrn_jax.ops.uniform_bspline import UniformGrid
 
 BASES = ("bspline", "chebyshev", "fourier", "rbf", "rational")
 KNOTS = ("uniform", "adaptive")
+INITS = ("variance", "pykan", "glorot", "lecun")
+SPLINE_LINEAR_TYPES = ("dense", "ternary")
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Where the functions of an edge live: `num_intervals` equal ones on [low, high], and what happens outside."""
+class KanConfig:
+    """The functions on the edges of a KAN layer, how they start, and what of them is trained."""
 
-    low: float
-    high: float
-    num_intervals: int
-    degree: int
-    outside: str
-    """One of `bspline.OUTSIDE`."""
+    basis: str = "bspline"
+    """One of `BASES`."""
+    knots: str = "uniform"
+    """"uniform": shared by all edges, constant, basis in closed form. "adaptive": a `Buffer` for each input, moved to
+    follow its samples, basis by Cox-de Boor."""
+    grid: UniformGrid = UniformGrid()
+    """Where the functions live; adaptive knots start there."""
+    rational_groups: int = 8
+    """Groups of features with one rational function each, where basis is "rational"."""
+    init: str = "variance"
+    """"variance": of `spline_share`. "lecun": variance 1 / fan-in of each of the two matrices; "glorot": 2 / (fan-in +
+    fan-out); both as if every feature had unit power. "pykan": base U(-1, 1) / sqrt(D), splines through small noise."""
+    spline_share: float = 0.5
+    """The part of the output's initial variance that comes from the splines, 0 to 1, where init is "variance"."""
+    train_base: bool = True
+    """A part that is not trained is a `Buffer`: saved, without gradient."""
+    train_spline: bool = True
+    spline_linear: str = "dense"
+    """Number format of the splines' coefficients, "dense" or "ternary" with a scale for each basis function."""
 
     def __post_init__(self):
-        # Raise for an impossible grid.
-        bspline.uniform_knots(self.low, self.high, self.num_intervals, self.degree)
-        bspline.check_outside(self.outside)
+        for field, known in (
+            ("basis", BASES),
+            ("knots", KNOTS),
+            ("init", INITS),
+            ("spline_linear", SPLINE_LINEAR_TYPES),
+        ):
+            if getattr(self, field) not in known:
+                raise ValueError(f"{field}={getattr(self, field)!r}: one of {known} is needed")
+        if self.rational_groups < 1:
+            raise ValueError(f"rational_groups={self.rational_groups}: at least 1 is needed")
+        if not 0 <= self.spline_share <= 1:
+            raise ValueError(f"spline_share={self.spline_share}: 0 to 1 is needed")
+        for field, only in (("knots", "adaptive"), ("init", "pykan")):
+            if getattr(self, field) == only and self.basis != "bspline":
+                raise ValueError(f"{field}={only!r}: basis='bspline' is needed, not {self.basis!r}")
 
-    @property
-    def num_basis(self) -> int:
-        """G, basis functions of one edge."""
-        return self.num_intervals + self.degree
 
-    def basis(self, x: jax.Array) -> jax.Array:
-        """Uniform B-splines: `[..., D]` -> `[..., G, D]`."""
-        return bspline.uniform_basis(x, self.low, self.high, self.num_intervals, self.degree, self.outside)
-
-    def knots(self) -> jax.Array:
-        """`[M]`."""
-        return bspline.uniform_knots(self.low, self.high, self.num_intervals, self.degree)
-
-
-class Outside(NamedTuple):
+class OutsideGrid(NamedTuple):
     """Inputs of splines, counted; counts of several layers, experts or batches add up field by field."""
 
     outside: jax.Array
@@ -67,23 +79,9 @@ class Features(nnx.Module):
     parameters; a rational is one function with its own coefficients.
     """
 
-    def __init__(
-        self,
-        d_in: int,
-        *,
-        grid: Grid,
-        basis: str,
-        knots: str,
-        rational_groups: int,
-        trained: bool,
-        num_experts: int,
-    ):
+    def __init__(self, d_in: int, config: KanConfig = KanConfig(), num_experts: int = 0):
         """
         Args:
-            basis: one of `BASES`.
-            knots: one of `KNOTS`; adaptive ones start uniform, in `knots_DM`, and are moved by `refinement`.
-            rational_groups: groups of features with one rational function each.
-            trained: whether rational coefficients are parameters; else they are `Buffer`s.
             num_experts: 0, or the leading dimension of what it owns.
         """
         experts = (num_experts,) if num_experts else ()
@@ -93,56 +91,57 @@ class Features(nnx.Module):
             row = jnp.asarray(row, jnp.float32)
             return kind(jnp.broadcast_to(row, (*experts, count, *row.shape)))
 
-        self.knots_DM = repeated(Buffer, d_in, grid.knots()) if basis == "bspline" and knots == "adaptive" else None
-        rational, kind = basis == "rational", nnx.Param if trained else Buffer
-        self.numerator_PK = repeated(kind, rational_groups, bases.GELU[0]) if rational else None
-        self.denominator_PK = repeated(kind, rational_groups, bases.GELU[1]) if rational else None
-        self.grid, self.basis = grid, basis
+        has_knots = config.basis == "bspline" and config.knots == "adaptive"
+        self.knots_DM = repeated(Buffer, d_in, config.grid.knots()) if has_knots else None
+        rational, kind = config.basis == "rational", nnx.Param if config.train_spline else Buffer
+        self.numerator_PG = repeated(kind, config.rational_groups, bases.GELU[0]) if rational else None
+        self.denominator_PG = repeated(kind, config.rational_groups, bases.GELU[1]) if rational else None
+        self.config = config
 
     @property
     def num_basis(self) -> int:
-        """G."""
-        return 1 if self.basis == "rational" else self.grid.num_basis
+        """G, the number of functions on one edge."""
+        return 1 if self.config.basis == "rational" else self.config.grid.num_basis
 
     def __call__(self, x, group_sizes_E=None):
         """`[..., D]` -> `[..., G, D]` in x's dtype; with experts, rows `[R, D]` sorted by expert."""
-        grid = self.grid
-        if self.basis == "chebyshev":
+        basis, grid = self.config.basis, self.config.grid
+        if basis == "chebyshev":
             return bases.chebyshev(x, grid.num_basis)
-        if self.basis == "fourier":
+        if basis == "fourier":
             return bases.fourier(x, grid.low, grid.high, grid.num_basis)
-        if self.basis == "rbf":
+        if basis == "rbf":
             return bases.gaussian_rbf(x, grid.low, grid.high, grid.num_basis)
-        if self.basis == "rational":
-            numerator = _of_rows(self.numerator_PK, x, group_sizes_E)
-            denominator = _of_rows(self.denominator_PK, x, group_sizes_E)
+        if basis == "rational":
+            numerator = _of_rows(self.numerator_PG, x, group_sizes_E)
+            denominator = _of_rows(self.denominator_PG, x, group_sizes_E)
             return bases.group_rational(x, numerator, denominator)[..., None, :]
         if self.knots_DM is None:
-            return grid.basis(x)
+            return uniform_bspline.basis(x, grid)
         knots = _of_rows(self.knots_DM, x, group_sizes_E)
         wide = x.astype(jnp.promote_types(x.dtype, knots.dtype))
-        return jnp.swapaxes(bspline.basis(wide, knots, grid.degree, grid.outside), -1, -2).astype(x.dtype)
+        return jnp.swapaxes(bspline.basis(wide, knots, grid.degree, grid.extrapolation), -1, -2).astype(x.dtype)
 
-    def outside(self, x, group_sizes_E=None, weights=None) -> Outside | None:
+    def outside_grid(self, x, group_sizes_E=None, row_mask=None) -> OutsideGrid | None:
         """How many inputs lie outside their grid; None where there are no splines.
 
         Args:
             x: `[..., D]`, or rows `[R, D]` sorted by expert.
-            weights: `[...]` or None, 0 leaves a row (padding, or room that no choice fills) out.
+            row_mask: `[...]` or None; 0 leaves a row out: padding, or one that no choice fills.
         """
-        if self.basis != "bspline":
+        if self.config.basis != "bspline":
             return None
-        low, high = self.grid.low, self.grid.high
+        degree, low, high = self.config.grid.degree, self.config.grid.low, self.config.grid.high
         if self.knots_DM is not None:
             knots = _of_rows(self.knots_DM, x, group_sizes_E)
-            ends = knots[..., self.grid.degree], knots[..., -self.grid.degree - 1]
+            ends = knots[..., degree], knots[..., -degree - 1]
             low, high = (end if end.ndim == x.ndim else end.reshape((1,) * (x.ndim - 1) + (-1,)) for end in ends)
         # By rows first: a float32 that counts one by one stops at 2^24.
         beyond = jnp.sum((x < low) | (x > high), axis=-1, dtype=jnp.float32)
-        if weights is None:
-            return Outside(jnp.sum(beyond), jnp.full((), x.size, jnp.float32))
-        weights = (weights > 0).astype(jnp.float32)
-        return Outside(jnp.sum(beyond * weights), x.shape[-1] * jnp.sum(weights))
+        if row_mask is None:
+            return OutsideGrid(jnp.sum(beyond), jnp.full((), x.size, jnp.float32))
+        row_mask = (row_mask > 0).astype(jnp.float32)
+        return OutsideGrid(jnp.sum(beyond * row_mask), x.shape[-1] * jnp.sum(row_mask))
 
 
 def _of_rows(variable, x, group_sizes_E):

@@ -19,7 +19,7 @@ def rms_norm(x: jax.Array, epsilon: float) -> jax.Array:
 class RMSNorm(nnx.Module):
     """`rms_norm` with a learned scale for each feature."""
 
-    def __init__(self, width: int, *, epsilon: float):
+    def __init__(self, width: int, epsilon: float = 1e-6):
         self.scale_D = nnx.Param(jnp.ones(width))
         self.epsilon = epsilon
 

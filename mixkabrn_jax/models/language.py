@@ -1,6 +1,5 @@
 """The language model: embedding, stacks of blocks run by `lax.scan`, final norm, head."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mixkabrn_jax import sharding
-from mixkabrn_jax.layers import refinement
-from mixkabrn_jax.layers.moe import Balance
+from mixkabrn_jax.layers.balance import Balance
 from mixkabrn_jax.layers.norm import RMSNorm
 from mixkabrn_jax.layers.variables import unsharded
 from mixkabrn_jax.models.block import Block
@@ -42,16 +40,28 @@ class Output(NamedTuple):
 class LanguageModel(nnx.Module):
     """Tokens in, logits and the state after them out. Pure: nothing is stored between calls."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.embedding_WD = _embedding(config, rngs)
+    def __init__(self, config: ModelConfig, vocab_size: int, *, rngs: nnx.Rngs):
+        """
+        Args:
+            vocab_size: W, the tokens that there are; the tokenizer knows.
+        Raises: ValueError for a vocabulary of less than one token.
+        """
+        if vocab_size < 1:
+            raise ValueError(f"vocab_size={vocab_size}: at least 1 is needed")
+        self.embedding_WD = _embedding(vocab_size, config.d_model, rngs)
         num_dense = config.first_dense_layers if config.num_experts else config.num_layers
         self.dense_blocks = _stack(config, num_dense, routed=False, rngs=rngs)
         self.routed_blocks = _stack(config, config.num_layers - num_dense, routed=True, rngs=rngs)
         # DeepNorm's blocks end in a norm.
         is_normed = config.residual == "deepnorm"
-        self.final_norm = None if is_normed else RMSNorm(config.d_model, epsilon=config.norm_epsilon)
-        self.head_WD = None if config.tied_embeddings else _embedding(config, rngs)
+        self.final_norm = None if is_normed else RMSNorm(config.d_model, config.norm_epsilon)
+        self.head_WD = None if config.tied_embeddings else _embedding(vocab_size, config.d_model, rngs)
         self.config = config
+
+    @property
+    def vocab_size(self) -> int:
+        """W."""
+        return self.embedding_WD.shape[0]
 
     def __call__(self, tokens_BT, state: State | None = None, segment_ids_BT=None, mask_BT=None) -> Output:
         """
@@ -69,7 +79,7 @@ class LanguageModel(nnx.Module):
         if state is None:
             state = self.init_state(tokens_BT.shape[0], None)
         embedding_WD = unsharded(self.embedding_WD)[...]
-        x_BTD, position_BT = self._start(embedding_WD, tokens_BT, state, segment_ids_BT, mask_BT)
+        x_BTD, position_BT = self.embed(embedding_WD, tokens_BT, state, segment_ids_BT, mask_BT)
 
         def run(x_BTD, layer):
             block, mixer_state = layer
@@ -81,7 +91,7 @@ class LanguageModel(nnx.Module):
             run = jax.checkpoint(run)
         balance = None
         mixers, outside = [], []
-        for blocks, mixer_states in zip(self._stacks(), state.mixers, strict=True):
+        for blocks, mixer_states in zip(self.stacks().values(), state.mixers, strict=True):
             x_BTD, (mixer_states, balance, counts) = jax.lax.scan(run, x_BTD, (blocks, mixer_states))
             mixers.append(mixer_states)
             outside.append(sharding.psum(counts))
@@ -94,8 +104,8 @@ class LanguageModel(nnx.Module):
         outside_L = None if outside[0] is None else jnp.concatenate([counts.share() for counts in outside])
         return Output(logits_BTW, State(next_B, tuple(mixers)), balance, outside_L)
 
-    def _start(self, embedding_WD, tokens_BT, state, segment_ids_BT, mask_BT):
-        """(what the first block reads, positions)."""
+    def embed(self, embedding_WD, tokens_BT, state, segment_ids_BT, mask_BT):
+        """What the first block reads, `[B, T, D]`, and positions `[B, T]`; arguments as for the model's call."""
         if segment_ids_BT is not None and mask_BT is not None:
             raise ValueError("mask_BT together with segment_ids_BT: packed documents mark padding by segment id 0")
         x_BTD = jnp.take(embedding_WD, tokens_BT, axis=0).astype(self.config.compute_dtype)
@@ -123,25 +133,22 @@ class LanguageModel(nnx.Module):
             max_length: positions an attention cache has room for; None for no cache. Retention needs no room.
         """
         config = self.config
-        heads = (batch_size, config.num_heads)
 
-        def one_stack(num_layers):
+        def one_layer(_):
             if config.mixer == "retention":
-                return jnp.zeros((num_layers, *heads, config.key_width, config.value_width), jnp.float32)
-            if max_length is None:
-                return None
-            room = (num_layers, batch_size, max_length, config.num_heads)
-            dtype = config.compute_dtype
-            return jnp.zeros((*room, config.key_width), dtype), jnp.zeros((*room, config.value_width), dtype)
+                return config.heads.empty_state(batch_size)
+            return (
+                None if max_length is None else config.heads.empty_cache(batch_size, max_length, config.compute_dtype)
+            )
 
-        depths = [jax.tree.leaves(blocks)[0].shape[0] for blocks in self._stacks()]
-        return State(jnp.zeros(batch_size, jnp.int32), tuple(one_stack(depth) for depth in depths))
+        depths = [jax.tree.leaves(blocks)[0].shape[0] for blocks in self.stacks().values()]
+        mixers = tuple(jax.vmap(one_layer)(jnp.arange(depth)) for depth in depths)
+        return State(jnp.zeros(batch_size, jnp.int32), mixers)
 
-    def _stack_names(self):
-        return [name for name in ("dense_blocks", "routed_blocks") if getattr(self, name) is not None]
-
-    def _stacks(self):
-        return [getattr(self, name) for name in self._stack_names()]
+    def stacks(self) -> dict[str, Block]:
+        """The stacks of blocks in their order, by name; every leaf has a leading layer dimension."""
+        named = {name: getattr(self, name) for name in ("dense_blocks", "routed_blocks")}
+        return {name: blocks for name, blocks in named.items() if blocks is not None}
 
 
 def reorder(state: State, rows_B: jax.Array) -> State:
@@ -163,76 +170,6 @@ def update_router_bias(model: LanguageModel, load_LE: jax.Array, rate: float) ->
     return nnx.merge(graph, state)
 
 
-def extend_grid(model: LanguageModel, num_intervals: int) -> LanguageModel:
-    """The model with all its splines on a grid of more intervals (`refinement.extend_grid`); itself is left as it is.
-
-    Raises: ValueError for fewer intervals than there are, or a model without splines.
-    """
-    if model.config.ffn != "kan":
-        raise ValueError(f"config.model.ffn={model.config.ffn!r} has no splines: 'kan' is needed")
-    new = nnx.clone(model)
-    new.config = dataclasses.replace(model.config, grid_intervals=num_intervals)
-    for blocks in new._stacks():
-        for kan in (blocks.ffn.experts, blocks.ffn.shared) if blocks.routed else (blocks.ffn,):
-            if kan is not None:
-                kan.up = refinement.extend_grid(kan.up, num_intervals)
-                kan.down = refinement.extend_grid(kan.down, num_intervals)
-    return new
-
-
-def update_grid(
-    model: LanguageModel, tokens_BT, segment_ids_BT=None, mask_BT=None, *, uniform_fraction: float
-) -> LanguageModel:
-    """The model with adaptive knots that follow the inputs of all its KAN layers on these tokens, its splines refitted.
-
-    A routed expert's samples are the tokens that it is run for; padding does not count; a layer or expert with fewer
-    samples than points of its grid keeps it. Arguments and errors are those of `grid_changes`.
-    """
-    changes = grid_changes(model, tokens_BT, segment_ids_BT, mask_BT, uniform_fraction=uniform_fraction)
-    return change_grids(model, changes)
-
-
-def grid_changes(
-    model: LanguageModel, tokens_BT, segment_ids_BT=None, mask_BT=None, *, uniform_fraction: float
-) -> dict[str, Any]:
-    """What `update_grid` does to a model, for `change_grids`; small beside the samples it comes from.
-
-    Each layer's samples are the outputs of the layers before it as they are after their own change, as in pykan: on
-    these tokens the new model's inputs are then just those that its knots were laid over and its splines were fitted
-    on. With the outputs of the old layers, extremes would fall off the new grids by what the fits have left over.
-
-    Args:
-        tokens_BT, segment_ids_BT, mask_BT: as for the model's call.
-        uniform_fraction: 1 = knots equally spaced between the extremes, 0 = at quantiles; pykan's value is 0.02.
-    Returns: a change for each stack of blocks, every leaf with a leading layer dimension.
-    Raises: ValueError for a model without splines or without adaptive knots.
-    """
-    if model.config.ffn != "kan":
-        raise ValueError(f"config.model.ffn={model.config.ffn!r} has no splines: 'kan' is needed")
-    state = model.init_state(tokens_BT.shape[0], None)
-    x_BTD, position_BT = model._start(model.embedding_WD[...], tokens_BT, state, segment_ids_BT, mask_BT)
-
-    def run(x_BTD, layer):
-        block, mixer_state = layer
-        return block.grid_change(x_BTD, mixer_state, position_BT, segment_ids_BT, mask_BT, uniform_fraction)
-
-    changes = {}
-    for name, mixer_states in zip(model._stack_names(), state.mixers, strict=True):
-        x_BTD, changes[name] = jax.lax.scan(run, x_BTD, (getattr(model, name), mixer_states))
-    return changes
-
-
-def change_grids(model: LanguageModel, changes: dict[str, Any]) -> LanguageModel:
-    """The model on the grids of `grid_changes`. Linear in the splines' coefficients: where the parameters are an
-    optimiser's moments, they become those of the new model.
-    """
-    new = nnx.clone(model)
-    for name, change in changes.items():
-        blocks = getattr(new, name)
-        blocks.ffn = refinement.change_grid(blocks.ffn, change)
-    return new
-
-
 def count_parameters(model: LanguageModel) -> dict[str, int]:
     """Trained parameters: total, active for one token, and those of the embedding and head.
 
@@ -244,13 +181,13 @@ def count_parameters(model: LanguageModel) -> dict[str, int]:
     if model.routed_blocks is not None:
         experts = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model.routed_blocks.ffn.experts, nnx.Param)))
         idle = experts // config.num_experts * (config.num_experts - config.experts_per_token)
-    embedding = config.vocab_size * config.d_model * (1 if config.tied_embeddings else 2)
+    embedding = model.vocab_size * config.d_model * (1 if config.tied_embeddings else 2)
     return {"total": total, "active": total - idle, "embedding": embedding}
 
 
-def _embedding(config, rngs):
+def _embedding(vocab_size, d_model, rngs):
     """Small, so that a tied head starts near even odds: with unit rows the input token itself would look likely."""
-    weight_WD = 0.02 * jax.random.normal(rngs.params(), (config.vocab_size, config.d_model))
+    weight_WD = 0.02 * jax.random.normal(rngs.params(), (vocab_size, d_model))
     return nnx.Param(weight_WD, letters="WD")
 
 

@@ -2,15 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from mixkabrn_jax.layers.kan import KanLayer
-from mixkabrn_jax.layers.linear import KINDS, QUANTIZERS, IntegerLinear, Linear, by_basis, over_matrices
+from mixkabrn_jax.layers.linear import LINEAR_TYPES, QUANTIZERS, IntegerLinear, Linear, by_basis, over_matrices
+from mixkabrn_jax.models import surgery
 from mixkabrn_jax.models.language import LanguageModel
 from mixkabrn_jax.ops import ternary
 
@@ -25,28 +24,26 @@ class WeightStatistics(NamedTuple):
     scale: jax.Array
 
 
-def quantize(model: LanguageModel, kind: str, patterns: Iterable[str]) -> LanguageModel:
+def quantize(model: LanguageModel, linear: str, patterns: Iterable[str]) -> LanguageModel:
     """The model with some of its matrices in another number format; their trained weights are kept as they are.
 
     Embedding, head, norms and router never change, nor do spline coefficients: a `KanLayer` changes its base matrix.
 
     Args:
-        kind: one of `KINDS`; where all layers have it in the end, so does the model's config.
+        linear: one of `LINEAR_TYPES`; where all layers have it in the end, so does the model's config.
         patterns: shell patterns of layers' paths such as "routed_blocks.ffn.experts.up" or "*.mixer.*".
-    Raises: ValueError for an unknown kind, and for a pattern that matches no layer.
+    Raises: ValueError for an unknown number format, and for a pattern that matches no layer.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r}: one of {KINDS} is needed")
-    model = nnx.merge(*nnx.split(model))  # a new tree over the same arrays
-    layers = dict(_layers(model))
-    for pattern in patterns:
-        matched = [path for path in layers if fnmatchcase(path, pattern)]
-        if not matched:
-            raise ValueError(f"patterns: {pattern!r} matches no layer; there are {', '.join(layers)}")
-        for path in matched:
-            layers[path].kind = kind
-    if all(layer.kind == kind for layer in layers.values()):
-        model.config = dataclasses.replace(model.config, linear=kind)
+    if linear not in LINEAR_TYPES:
+        raise ValueError(f"linear={linear!r}: one of {LINEAR_TYPES} is needed")
+    model = surgery.copy(model)
+    for layer in surgery.match(model, patterns).values():
+        if isinstance(layer, KanLayer):
+            layer.linear = dataclasses.replace(layer.linear, linear=linear)
+        else:
+            layer.config = dataclasses.replace(layer.config, linear=linear)
+    if all(linear_type(layer) == linear for _, layer in surgery.layers(model)):
+        model.config = dataclasses.replace(model.config, linear=linear)
     return model
 
 
@@ -55,17 +52,20 @@ def to_integers(model: LanguageModel) -> LanguageModel:
 
     Raises: ValueError when no layer is quantised.
     """
-    model = nnx.merge(*nnx.split(model))
-    quantised = [(path, layer) for path, layer in _layers(model) if isinstance(layer, Linear) and layer.kind != "dense"]
+    model = surgery.copy(model)
+    quantised = [(path, layer) for path, layer in surgery.layers(model, (Linear,)) if layer.config.linear != "dense"]
     if not quantised:
         raise ValueError("no Linear of this model is quantised: quantize(model, 'ternary', ['*']) makes them so")
     for path, layer in quantised:
-        *parents, name = path.split(".")
-        owner = model
-        for parent in parents:
-            owner = getattr(owner, parent)
-        setattr(owner, name, IntegerLinear(layer))
+        surgery.replace(model, path, IntegerLinear(layer))
     return model
+
+
+def linear_type(layer: Linear | KanLayer | IntegerLinear) -> str:
+    """The number format of a layer's matrix, "integers" for one that is packed."""
+    if isinstance(layer, IntegerLinear):
+        return "integers"
+    return (layer.linear if isinstance(layer, KanLayer) else layer.config).linear
 
 
 def weight_statistics(old: LanguageModel, new: LanguageModel) -> WeightStatistics | None:
@@ -92,19 +92,14 @@ def has_quantised(model: LanguageModel) -> bool:
     return bool(_quantised(model))
 
 
-def _layers(model):
-    """Paths and layers whose number format is a choice."""
-    for path, layer in nnx.iter_modules(model):
-        if isinstance(layer, (Linear, KanLayer)):
-            yield ".".join(str(part) for part in path), layer
-
-
 def _quantised(model):
     """(quantiser, matrices `[..., D, F]`) of everything that has codes."""
     found = []
-    for _, layer in _layers(model):
-        if layer.kind in QUANTIZERS:
-            found.append((QUANTIZERS[layer.kind], (layer.kernel if isinstance(layer, Linear) else layer.base)[...]))
-        if isinstance(layer, KanLayer) and layer.spline_kind in QUANTIZERS:
-            found.append((QUANTIZERS[layer.spline_kind], by_basis(layer.spline[...], layer.features.num_basis)))
+    for _, layer in surgery.layers(model, (Linear, KanLayer)):
+        linear = linear_type(layer)
+        if linear in QUANTIZERS:
+            found.append((QUANTIZERS[linear], (layer.kernel if isinstance(layer, Linear) else layer.base)[...]))
+        if isinstance(layer, KanLayer) and layer.features.config.spline_linear in QUANTIZERS:
+            matrices = by_basis(layer.spline[...], layer.features.num_basis)
+            found.append((QUANTIZERS[layer.features.config.spline_linear], matrices))
     return found

@@ -1,7 +1,8 @@
-"""Other functions than B-splines for the edges of a KAN layer, basis-major like `bspline.uniform_basis`.
+"""Other functions than B-splines for the edges of a KAN layer, basis-major like `uniform_bspline.basis`.
 
-Letters: D input feature, G basis function, P group of features. All take x `[..., D]`, are computed in float32 or
-better, since a bf16 position would move a centre or a phase by a hundredth of its width, and return x's dtype.
+Letters: D input feature, G basis function or power of a polynomial, P group of features. All take x `[..., D]`, are
+computed in float32 or better, since a bf16 position would move a centre or a phase by a hundredth of its width, and
+return x's dtype.
 """
 
 import math
@@ -74,8 +75,8 @@ def group_rational(x: jax.Array, numerator: jax.Array, denominator: jax.Array) -
 
     Args:
         x: `[..., D]`.
-        numerator: `[P, m + 1]`, or `[..., P, m + 1]` for every row its own.
-        denominator: `[P, n]`, or `[..., P, n]`.
+        numerator: `[P, G]` with G = m + 1 powers, or `[..., P, G]` for every row its own.
+        denominator: `[P, G]` with G = n powers, or `[..., P, G]`.
     Returns: `[..., D]`.
     """
     width, num_groups = x.shape[-1], numerator.shape[-2]

@@ -10,40 +10,52 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mixkabrn_jax.ops.backend import resolve
+
 METHODS = ("loop", "block", "ragged", "kernel", "dense")
+_METHOD_OF_BACKEND = {"cpu": "loop", "gpu": "block", "tpu": "ragged", "pallas": "kernel"}
 
 
-def grouped_matmul(x: jax.Array, w: jax.Array, group_sizes: jax.Array, *, method: str | None = None, tile: int = 0):
+def grouped_matmul(
+    x: jax.Array,
+    w: jax.Array,
+    group_sizes: jax.Array,
+    *,
+    method: str | None = None,
+    backend: str = "auto",
+    tile: int = 0,
+) -> jax.Array:
     """y[r] = x[r] @ w[expert of row r].
 
     Args:
         x: `[R, D]`, sorted by expert; w: `[E, D, F]`.
         group_sizes: `[E]` int, rows of each expert; rows past their sum give 0.
-        method: None chooses by platform. "loop" goes through each expert's rows in tiles, as many as there are: for a
-            CPU. "block" pads every expert's rows to whole tiles and multiplies all tiles at once, at most
+        method: None chooses by the backend. "loop" goes through each expert's rows in tiles, as many as there are: for
+            a CPU. "block" pads every expert's rows to whole tiles and multiplies all tiles at once, at most
             R + E * tile rows of work whatever E: for a GPU. "ragged" is `jax.lax.ragged_dot`: for a TPU. "kernel" is
             that of `ops.kernels`, compiled on an NVIDIA GPU and interpreted (slowly) elsewhere. "dense" multiplies
             every row by every expert: the oracle.
+        backend: one of `backend.BACKENDS`: "cpu" loops, "gpu" has blocks, "tpu" is ragged, "pallas" the kernel.
         tile: rows in a tile of "loop" and "block"; 0 chooses by the mean number of rows of an expert.
     Returns: `[R, F]`.
-    Raises: ValueError for an unknown method or shapes that do not fit.
+    Raises: ValueError for an unknown method or backend, or shapes that do not fit.
     """
     if x.ndim != 2 or w.ndim != 3 or x.shape[1] != w.shape[1] or group_sizes.shape != w.shape[:1]:
         raise ValueError(
             f"x {x.shape}, w {w.shape}, group_sizes {group_sizes.shape}: [R, D], [E, D, F], [E] are needed"
         )
     if method is None:
-        method = {"cpu": "loop", "tpu": "ragged"}.get(jax.default_backend(), "block")
+        method = _METHOD_OF_BACKEND[resolve(backend)]
     if method == "loop":
         return map_groups(_multiply, w, x, group_sizes, tile=tile)
     if method == "block":
-        return _block(x, w, _tiles(group_sizes, x.shape[0], tile or 128))
+        return _block(x, w, _slots(group_sizes, x.shape[0], tile or 128))
     if method == "ragged":
         return jax.lax.ragged_dot(x, w, group_sizes)
     if method == "kernel":
         from mixkabrn_jax.ops.kernels import grouped  # a third of a second that others need not wait
 
-        return grouped.grouped_matmul(x, w, group_sizes, interpret=jax.default_backend() != "gpu")
+        return grouped.grouped_matmul(x, w, group_sizes)
     if method == "dense":
         row_R = jnp.arange(x.shape[0])[:, None]
         end_E = jnp.cumsum(group_sizes)[None]
@@ -83,7 +95,7 @@ class _Tile(NamedTuple):
     """Neighbouring rows, of which those of one expert count."""
 
     first: jax.Array
-    counts_C1: jax.Array
+    mask_C1: jax.Array
 
     @classmethod
     def of(cls, index, start, end, tile, num_rows):
@@ -94,15 +106,15 @@ class _Tile(NamedTuple):
         return cls(first, ((row_C >= wanted) & (row_C < end))[:, None])
 
     def read(self, rows):
-        return jax.lax.dynamic_slice_in_dim(rows, self.first, self.counts_C1.shape[0])
+        return jax.lax.dynamic_slice_in_dim(rows, self.first, self.mask_C1.shape[0])
 
     def read_own(self, rows):
         """0 where a row does not count."""
-        return jnp.where(self.counts_C1, self.read(rows), 0)
+        return jnp.where(self.mask_C1, self.read(rows), 0)
 
     def write(self, rows, new):
         return jax.lax.dynamic_update_slice_in_dim(
-            rows, jnp.where(self.counts_C1, new, self.read(rows)), self.first, axis=0
+            rows, jnp.where(self.mask_C1, new, self.read(rows)), self.first, axis=0
         )
 
 
@@ -161,7 +173,7 @@ def _bounds(group_sizes_E):
     return end_E - group_sizes_E, end_E
 
 
-class _Tiles(NamedTuple):
+class _Slots(NamedTuple):
     """Where rows go: an index one past the end stands for nothing, and reads as 0."""
 
     row_of_slot_IC: jax.Array
@@ -169,7 +181,7 @@ class _Tiles(NamedTuple):
     expert_of_tile_I: jax.Array
 
 
-def _tiles(group_sizes_E, num_rows, tile):
+def _slots(group_sizes_E, num_rows, tile):
     num_experts = group_sizes_E.shape[0]
     tile = min(tile, num_rows)
     num_tiles = num_rows // tile + num_experts
@@ -187,35 +199,35 @@ def _tiles(group_sizes_E, num_rows, tile):
     expert_R = jnp.minimum(jnp.searchsorted(row_end_E, row_R, side="right"), num_experts - 1)
     slot_R = tile_start_E[expert_R] * tile + row_R - row_start_E[expert_R]
     slot_R = jnp.where(row_R < row_end_E[-1], slot_R, num_tiles * tile)
-    return _Tiles(row_IC, slot_R, expert_I)
+    return _Slots(row_IC, slot_R, expert_I)
 
 
 @jax.custom_vjp
-def _block(x_RD, w_EDF, tiles):
-    y_ICF = jnp.einsum("icd,idf->icf", _to_slots(x_RD, tiles), w_EDF[tiles.expert_of_tile_I])
-    return _to_rows(y_ICF, tiles)
+def _block(x_RD, w_EDF, slots):
+    y_ICF = jnp.einsum("icd,idf->icf", _to_slots(x_RD, slots), w_EDF[slots.expert_of_tile_I])
+    return _to_rows(y_ICF, slots)
 
 
-def _block_forward(x_RD, w_EDF, tiles):
-    return _block(x_RD, w_EDF, tiles), (x_RD, w_EDF, tiles)
+def _block_forward(x_RD, w_EDF, slots):
+    return _block(x_RD, w_EDF, slots), (x_RD, w_EDF, slots)
 
 
 def _block_backward(residual, grad_RF):
-    x_RD, w_EDF, tiles = residual
-    grad_ICF = _to_slots(grad_RF, tiles)
-    grad_ICD = jnp.einsum("icf,idf->icd", grad_ICF, w_EDF[tiles.expert_of_tile_I])
+    x_RD, w_EDF, slots = residual
+    grad_ICF = _to_slots(grad_RF, slots)
+    grad_ICD = jnp.einsum("icf,idf->icd", grad_ICF, w_EDF[slots.expert_of_tile_I])
     wide = jnp.promote_types(w_EDF.dtype, jnp.float32)  # many tiles are summed
-    grad_IDF = jnp.einsum("icd,icf->idf", _to_slots(x_RD, tiles), grad_ICF, preferred_element_type=wide)
-    grad_EDF = jax.ops.segment_sum(grad_IDF, tiles.expert_of_tile_I, w_EDF.shape[0], indices_are_sorted=True)
-    return _to_rows(grad_ICD, tiles), grad_EDF.astype(w_EDF.dtype), None
+    grad_IDF = jnp.einsum("icd,icf->idf", _to_slots(x_RD, slots), grad_ICF, preferred_element_type=wide)
+    grad_EDF = jax.ops.segment_sum(grad_IDF, slots.expert_of_tile_I, w_EDF.shape[0], indices_are_sorted=True)
+    return _to_rows(grad_ICD, slots), grad_EDF.astype(w_EDF.dtype), None
 
 
 _block.defvjp(_block_forward, _block_backward)
 
 
-def _to_slots(x_RD, tiles):
-    return x_RD.at[tiles.row_of_slot_IC].get(mode="fill", fill_value=0)
+def _to_slots(x_RD, slots):
+    return x_RD.at[slots.row_of_slot_IC].get(mode="fill", fill_value=0)
 
 
-def _to_rows(y_ICF, tiles):
-    return y_ICF.reshape(-1, y_ICF.shape[-1]).at[tiles.slot_of_row_R].get(mode="fill", fill_value=0)
+def _to_rows(y_ICF, slots):
+    return y_ICF.reshape(-1, y_ICF.shape[-1]).at[slots.slot_of_row_R].get(mode="fill", fill_value=0)

@@ -4,7 +4,8 @@
 caller scales keys, rotates them and normalises rows (`row_scale`). Source: Sun et al., Retentive Network (2023),
 eq. 5 (parallel), 6 (recurrent), 7 (chunkwise), 8 (multi-scale decay).
 
-Letters: B batch, T time, N chunk, C position in a chunk and S an earlier one, H head, K key width, V value width.
+Letters: B batch, T time, I chunk or another part of the time, C position in a chunk and S an earlier one, H head,
+K key width, V value width.
 """
 
 import math
@@ -12,6 +13,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from mixkabrn_jax.ops.backend import resolve
 
 
 def log_decay(num_heads: int, first_exponent: float = 5.0) -> jax.Array:
@@ -47,7 +50,7 @@ def lm_log_decay(num_heads: int) -> jax.Array:
     return jnp.log1p(-jnp.exp(jnp.linspace(jnp.log(1 / 32), jnp.log(1 / 512), num_heads)))
 
 
-def skip(k: jax.Array, log_decay: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+def mask_padding(k: jax.Array, log_decay: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Keys and decays for which positions with mask 0 (padding, anywhere) leave the recurrence as it was.
 
     Args:
@@ -73,11 +76,11 @@ def parallel(q, k, v, log_decay, state=None, segment_ids=None):
     chunk = _chunks(q, k, v, log_decay, segment_ids, q.shape[1])
     if state is None:
         return _merge(_within(_heads_first(chunk)).swapaxes(2, 3), v)
-    state, out_NBCHV = _run(state, chunk)
-    return _merge(out_NBCHV, v), state
+    state, out_IBCHV = _run(state, chunk)
+    return _merge(out_IBCHV, v), state
 
 
-def chunkwise(q, k, v, log_decay, state, *, chunk_size: int = 0, segment_ids=None, kernels: bool = False):
+def chunkwise(q, k, v, log_decay, state, *, chunk_size: int = 0, segment_ids=None, backend: str = "auto"):
     """Parallel within chunks, recurrent between them: O(T C) work, any T. Scores are recomputed in the backward pass.
 
     On a CPU one chunk comes after the other, all of it in the cache; elsewhere everything but the sum of chunk
@@ -87,26 +90,26 @@ def chunkwise(q, k, v, log_decay, state, *, chunk_size: int = 0, segment_ids=Non
         q, k, v, log_decay, segment_ids: as for `parallel`.
         state: `[B, H, K, V]` float32, the recurrence before the first position.
         chunk_size: C, positions handled in parallel; 0 chooses it by the widths (`best_chunk_size`).
-        kernels: by `ops.kernels`, compiled on an NVIDIA GPU and interpreted (slowly) elsewhere.
+        backend: one of `backend.BACKENDS`; "pallas" is compiled on an NVIDIA GPU and interpreted (slowly) elsewhere.
     Returns: (`[B, T, H, V]` in v's dtype, state `[B, H, K, V]`).
-    Raises: ValueError for a negative chunk size.
+    Raises: ValueError for a negative chunk size or an unknown backend.
     """
     if chunk_size < 0:
         raise ValueError(f"chunk_size={chunk_size}: at least 1 is needed, or 0 to choose it by the widths")
     chunk_size = chunk_size or best_chunk_size(q.shape[-1], v.shape[-1])
-    if kernels:
+    backend = resolve(backend)
+    if backend == "pallas":
         from mixkabrn_jax.ops.kernels import retention as kernel  # a third of a second that others need not wait
 
-        options = {"segment_ids": segment_ids, "interpret": jax.default_backend() != "gpu"}
-        return kernel.chunkwise(q, k, v, log_decay, state, chunk_size=chunk_size, **options)
+        return kernel.chunkwise(q, k, v, log_decay, state, chunk_size=chunk_size, segment_ids=segment_ids)
     chunks = _chunks(q, k, v, log_decay, segment_ids, chunk_size)
     run = jax.checkpoint(_run)
-    if jax.default_backend() == "cpu":
-        state, out_N1BCHV = jax.lax.scan(run, state, jax.tree.map(lambda a: a[:, None], chunks))
-        out_NBCHV = out_N1BCHV[:, 0]
+    if backend == "cpu":
+        state, out_I1BCHV = jax.lax.scan(run, state, jax.tree.map(lambda a: a[:, None], chunks))
+        out_IBCHV = out_I1BCHV[:, 0]
     else:
-        state, out_NBCHV = run(state, chunks)
-    return _merge(out_NBCHV, v), state
+        state, out_IBCHV = run(state, chunks)
+    return _merge(out_IBCHV, v), state
 
 
 def carried(k, v, log_decay, segment_ids=None):
@@ -119,17 +122,17 @@ def carried(k, v, log_decay, segment_ids=None):
     Returns: (kept `[B, H]`, 0 for a part with more than one segment; added `[B, H, K, V]`), float32 or better.
     """
     chunk = _heads_first(_chunks(k, k, v, log_decay, segment_ids, k.shape[1]))
-    _, kept_NBH, added_NBHKV = _chunk_states(chunk)
+    _, kept_IBH, added_IBHKV = _chunk_states(chunk)
     dtype = jnp.promote_types(v.dtype, jnp.float32)
-    return jnp.broadcast_to(kept_NBH[0], (k.shape[0], k.shape[2])).astype(dtype), added_NBHKV[0].astype(dtype)
+    return jnp.broadcast_to(kept_IBH[0], (k.shape[0], k.shape[2])).astype(dtype), added_IBHKV[0].astype(dtype)
 
 
 def incoming(kept, added, continues, index):
-    """The state before part `index` of a sequence in P parts.
+    """The state before part `index` of a sequence in I parts.
 
     Args:
-        kept: `[P, B, H]`; added: `[P, B, H, K, V]`, of all parts, as `carried` gives them.
-        continues: `[P, B]` bool, whether a part's first segment is the last one of the part before it.
+        kept: `[I, B, H]`; added: `[I, B, H, K, V]`, of all parts, as `carried` gives them.
+        continues: `[I, B]` bool, whether a part's first segment is the last one of the part before it.
         index: int, may be traced.
     Returns: `[B, H, K, V]`, 0 where a new segment begins.
     """
@@ -167,16 +170,16 @@ class _Chunks(NamedTuple):
     """What chunks work on."""
 
     q: jax.Array
-    """`[N, B, C, H, K]`, and `[N, B, H, C, K]` inside of `_run`, where every product is a batch of plain matrices: one
+    """`[I, B, C, H, K]`, and `[I, B, H, C, K]` inside of `_run`, where every product is a batch of plain matrices: one
     chunk is turned around in the cache, which a whole sequence would not fit."""
     k: jax.Array
     v: jax.Array
     total: jax.Array
-    """`[N, B or 1, H, C]`, sums of log decays from the chunk's start through each position."""
+    """`[I, B or 1, H, C]`, sums of log decays from the chunk's start through each position."""
     segment: jax.Array | None
-    """`[N, B, C]`."""
+    """`[I, B, C]`."""
     before: jax.Array | None
-    """`[N, B]`, the segment of the position before the chunk."""
+    """`[I, B]`, the segment of the position before the chunk."""
 
 
 def _chunks(q, k, v, log_decay, segment_ids, chunk_size):
@@ -185,54 +188,54 @@ def _chunks(q, k, v, log_decay, segment_ids, chunk_size):
     num_chunks = -(-length // chunk_size)
 
     def split(a, mode="constant"):
-        """`[B, T, ...]` -> `[N, B, C, ...]`, filled up at the end."""
+        """`[B, T, ...]` -> `[I, B, C, ...]`, filled up at the end."""
         padding = num_chunks * chunk_size - length
         a = jnp.pad(a, [(0, 0), (0, padding)] + [(0, 0)] * (a.ndim - 2), mode=mode)
         return a.reshape(a.shape[0], num_chunks, chunk_size, *a.shape[2:]).swapaxes(0, 1)
 
     if log_decay.ndim == 1:
-        step_NC = jnp.arange(num_chunks * chunk_size).reshape(num_chunks, -1)
+        step_IC = jnp.arange(num_chunks * chunk_size).reshape(num_chunks, -1)
         # The last chunk's padding does not decay.
-        steps_NC = jnp.minimum(step_NC + 1, length) - step_NC[:, :1]
-        total_NBHC = steps_NC[:, None, None].astype(log_decay.dtype) * log_decay.reshape(1, 1, -1, 1)
+        steps_IC = jnp.minimum(step_IC + 1, length) - step_IC[:, :1]
+        total_IBHC = steps_IC[:, None, None].astype(log_decay.dtype) * log_decay.reshape(1, 1, -1, 1)
     else:
-        total_NBHC = jnp.cumsum(split(log_decay), axis=2).swapaxes(2, 3)
-    segment_NBC, before_NB = None, None
+        total_IBHC = jnp.cumsum(split(log_decay), axis=2).swapaxes(2, 3)
+    segment_IBC, before_IB = None, None
     if segment_ids is not None:
-        segment_NBC = split(segment_ids, mode="edge")
-        before_NB = jnp.concatenate([segment_ids[None, :, 0], segment_NBC[:-1, :, -1]])
-    return _Chunks(split(q), split(k), split(v), total_NBHC, segment_NBC, before_NB)
+        segment_IBC = split(segment_ids, mode="edge")
+        before_IB = jnp.concatenate([segment_ids[None, :, 0], segment_IBC[:-1, :, -1]])
+    return _Chunks(split(q), split(k), split(v), total_IBHC, segment_IBC, before_IB)
 
 
 def _run(state_BHKV, chunks):
-    """N chunks: (state after them, outputs `[N, B, C, H, V]`)."""
+    """I chunks: (state after them, outputs `[I, B, C, H, V]`)."""
     chunks = _heads_first(chunks)
-    from_state_NBHC, across_NBH, added_NBHKV = _chunk_states(chunks)
+    from_state_IBHC, across_IBH, added_IBHKV = _chunk_states(chunks)
 
     def advance(state_BHKV, chunk):
         across_BH, added_BHKV = chunk
         return state_BHKV * across_BH[..., None, None] + added_BHKV, state_BHKV
 
-    steps = jax.tree.map(lambda a: a.astype(state_BHKV.dtype), (across_NBH, added_NBHKV))
-    state_BHKV, state_NBHKV = jax.lax.scan(advance, state_BHKV, steps)
-    cross_NBHCV = _dot("nbhck,nbhkv->nbhcv", chunks.q, state_NBHKV) * from_state_NBHC[..., None]
-    return state_BHKV, (_within(chunks) + cross_NBHCV).swapaxes(2, 3)
+    steps = jax.tree.map(lambda a: a.astype(state_BHKV.dtype), (across_IBH, added_IBHKV))
+    state_BHKV, state_IBHKV = jax.lax.scan(advance, state_BHKV, steps)
+    cross_IBHCV = _dot("ibhck,ibhkv->ibhcv", chunks.q, state_IBHKV) * from_state_IBHC[..., None]
+    return state_BHKV, (_within(chunks) + cross_IBHCV).swapaxes(2, 3)
 
 
 def _chunk_states(chunks):
-    """Of each chunk, heads first: the decay from the state before it to each position (`[N, B, H, C]`) and to the state
-    after it (`[N, B, H]`), and what it adds to that (`[N, B, H, K, V]`)."""
-    from_state_NBHC = jnp.exp(chunks.total)
-    to_state_NBHC = jnp.exp(chunks.total[..., -1:] - chunks.total)
-    across_NBH = from_state_NBHC[..., -1]
+    """Of each chunk, heads first: the decay from the state before it to each position (`[I, B, H, C]`) and to the state
+    after it (`[I, B, H]`), and what it adds to that (`[I, B, H, K, V]`)."""
+    from_state_IBHC = jnp.exp(chunks.total)
+    to_state_IBHC = jnp.exp(chunks.total[..., -1:] - chunks.total)
+    across_IBH = from_state_IBHC[..., -1]
     if chunks.segment is not None:
-        sees_state_NBC = chunks.segment == chunks.before[..., None]
-        reaches_end_NBC = chunks.segment == chunks.segment[..., -1:]
-        from_state_NBHC = from_state_NBHC * sees_state_NBC[:, :, None]
-        to_state_NBHC = to_state_NBHC * reaches_end_NBC[:, :, None]
-        across_NBH = across_NBH * sees_state_NBC[:, :, None, -1]
-    k_NBHCK = chunks.k * to_state_NBHC[..., None].astype(chunks.k.dtype)
-    return from_state_NBHC, across_NBH, _dot("nbhck,nbhcv->nbhkv", k_NBHCK, chunks.v)
+        sees_state_IBC = chunks.segment == chunks.before[..., None]
+        reaches_end_IBC = chunks.segment == chunks.segment[..., -1:]
+        from_state_IBHC = from_state_IBHC * sees_state_IBC[:, :, None]
+        to_state_IBHC = to_state_IBHC * reaches_end_IBC[:, :, None]
+        across_IBH = across_IBH * sees_state_IBC[:, :, None, -1]
+    k_IBHCK = chunks.k * to_state_IBHC[..., None].astype(chunks.k.dtype)
+    return from_state_IBHC, across_IBH, _dot("ibhck,ibhcv->ibhkv", k_IBHCK, chunks.v)
 
 
 def _heads_first(chunks):
@@ -241,19 +244,19 @@ def _heads_first(chunks):
 
 
 def _within(chunks):
-    """What the positions of a chunk see of each other: `[N, B, H, C, V]`."""
-    score_NBHCS = _dot("nbhck,nbhsk->nbhcs", chunks.q, chunks.k) * _decay_mask(chunks.total)
+    """What the positions of a chunk see of each other: `[I, B, H, C, V]`."""
+    score_IBHCS = _dot("ibhck,ibhsk->ibhcs", chunks.q, chunks.k) * _decay_mask(chunks.total)
     if chunks.segment is not None:
-        same_NBCS = chunks.segment[..., :, None] == chunks.segment[..., None, :]
-        score_NBHCS = jnp.where(same_NBCS[:, :, None], score_NBHCS, 0)
-    return _dot("nbhcs,nbhsv->nbhcv", score_NBHCS.astype(chunks.v.dtype), chunks.v)
+        same_IBCS = chunks.segment[..., :, None] == chunks.segment[..., None, :]
+        score_IBHCS = jnp.where(same_IBCS[:, :, None], score_IBHCS, 0)
+    return _dot("ibhcs,ibhsv->ibhcv", score_IBHCS.astype(chunks.v.dtype), chunks.v)
 
 
-def _merge(out_NBCHV, v_BTHV):
+def _merge(out_IBCHV, v_BTHV):
     """As v is laid out, without what the last chunk was filled up with."""
     batch, length, *heads = v_BTHV.shape
-    out_BNCHV = out_NBCHV.swapaxes(0, 1)
-    return out_BNCHV.reshape(batch, -1, *heads)[:, :length].astype(v_BTHV.dtype)
+    out_BICHV = out_IBCHV.swapaxes(0, 1)
+    return out_BICHV.reshape(batch, -1, *heads)[:, :length].astype(v_BTHV.dtype)
 
 
 def _decay_mask(total_C):

@@ -1,1 +1,1 @@
-"""From batches to a trained model: loss, optimiser, step, loop, checkpoints, metrics."""
+"""From batches to a trained model: loss, optimiser, step, loop, and what is told on the way."""

@@ -1,23 +1,20 @@
-"""A config as one checked object, and the model of a finished run."""
+"""A config as one checked object."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import jax
 from flax import nnx
 
 from mixkabrn_jax.data.pipeline import DataConfig
-from mixkabrn_jax.data.tokenizers import Tokenizer
 from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.models.language import LanguageModel
+from mixkabrn_jax.runs.config import build
+from mixkabrn_jax.runs.policy import CheckpointConfig
 from mixkabrn_jax.sharding import MeshConfig
-from mixkabrn_jax.training import workdir
-from mixkabrn_jax.training.checkpoint import CheckpointConfig, Checkpoints
 from mixkabrn_jax.training.guard import GuardConfig
 from mixkabrn_jax.training.optimizer import OptimizerConfig
 from mixkabrn_jax.training.profile import ProfileConfig
-from mixkabrn_jax.training.step import StepConfig, split
+from mixkabrn_jax.training.step import StepConfig
 
 
 @dataclass(frozen=True)
@@ -30,8 +27,7 @@ class Experiment:
     evaluate_every: int
     evaluate_windows: int
     """Validation windows of an evaluation on the way; the last one takes all."""
-    model: Mapping
-    """The fields of `ModelConfig` but vocab_size, which the tokenizer decides."""
+    model: ModelConfig
     data: DataConfig
     optimizer: OptimizerConfig
     training: StepConfig
@@ -43,22 +39,22 @@ class Experiment:
     def __post_init__(self):
         for field in ("num_steps", "log_every", "evaluate_every", "evaluate_windows"):
             if getattr(self, field) < 1:
-                raise ValueError(f"config.{field}={getattr(self, field)}: at least 1 is needed")
+                raise ValueError(f"{field}={getattr(self, field)}: at least 1 is needed")
         if not 0 <= self.seed < 2**32:
-            raise ValueError(f"config.seed={self.seed}: 0 to 2**32 - 1 is needed")
+            raise ValueError(f"seed={self.seed}: 0 to 2**32 - 1 is needed")
         mesh, rows = self.mesh, self.training.accumulation_steps * self.mesh.data * self.mesh.expert
         if self.data.batch_size % rows:
             raise ValueError(
-                f"config.data.batch_size={self.data.batch_size} is not a multiple of "
+                f"data.batch_size={self.data.batch_size} is not a multiple of "
                 f"config.training.accumulation_steps * config.mesh.data * config.mesh.expert = {rows}"
             )
         if self.checkpoint.keep_best and self.evaluate_every % self.checkpoint.every:
             raise ValueError(
-                f"config.checkpoint.keep_best={self.checkpoint.keep_best} chooses by validation loss, and there is no "
+                f"checkpoint.keep_best={self.checkpoint.keep_best} chooses by validation loss, and there is no "
                 f"checkpoint of some steps that are validated: config.evaluate_every={self.evaluate_every} must be a "
                 f"multiple of config.checkpoint.every={self.checkpoint.every}"
             )
-        model = self.model_config(vocab_size=1)
+        model = self.model
         divided = [
             ("data.sequence_length", self.data.sequence_length, "context"),
             ("model.d_model", model.d_model, "data"),
@@ -70,52 +66,20 @@ class Experiment:
         for field, value, axis in divided:
             size = getattr(mesh, axis)
             if value % size:
-                raise ValueError(f"config.{field}={value} is not a multiple of config.mesh.{axis}={size}")
-        if self.training.grid_update_every and model.ffn == "kan" and model.knots != "adaptive":
+                raise ValueError(f"{field}={value} is not a multiple of config.mesh.{axis}={size}")
+        if self.training.grid_update_every and model.ffn == "kan" and model.kan.knots != "adaptive":
             raise ValueError(
-                f"config.training.grid_update_every={self.training.grid_update_every} moves knots, and those of "
-                f"config.model.knots={model.knots!r} do not: 'adaptive' is needed, or 0"
+                f"training.grid_update_every={self.training.grid_update_every} moves knots, and those of "
+                f"config.model.kan.knots={model.kan.knots!r} do not: 'adaptive' is needed, or 0"
             )
 
     @classmethod
     def from_dict(cls, config: Mapping) -> "Experiment":
         """From `config.json` or a ConfigDict's `to_dict()`."""
-        sections = {
-            "data": DataConfig,
-            "optimizer": OptimizerConfig,
-            "training": StepConfig,
-            "guard": GuardConfig,
-            "checkpoint": CheckpointConfig,
-            "mesh": MeshConfig,
-            "profile": ProfileConfig,
-        }
-        return cls(**{key: sections[key](**value) if key in sections else value for key, value in config.items()})
-
-    def model_config(self, vocab_size: int) -> ModelConfig:
-        """The model for a tokenizer of this size."""
-        return ModelConfig(vocab_size=vocab_size, **self.model)
+        config = dict(config)
+        config["training"] = config["training"] | config.pop("objective")
+        return build(cls, config)
 
     def new_model(self, vocab_size: int) -> LanguageModel:
         """The model before its first update."""
-        return LanguageModel(self.model_config(vocab_size), rngs=nnx.Rngs(self.seed))
-
-
-def load_model(directory: Path) -> tuple[LanguageModel, Tokenizer]:
-    """The model and tokenizer of a trained run, from its newest checkpoint; from one before it where that is damaged.
-
-    Raises: FileNotFoundError when the directory holds no run or no checkpoint; OSError when no checkpoint is intact.
-    """
-    experiment = Experiment.from_dict(workdir.load_config(directory))
-    checkpoints_path = directory / "checkpoints"
-    tokenizer = workdir.load_tokenizer(directory)
-    if tokenizer is None or not checkpoints_path.is_dir():
-        raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
-    model_config = experiment.model_config(tokenizer.vocab_size)
-    abstract = jax.eval_shape(lambda: LanguageModel(model_config, rngs=nnx.Rngs(0)))
-    graph, params, buffers = split(abstract)
-    with Checkpoints(checkpoints_path, read_only=True) as checkpoints:
-        latest = checkpoints.latest_intact_step()
-        if latest is None:
-            raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
-        params, buffers = checkpoints.restore_model(latest, params, buffers)
-    return nnx.merge(graph, params, buffers), tokenizer
+        return LanguageModel(self.model, vocab_size, rngs=nnx.Rngs(self.seed))

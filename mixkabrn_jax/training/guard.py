@@ -22,7 +22,7 @@ REASONS = ("non-finite loss", "non-finite gradients", "loss spike")
 class GuardConfig:
     """Which updates are skipped, and when to give up; fields are those of `config.guard`."""
 
-    window: int
+    history_length: int
     """Accepted updates that a new one is held against; 0 accepts every update, whatever it is."""
     sigmas: float
     """A loss so many standard deviations above the window's mean is a spike."""
@@ -30,8 +30,10 @@ class GuardConfig:
     """So many in a row end the run."""
 
     def __post_init__(self):
-        if self.window < 0 or self.window == 1:
-            raise ValueError(f"config.guard.window={self.window}: 2 or more is needed, or 0 for no guard")
+        if self.history_length < 0 or self.history_length == 1:
+            raise ValueError(
+                f"config.guard.history_length={self.history_length}: 2 or more is needed, or 0 for no guard"
+            )
         if not 0 < self.sigmas < math.inf:
             raise ValueError(f"config.guard.sigmas={self.sigmas}: more than 0 is needed")
         if self.max_consecutive_skips < 1:
@@ -71,7 +73,7 @@ def init(config: GuardConfig, log_every: int) -> History | None:
     Args:
         log_every: steps from one line of the log to the next, at most.
     """
-    if not config.window:
+    if not config.history_length:
         return None
     skips = Skips(
         count=jnp.zeros((), jnp.int32),
@@ -81,7 +83,7 @@ def init(config: GuardConfig, log_every: int) -> History | None:
         grad_norm_U=jnp.zeros(log_every),
     )
     counts = {name: jnp.zeros((), jnp.int32) for name in ("accepted", "skipped", "consecutive")}
-    return History(jnp.zeros(config.window), **counts, skips=skips)
+    return History(jnp.zeros(config.history_length), **counts, skips=skips)
 
 
 def is_spike(value: jax.Array, window_U: jax.Array, accepted: jax.Array, sigmas: float) -> jax.Array:
@@ -139,7 +141,7 @@ def review(
     def write(array_U, at, value, holds):
         return array_U.at[at].set(jnp.where(holds, value, array_U[at]))
 
-    skips, place = history.skips, history.accepted % config.window
+    skips, place = history.skips, history.accepted % config.history_length
     skips = Skips(
         count=skips.count + is_skipped,
         step_U=write(skips.step_U, skips.count, step, is_skipped),

@@ -13,8 +13,10 @@ import numpy as np
 from mixkabrn_jax import processes, sharding
 from mixkabrn_jax.data import pipeline
 from mixkabrn_jax.layers import variables
-from mixkabrn_jax.training import guard, metrics, optimizer, step, workdir
-from mixkabrn_jax.training.checkpoint import Checkpoints
+from mixkabrn_jax.runs import metrics, workdir
+from mixkabrn_jax.runs.checkpoint import Checkpoints
+from mixkabrn_jax.runs.config import flatten
+from mixkabrn_jax.training import guard, optimizer, step
 from mixkabrn_jax.training.evaluate import evaluate
 from mixkabrn_jax.training.experiment import Experiment
 from mixkabrn_jax.training.profile import Profile
@@ -24,8 +26,11 @@ from mixkabrn_jax.training.report import Report
 class Run:
     """An experiment in a workdir, ready to train. Of several processes, each makes it alike."""
 
-    def __init__(self, config: Mapping, directory: Path):
+    def __init__(self, config: Mapping, directory: Path, *, extend: bool = False):
         """Checks everything that can be checked before the first step.
+
+        Args:
+            extend: whether a run that is here may go on to a larger num_steps than it was begun with.
 
         Raises: TypeError, ValueError, OSError with a sentence that names the field or file; nothing is overwritten.
         """
@@ -34,17 +39,19 @@ class Run:
             self.experiment = Experiment.from_dict(config)
             self.mesh = sharding.make_mesh(self.experiment.mesh)
             if processes.is_first():
-                workdir.check(directory, config)
+                workdir.check(directory, config, extend=extend)
                 if (directory / "metrics.jsonl").exists():
                     metrics.read(directory / "metrics.jsonl")  # raises for a file that could not be gone on with
             self.corpus = pipeline.load(self.experiment.data, workdir.load_tokenizer(directory))
         fingerprints = self.corpus.fingerprints()
-        processes.require_same(config=workdir.flatten(config), data=fingerprints)
-        processes.broadcast_from_first(lambda: workdir.claim(directory, config, self.corpus.tokenizer, fingerprints))
+        processes.require_same(config=flatten(config), data=fingerprints)
+        self.changes = processes.broadcast_from_first(
+            lambda: workdir.create(directory, config, self.corpus.tokenizer, fingerprints, extend=extend)
+        )
         if jax.process_count() > 1:
-            mark = processes.broadcast_from_first(lambda: workdir.mark(directory))
+            token = processes.broadcast_from_first(lambda: workdir.leave_token(directory))
             with processes.ErrorConsensus():
-                workdir.await_mark(directory, mark)
+                workdir.await_token(directory, token)
 
     def train(self) -> int:
         """Trains to the last step, or to the first boundary after SIGINT, SIGTERM or SIGUSR1.
@@ -83,10 +90,11 @@ class Run:
         checkpoints = Checkpoints(self.directory / "checkpoints", experiment.checkpoint, about=about)
         start = processes.broadcast_from_first(lambda: checkpoints.latest_intact_step() or 0)
         if start:
-            state, iterator_state = checkpoints.restore(start, state)
+            restored, iterator_state = checkpoints.restore(start, step.parts(state))
+            state = step.from_parts(restored)
             batches.set_state(iterator_state)
         report = Report(self.directory, experiment, self.mesh, model, state, checkpoints.latest_step_in_time)
-        report.begin(self.corpus, start)
+        report.begin(self.corpus, start, self.changes)
         for at, loss in report.validation_losses().items():
             checkpoints.note_loss(at, loss)
         evaluate_step = jax.jit(step.make_evaluate_step(graph, self.mesh))
@@ -120,7 +128,7 @@ class Run:
                     with report.aside(state):
                         report.require_number(at, "size of the parameters", step.size(state.params))
                         report.sync()
-                        checkpoints.save(state, batches.get_state())
+                        checkpoints.save(at, step.parts(state), batches.get_state())
                 if self._validates_at(at):
                     with report.aside(state):
                         checkpoints.note_loss(at, self._validate(evaluate_step, state, at, report))
@@ -160,7 +168,8 @@ class _Signals:
     (--signal=USR1@60). SIGKILL is what ends a run that does not listen.
     """
 
-    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+    NUMBERS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows lacks the last
 
     def __init__(self):
         self.received = 0

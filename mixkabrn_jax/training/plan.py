@@ -83,7 +83,7 @@ def make(experiment: Experiment, vocab_size: int) -> Plan:
     end in one sum of the residual stream over the devices, and on the way back begin in one.
     """
     mesh = sharding.abstract_mesh(experiment.mesh)
-    config = experiment.model_config(vocab_size)
+    config = experiment.model
     rule = optimizer.make(experiment.optimizer, experiment.num_steps)
 
     def start():
@@ -110,7 +110,7 @@ def make(experiment: Experiment, vocab_size: int) -> Plan:
         gradient_bytes=_bytes_on_one(state.params, mesh.shape),
         activation_bytes=_kept(program[0]) + _logit_bytes(experiment, vocab_size),
         collectives=found,
-        flops_per_token=model_flops_per_token(config, parameters, experiment.data.sequence_length),
+        flops_per_token=model_flops_per_token(model, parameters, experiment.data.sequence_length),
         tokens=math.prod(shape_BT),
     )
 

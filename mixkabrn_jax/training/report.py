@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from mixkabrn_jax import processes
 from mixkabrn_jax.data import pipeline
 from mixkabrn_jax.models.language import LanguageModel, count_parameters
-from mixkabrn_jax.training import curve, guard, metrics, optimizer, step, totals, utilisation
+from mixkabrn_jax.runs import metrics
+from mixkabrn_jax.training import curve, guard, optimizer, progress, step, totals, utilisation
 from mixkabrn_jax.training.experiment import Experiment
 
 
@@ -42,20 +43,22 @@ class Report:
         self._is_first = processes.is_first()
         self._file = metrics.MetricsFile(directory / "metrics.jsonl", start, is_written=self._is_first)
         self._skips_told = {record["step"] for record in self._file.kept if record["split"] == "skipped"}
-        self._progress = metrics.Progress(experiment.num_steps, start, is_shown=self._is_first)
+        self._progress = progress.Progress(experiment.num_steps, start, is_shown=self._is_first)
         self._rate = optimizer.learning_rate(experiment.optimizer, experiment.num_steps)
         self._tokens_before = float(state.sums.tokens)  # since the last line, in an earlier process
         self._pending = None
         self._flops_per_token = utilisation.model_flops_per_token(
-            model.config, self._parameters, experiment.data.sequence_length
+            model, self._parameters, experiment.data.sequence_length
         )
 
-    def begin(self, corpus: pipeline.Corpus, start: int) -> None:
-        """Says what is trained, and on what."""
+    def begin(self, corpus: pipeline.Corpus, start: int, changes: list[str]) -> None:
+        """Says what is trained, on what, and what of the config is not as it was."""
         sizes = ", ".join(f"{count:,} {name}" for name, count in self._parameters.items())
         windows = f"{len(corpus.train):,} training and {len(corpus.validation):,} validation windows"
         where = f"going on from step {start} in" if start else "new run in"
         self._progress.note(f"parameters: {sizes}; {windows}; {where} {self._directory}")
+        for change in changes:
+            self._progress.note(f"config.{change} from step {start}")
 
     def sync(self):
         """Waits until all lines would survive a power cut."""
@@ -176,7 +179,7 @@ class Report:
         """Draws the curve and says how the run ended."""
         directory = self._directory
         if self._is_first:
-            curve.plot(metrics.read(directory / "metrics.jsonl"), directory / "loss.png")
+            curve.plot(self._file.records(), directory / "loss.png")
         if is_complete:
             self._progress.note(f"done at step {at}: {directory}/metrics.jsonl, loss.png, checkpoints")
         else:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from mixkabrn_jax import sharding
 from mixkabrn_jax.layers import variables
-from mixkabrn_jax.models import language
+from mixkabrn_jax.models import grid, language
 from mixkabrn_jax.models.quantize import weight_statistics
 from mixkabrn_jax.training import guard as guards
 from mixkabrn_jax.training import totals
@@ -83,6 +83,18 @@ def init(
     return TrainState(jnp.zeros((), jnp.int32), params, buffers, optimizer.init(params), totals.zeros(model), guard)
 
 
+def parts(state: TrainState) -> dict:
+    """The state as the parts of a checkpoint (`runs.checkpoint`), of which the model can be read alone."""
+    model = {"params": state.params, "buffers": state.buffers}
+    rest = {"step": state.step, "optimizer": state.optimizer, "sums": state.sums, "guard": state.guard}
+    return {"model": model, "optimizer": rest}
+
+
+def from_parts(parts: dict) -> TrainState:
+    """The state of which these are the `parts`."""
+    return TrainState(**parts["model"], **parts["optimizer"])
+
+
 def split(model: language.LanguageModel):
     """(graph, params, buffers): gradients and the optimiser see params only."""
     return nnx.split(model, nnx.Param, ...)
@@ -138,7 +150,7 @@ def make_train_step(
 
     def move_knots(state: TrainState, batch) -> TrainState:
         model = nnx.merge(graph, state.params, state.buffers)
-        changes = language.grid_changes(
+        changes = grid.grid_changes(
             model,
             batch["tokens"],
             segment_ids_BT=batch["segment_ids"],
@@ -146,7 +158,7 @@ def make_train_step(
         )
 
         def change(params):
-            return split(language.change_grids(nnx.merge(graph, params, state.buffers), changes))[1:]
+            return split(grid.change_grids(nnx.merge(graph, params, state.buffers), changes))[1:]
 
         params, buffers = change(state.params)
         moments = carry_moments(state.optimizer, lambda params: change(params)[0])

@@ -45,7 +45,7 @@ def zeros(model: language.LanguageModel) -> Sums:
     load_LE = jnp.zeros(shape) if config.num_experts else None
     weights = WeightStatistics(*(jnp.zeros(()) for _ in WeightStatistics._fields)) if has_quantised(model) else None
     optional = {
-        "outside": jnp.zeros(()) if config.ffn == "kan" and config.kan_basis == "bspline" else None,
+        "outside": jnp.zeros(()) if config.ffn == "kan" and config.kan.basis == "bspline" else None,
         "load_LE": load_LE,
         "weights": weights,
     }

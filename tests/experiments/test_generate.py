@@ -8,8 +8,9 @@ import pytest
 from mixkabrn_jax.data import tokenizers
 from mixkabrn_jax.inference.generate import generate
 from mixkabrn_jax.inference.sampling import Sampling
-from mixkabrn_jax.training import optimizer, step, workdir
-from mixkabrn_jax.training.checkpoint import Checkpoints
+from mixkabrn_jax.runs import workdir
+from mixkabrn_jax.runs.checkpoint import Checkpoints
+from mixkabrn_jax.training import optimizer, step
 from tests import toy
 
 ROOT = Path(__file__).parents[2]
@@ -24,14 +25,14 @@ def run(*arguments):
 
 @pytest.fixture
 def trained(tmp_path):
-    """(a run's directory, its model), untrained."""
+    """(a run's workdir, its model), untrained."""
     changes = {"ffn": "mlp", "num_experts": 0}
     model = toy.make(toy.model_config(vocab_size=TOKENIZER.vocab_size, **changes))
     config = toy.experiment("text.txt", **{f"model__{field}": value for field, value in changes.items()})
-    workdir.claim(tmp_path, config, TOKENIZER, {})
+    workdir.create(tmp_path, config, TOKENIZER, {})
     rule = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(step.init(model, rule), {})
+    checkpoints.save(0, step.parts(step.init(model, rule)), {})
     checkpoints.close()
     return tmp_path, model
 
@@ -58,9 +59,10 @@ def test_the_command_prints_the_prompt_and_what_the_model_makes_of_it(trained):
         (["--workdir={}", "--prompt=xyz"], "character 'x' at position 0 of --prompt"),
     ],
 )
-def test_a_mistake_is_answered_in_one_line(trained, arguments, message):
-    code, output, errors = run(*(argument.format(trained[0]) for argument in arguments))
-    assert code == 1
-    assert output == ""
-    assert message in errors
-    assert len(errors.splitlines()) == 1, errors
+def test_a_mistake_is_answered_in_one_line(entry, trained, capsys, arguments, message):
+    program = entry("generate")
+    with pytest.raises(SystemExit) as ended:
+        program.run(*(argument.format(trained[0]) for argument in arguments))
+    assert capsys.readouterr().out == ""
+    assert message in ended.value.code
+    assert "\n" not in ended.value.code

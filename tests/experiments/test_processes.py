@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from mixkabrn_jax.training import metrics
+from mixkabrn_jax.runs import metrics
 from tests import toy
 from tests.experiments import test_train as runs
 

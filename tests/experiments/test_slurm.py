@@ -22,8 +22,9 @@ import jax
 import numpy as np
 import pytest
 
-from mixkabrn_jax.training import guard, metrics, optimizer, step, workdir
-from mixkabrn_jax.training.checkpoint import Checkpoints
+from mixkabrn_jax.runs import metrics, workdir
+from mixkabrn_jax.runs.checkpoint import Checkpoints
+from mixkabrn_jax.training import guard, optimizer, step
 from mixkabrn_jax.training.experiment import Experiment
 from tests import slurm, toy
 
@@ -142,9 +143,8 @@ def sha256(directory):
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # it was saved by devices that are not there any more
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.latest_intact_step() == experiment.num_steps
-        state, position = checkpoints.restore(
-            experiment.num_steps, jax.tree.map(lambda leaf: leaf.update(sharding=here), state)
-        )
+        like = jax.tree.map(lambda leaf: leaf.update(sharding=here), step.parts(state))
+        state, position = checkpoints.restore(experiment.num_steps, like)
     digest = hashlib.sha256(json.dumps(position).encode())
     for leaf in jax.tree.leaves(state):
         digest.update(np.asarray(leaf).tobytes())

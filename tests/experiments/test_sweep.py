@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.sweeping import trials
-from mixkabrn_jax.training import metrics
+from experiments.sweeping import results, trials
+from mixkabrn_jax.runs import metrics
 
 # ml_collections loads a config file in a way that Python has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -39,6 +39,13 @@ def misspelled(config):
     yield {}
     yield {"model.mixxer": "attention"}
 
+def failing(config):
+    yield {}
+    yield {"model.width": 1 // 0}
+
+def helper(config):
+    return [{}]
+
 def _private(config):
     yield {}
 """
@@ -47,7 +54,7 @@ def _private(config):
 FAKE_TRAIN = """
 import os, signal, sys, time
 from pathlib import Path
-from mixkabrn_jax.training import metrics
+from mixkabrn_jax.runs import metrics
 
 options = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
 directory, num_steps = Path(options["workdir"]), int(options.get("config.num_steps", 6))
@@ -78,16 +85,19 @@ log.close()
 DRIVER = """
 import sys
 from experiments import command_line, sweep
-from experiments.sweeping import trials
+from experiments.sweeping import results, trials
 
 trials.TRAIN = (sys.executable, "fake_train.py")
+trials.check = lambda config: None
 command_line.run(sweep.main)
 """
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A place with a config, a stand-in for training, and the sweep that uses it."""
+def folder(tmp_path, monkeypatch):
+    """A place with a config, a stand-in for training that takes it, and the sweep that uses it."""
+    monkeypatch.chdir(ROOT)  # back from where a test goes
+    monkeypatch.setattr(trials, "check", lambda _: None)
     for name, text in {"config.py": CONFIG, "fake_train.py": FAKE_TRAIN, "driver.py": DRIVER}.items():
         (tmp_path / name).write_text(text)
     return tmp_path
@@ -135,13 +145,17 @@ def expand(folder, *overrides, base=None):
     return trials.expand(f"{folder}/config.py:toy", base or {}, iter(overrides), folder / "out")
 
 
-def test_a_dry_run_prints_the_command_lines_and_writes_nothing(folder):
+def run_here(entry, folder, *arguments, sweep="ablation"):
+    """The sweep in this process, for what starts no others."""
+    program = entry("sweep")
+    os.chdir(folder)
+    return program.run("--config=config.py:toy", f"--sweep={sweep}", "--workdir=out", *arguments)
+
+
+def test_a_dry_run_prints_the_command_lines_and_writes_nothing(entry, folder, capsys):
     before = sorted(folder.rglob("*"))
-    done = run_sweep(
-        folder, "--dry_run", "--config.data.path=a b", "--config.model.remat", program=("-m", "experiments.sweep")
-    )
-    assert done.returncode == 0
-    lines = done.stdout.splitlines()
+    assert run_here(entry, folder, "--dry_run", "--config.data.path=a b", "--config.model.remat") == 0
+    lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     prefix = "python -m experiments.train --config=config.py:toy --workdir=out/mixer=attention-"
     suffix = " '--config.data.path=a b' --config.model.remat=True --config.model.mixer=attention"
@@ -165,9 +179,9 @@ def test_equal_configs_have_one_name_and_others_another(folder):
 
 def test_a_trial_is_found_under_the_name_it_was_trained_with(folder):
     (trained,), _ = expand(folder, {"model.width": 32})
-    trained.directory.mkdir(parents=True)
+    trained.workdir.mkdir(parents=True)
     (found,), _ = expand(folder, {}, base={"model.width": 32})
-    assert found.directory == trained.directory
+    assert found.workdir == trained.workdir
 
 
 def test_the_trials_overrides_come_after_the_command_lines(folder):
@@ -176,10 +190,11 @@ def test_the_trials_overrides_come_after_the_command_lines(folder):
     assert trial.command[-2:] == ("--config.model.shape=(3, 4)", "--config.num_steps=9")
 
 
-def test_overrides_with_the_same_config_are_one_trial(folder):
-    done = run_sweep(folder, "--dry_run", sweep="doubled")
-    assert len(done.stdout.splitlines()) == 2
-    assert "{'model.mixer': 'retention'} gives the same config as base-" in done.stderr
+def test_overrides_with_the_same_config_are_one_trial(entry, folder, capsys):
+    run_here(entry, folder, "--dry_run", sweep="doubled")
+    output, errors = capsys.readouterr()
+    assert len(output.splitlines()) == 2
+    assert "{'model.mixer': 'retention'} gives the same config as base-" in errors
 
 
 @pytest.mark.parametrize(
@@ -202,19 +217,46 @@ def test_an_override_that_training_would_refuse_is_named(folder, overrides, mess
 @pytest.mark.parametrize(
     ("sweep", "arguments", "message"),
     [
-        ("nope", (), "error: --sweep=nope is not in config.py: its sweeps are ablation, doubled, misspelled"),
+        ("nope", (), "error: --sweep=nope is not in config.py: its sweeps are ablation, doubled, failing, missp"),
+        ("helper", (), "error: --sweep=helper is not in config.py: its sweeps are ablation, doubled, failing, missp"),
+        ("failing", (), "error: --sweep=failing: config.py, line 24: ZeroDivisionError: integer division or modulo by"),
         ("misspelled", (), "error: --sweep=misspelled: {'model.mixxer': 'attention'} overrides config.model.mixxer"),
         ("ablation", ("--config.model.depth=3",), "error: --config.model.depth=3: the config file declares no such"),
-        ("ablation", ("--config=nope.py",), "error: --config=nope.py: there is no file nope.py"),
+        ("ablation", ("--config=nope.py",), "error: --config=nope.py: there is no file 'nope.py'"),
         ("ablation", ("--workdir=config.py",), "error: [Errno 17] File exists: 'config.py'"),
     ],
 )
-def test_a_users_mistake_is_one_line_before_anything_runs(folder, sweep, arguments, message):
-    done = run_sweep(folder, *arguments, sweep=sweep)
-    assert done.returncode == 1
-    assert done.stderr.startswith(message)
-    assert done.stderr.count("\n") == 1
+def test_a_users_mistake_is_one_line_before_anything_runs(entry, folder, sweep, arguments, message):
+    with pytest.raises(SystemExit) as ended:
+        run_here(entry, folder, *arguments, sweep=sweep)
+    assert ended.value.code.startswith(message)
+    assert "\n" not in ended.value.code
     assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "base", "message"),
+    [
+        (
+            {"model.expert_width": -3},
+            {},
+            r"trial 2, {'model.expert_width': -3}: config.model.expert_width=-3: at least",
+        ),
+        ({"model.num_heads": 3}, {}, r"trial 2, {'model.num_heads': 3}: config.model.num_heads=3 does not divide"),
+        ({"seed": 1}, {"num_steps": 0}, r"trial 1, {}: config.num_steps=0: at least 1 is needed"),
+    ],
+)
+def test_a_trial_that_training_would_refuse_is_named_with_its_field(tmp_path, overrides, base, message):
+    with pytest.raises(ValueError, match=message):
+        trials.expand(f"{ROOT}/configs/lm.py:tiny", base, iter([{}, overrides]), tmp_path)
+
+
+def test_a_long_error_does_not_widen_the_table():
+    row = results.Row("base-0", "", "failed", None, None, 0, None, None, None, "x" * 350)
+    short = results.Row("base-1", "", "failed", None, None, 0, None, None, None, "y" * 100)
+    lines = results.markdown([row, short]).splitlines()
+    assert "x" * 97 + "... |" in lines[2]
+    assert "y" * 100 + " |" in lines[3]
 
 
 def test_a_failing_trial_is_reported_and_run_again_alone(folder):
@@ -307,7 +349,7 @@ def test_real_training_ends_in_the_table(tmp_path):
         "    return config\n"
         "def ablation(config):\n"
         "    yield {}\n"
-        "    yield {'model.mixer': 'convolution'}\n"
+        "    yield {'data.path': 'absent.txt'}\n"
     )
     done = run_sweep(tmp_path, program=("-m", "experiments.sweep"))
     assert done.returncode == 1
@@ -315,4 +357,4 @@ def test_real_training_ends_in_the_table(tmp_path):
     assert (complete["status"], complete["steps"], complete["error"]) == ("complete", "2", ""), done.stderr
     assert 0 < float(complete["bits_per_byte"]) < 20
     assert failed["status"] == "failed"
-    assert "config.model.mixer='convolution'" in failed["error"]
+    assert "config.data.path='absent.txt' does not exist" in failed["error"]

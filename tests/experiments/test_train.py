@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from mixkabrn_jax.data import tokenizers
-from mixkabrn_jax.training import guard, metrics, optimizer, step, workdir
-from mixkabrn_jax.training.checkpoint import Checkpoints
+from mixkabrn_jax.runs import metrics, workdir
+from mixkabrn_jax.runs.checkpoint import Checkpoints
+from mixkabrn_jax.training import guard, optimizer, step
 from tests import toy
 
 ROOT = Path(__file__).parents[2]
@@ -38,8 +39,8 @@ RESUMED = {
     "data__num_threads": 2,
 }
 
-DISK = "400k"
-"""Room for one checkpoint of that, and not for two."""
+DISKS = ["400k", "300k", "240k"]
+"""Room for one checkpoint of that, and not for two; what there is no room for is one file or another."""
 
 
 def command(tmp_path, config, directory, *more, module="experiments.train"):
@@ -77,9 +78,10 @@ def final(directory, config):
     rule = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     history = guard.init(guard.GuardConfig(**config["guard"]), config["log_every"])
-    state, iterator_state = checkpoints.restore(checkpoints.latest_step(), step.init(model, rule, history))
+    like = step.parts(step.init(model, rule, history))
+    state, iterator_state = checkpoints.restore(checkpoints.latest_step(), like)
     checkpoints.close()
-    return state, iterator_state
+    return step.from_parts(state), iterator_state
 
 
 def lines(directory):
@@ -117,7 +119,8 @@ def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_been(tmp_p
     assert len(lines(whole)) == 14 + 2
 
 
-def test_a_full_disk_ends_a_run_with_a_sentence_and_leaves_the_checkpoint_before(tmp_path):
+@pytest.mark.parametrize("size", DISKS)
+def test_a_full_disk_ends_a_run_with_a_sentence_and_leaves_the_checkpoint_before(tmp_path, size):
     """On a file system of a given size, which a process of its own user namespace may mount."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -130,13 +133,16 @@ def test_a_full_disk_ends_a_run_with_a_sentence_and_leaves_the_checkpoint_before
     config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **RESUMED)
     train = shlex.join(command(tmp_path, config, disk / "run"))
     shell = (
-        f"mount -t tmpfs -o size={DISK} none {disk} && {{ {train}; code=$?; cp -r {disk}/run {tmp_path}; exit $code; }}"
+        f"mount -t tmpfs -o size={size} none {disk} && {{ {train}; code=$?; cp -r {disk}/run {tmp_path}; exit $code; }}"
     )
-    code, output = finish(start(["unshare", "-rm", "sh", "-c", shell]))
-    assert code == 1, output
-    (sentence,) = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert "the checkpoint of step 10 could not be written to" in sentence
-    assert "the disk is full; the last good one is that of step 5, and the same command goes on" in sentence
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command_line = ["unshare", "-rm", "sh", "-c", shell]
+    run = subprocess.run(command_line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert run.stderr == (
+        f"error: the checkpoint of step 10 could not be written to {disk}/run/checkpoints: the disk is full; the last "
+        "good one is that of step 5, and the same command goes on from there\n"
+    )
     with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps() == [5]
         assert checkpoints.latest_intact_step() == 5
@@ -146,6 +152,7 @@ def contents(directory):
     return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by which ml_collections loads a config file
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
@@ -158,23 +165,31 @@ def contents(directory):
         ({"seed": 1}, [], "holds a run of another config: config.seed=1 (there: 0)"),
     ],
 )
-def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(tmp_path, changes, arguments, message):
+def test_a_mistake_is_answered_in_one_line_and_nothing_is_written(entry, tmp_path, changes, arguments, message):
     text = toy.write_text(tmp_path / "text.txt")
     (tmp_path / "empty.txt").write_text("")
     directory = tmp_path / "run"
     if "seed" in changes:
-        workdir.claim(directory, toy.experiment(text), tokenizers.Bytes(), {})
+        workdir.create(directory, toy.experiment(text), tokenizers.Bytes(), {})
     if changes.get("data__path") == "empty.txt":
         changes = {"data__path": str(tmp_path / "empty.txt")}
     arguments = command(tmp_path, toy.experiment(text, **changes), directory, *arguments)
     before = contents(tmp_path)
-    code, output = finish(start(arguments))
-    assert code == 1, output
-    assert message in output
-    assert output.startswith("error: ")
-    assert len(output.splitlines()) == 1, output
-    assert contents(tmp_path) == before
+    program = entry("train")
+    with pytest.raises(SystemExit) as ended:
+        program.run(*arguments[3:])
+    assert message in ended.value.code
+    assert ended.value.code.startswith("error: ")
+    assert "\n" not in ended.value.code
+    assert {path: data for path, data in contents(tmp_path).items() if "__pycache__" not in path.parts} == before
     assert directory.exists() == ("seed" in changes)
+
+
+def test_a_mistake_is_all_that_the_command_prints(tmp_path):
+    config = toy.experiment(toy.write_text(tmp_path / "text.txt"), model__num_heads=3)
+    code, output = finish(start(command(tmp_path, config, tmp_path / "run")))
+    assert code == 1
+    assert output == "error: config.model.num_heads=3 does not divide config.model.d_model=16\n"
 
 
 def test_what_was_left_out_of_the_data_is_said_and_changed_data_is_refused(tmp_path):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mixkabrn_jax.layers.features import Grid
 from mixkabrn_jax.layers.kan import Kan, KanLayer
 from tests import reference, toy
 
@@ -148,17 +147,3 @@ def test_two_layers_meet_at_a_hidden_layer_of_unit_size():
     assert 0 < outside.outside < off_grid_R.sum()
     reference.assert_close(outside.share(), off_grid_R[weights_R > 0].sum() / (6 * (D + 7)))
     assert run(kan, x, 0 * weights_R)[1].share() == 0
-
-
-@pytest.mark.parametrize(
-    ("grid", "message"),
-    [
-        ((1.0, 1.0, 3, 3, "fade"), "low=1.0"),
-        ((-1.0, 1.0, 0, 3, "fade"), "num_intervals=0"),
-        ((0, 1, 2, -1, "fade"), "-1"),
-        ((0, 1, 2, 3, "wrap"), "outside='wrap'"),
-    ],
-)
-def test_an_impossible_grid_is_refused(grid, message):
-    with pytest.raises(ValueError, match=message):
-        Grid(*grid)

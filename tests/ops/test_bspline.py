@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixkabrn_jax.ops import bspline
+from mixkabrn_jax.ops import bspline, uniform_bspline
 from tests import reference
 
 DEGREES = range(6)
@@ -21,7 +21,8 @@ adaptive_knots = jax.jit(bspline.adaptive_knots, static_argnames=("num_intervals
 @functools.partial(jax.jit, static_argnames=("low", "high", "num_intervals", "degree"))
 def uniform_basis(x, low, high, num_intervals, degree):
     """Production writes it `[..., G, D]`; here it is read like `basis`, `[..., D, G]`."""
-    return jnp.swapaxes(bspline.uniform_basis(x, low, high, num_intervals, degree), -1, -2)
+    grid = uniform_bspline.UniformGrid(low, high, num_intervals, degree)
+    return jnp.swapaxes(uniform_bspline.basis(x, grid), -1, -2)
 
 
 GOLDEN = pytest.mark.parametrize("stem", ["kan_layer_a", "kan_layer_b"])

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixkabrn_jax.ops import bspline
+from mixkabrn_jax.ops import bspline, knot_insertion
 from tests import reference
 
-insert_knots = jax.jit(bspline.insert_knots, static_argnames="degree")
-refine_knots = jax.jit(bspline.refine_knots, static_argnames=("num_intervals", "degree"))
+insert_knots = jax.jit(knot_insertion.insert_knots, static_argnames="degree")
+refine_knots = jax.jit(knot_insertion.refine_knots, static_argnames=("num_intervals", "degree"))
 GOLDEN = pytest.mark.parametrize("stem", ["kan_layer_a", "kan_layer_b"])
 
 
@@ -128,7 +128,7 @@ def test_refined_knots_and_the_spline_on_them_are_pykans(stem):
 )
 def test_impossible_refinements_are_refused(num_intervals, degree, message):
     with pytest.raises(ValueError, match=message):
-        bspline.refine_knots(bspline.uniform_knots(-1.0, 1.0, 4, 3), num_intervals, degree)
+        knot_insertion.refine_knots(bspline.uniform_knots(-1.0, 1.0, 4, 3), num_intervals, degree)
 
 
 def test_samples_without_weight_have_no_part_in_knots_and_fits():
@@ -137,19 +137,19 @@ def test_samples_without_weight_have_no_part_in_knots_and_fits():
     order = np.random.default_rng(3).permutation(12)
     knots_of = jax.jit(bspline.adaptive_knots, static_argnames=("num_intervals", "degree"))
     uniform = reference.uniform_knots(-4, 4, 2, 1).astype(np.float32)
-    fitted = jax.jit(lambda x, weights: bspline.fit(x, y, uniform, 1, weights=weights))
+    fitted = jax.jit(lambda x, mask: bspline.fit(x, y, uniform, 1, sample_mask=mask))
     for count in (0, 1, 7, 10, 12):
         kept = np.sort(order[:count])
-        weights = np.isin(np.arange(12), kept).astype(np.float32)
-        far = np.where(weights[:, None] > 0, x, np.float32(np.nan))  # what has no weight may be anything
-        got = knots_of(far, 5, 2, 0.3, weights)
+        mask = np.isin(np.arange(12), kept).astype(np.float32)
+        far = np.where(mask[:, None] > 0, x, np.float32(np.nan))  # what has no weight may be anything
+        got = knots_of(far, 5, 2, 0.3, mask)
         assert (np.diff(got, axis=1) > 0).all()
         if count:
             np.testing.assert_array_equal(got, knots_of(x[kept], 5, 2, 0.3))
         if count > 8:
             basis = reference.bspline_basis(x[kept], uniform, 1)
-            got = np.einsum("rdg,dfg->rdf", basis, fitted(far, weights))
+            got = np.einsum("rdg,dfg->rdf", basis, fitted(far, mask))
             coef = reference.bspline_fit(x[kept], y[kept], uniform, 1)
             reference.assert_close(got, np.einsum("rdg,dfg->rdf", basis, coef), terms=100)
         else:
-            assert np.isfinite(fitted(far, weights)).all()
+            assert np.isfinite(fitted(far, mask)).all()

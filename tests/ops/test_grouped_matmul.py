@@ -111,15 +111,16 @@ def test_rows_past_the_sum_are_zero_whatever_they_hold(options):
     reference.assert_close(w_bar, want_w, terms=7)
 
 
-@pytest.mark.parametrize(("platform", "method"), [("cpu", "loop"), ("gpu", "block"), ("tpu", "ragged")])
-def test_the_platform_chooses_the_method(monkeypatch, platform, method):
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+@pytest.mark.parametrize(
+    ("backend", "method"), [("cpu", "loop"), ("gpu", "block"), ("tpu", "ragged"), ("pallas", "kernel")]
+)
+def test_the_backend_chooses_the_method(backend, method):
     x, w, sizes = reference.normal(10, 9, 4), reference.normal(11, 3, 4, 2), np.array([2, 4, 1], np.int32)
 
     def program(**options):
         return str(jax.make_jaxpr(lambda x, w: grouped_matmul.grouped_matmul(x, w, sizes, **options))(x, w))
 
-    assert program() == program(method=method) != program(method="dense")
+    assert program(backend=backend) == program(method=method) != program(method="dense")
 
 
 @pytest.mark.parametrize("method", grouped_matmul.METHODS)

@@ -12,7 +12,7 @@ from flax import nnx
 from mixkabrn_jax.layers import refinement
 from mixkabrn_jax.layers.kan import Kan, KanLayer
 from mixkabrn_jax.layers.variables import Buffer
-from mixkabrn_jax.ops import bases, bspline
+from mixkabrn_jax.ops import bases, bspline, knot_insertion
 from tests import reference, toy
 
 D, F = 3, 4
@@ -93,8 +93,8 @@ def test_pykan_gets_worse_from_grid_50_to_grid_100():
 
     @jax.jit
     def refined(knots, coef):
-        finer = bspline.refine_knots(knots, 100, 3)
-        return finer, bspline.insert_knots(coef, knots, finer, 3), bspline.fit(x, y, finer, 3)
+        finer = knot_insertion.refine_knots(knots, 100, 3)
+        return finer, knot_insertion.insert_knots(coef, knots, finer, 3), bspline.fit(x, y, finer, 3)
 
     knots = bspline.uniform_knots(-1.0, 1.0, 50, 3)
     coef = jax.jit(lambda knots: bspline.fit(x, y, knots, 3))(knots)

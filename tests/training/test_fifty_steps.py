@@ -9,8 +9,8 @@ import pytest
 from mixkabrn_jax import sharding
 from mixkabrn_jax.data import pipeline
 from mixkabrn_jax.layers import variables
+from mixkabrn_jax.runs.checkpoint import Checkpoints
 from mixkabrn_jax.training import guard, optimizer, step
-from mixkabrn_jax.training.checkpoint import Checkpoints
 from tests import toy
 
 STEPS, ROWS, LENGTH = 50, 8, 16
@@ -111,13 +111,14 @@ def test_fifty_steps_on_a_mesh_are_those_on_one_device(model, batches, on_one_de
 def restored_elsewhere(model, state, sizes, tmp_path):
     """The checkpoint, on two other meshes, bit for bit."""
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state, {"next_index": STEPS})
+        checkpoints.save(STEPS, step.parts(state), {"next_index": STEPS})
     every = [ONE, *ALONG_ONE_AXIS, *MIXED]
     here = every.index(sizes)
     for other in (every[here - 1], every[(here + 5) % len(every)]):
         like = start(model, other)
         with Checkpoints(tmp_path, read_only=True) as checkpoints:
-            restored, _ = checkpoints.restore(STEPS, like)
-        for got, want, place in zip(*(jax.tree.leaves(tree) for tree in (restored, state, like)), strict=True):
+            restored, _ = checkpoints.restore(STEPS, step.parts(like))
+        trees = step.from_parts(restored), state, like
+        for got, want, place in zip(*(jax.tree.leaves(tree) for tree in trees), strict=True):
             np.testing.assert_array_equal(got, want)
             assert got.sharding == place.sharding

@@ -14,10 +14,10 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixkabrn_jax import runs
 from mixkabrn_jax.data import pipeline
+from mixkabrn_jax.runs.checkpoint import Checkpoints
 from mixkabrn_jax.training import guard, optimizer, step
-from mixkabrn_jax.training.checkpoint import Checkpoints
-from mixkabrn_jax.training.experiment import load_model
 from mixkabrn_jax.training.guard import GuardConfig
 from mixkabrn_jax.training.loop import Run
 from mixkabrn_jax.training.step import StepConfig
@@ -218,9 +218,10 @@ def final(directory):
     model = toy.make(toy.model_config(vocab_size=257, **config["model"]))
     rule = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
     history = guard.init(GuardConfig(**config["guard"]), config["log_every"])
-    state = checkpoints.restore(checkpoints.latest_step(), step.init(model, rule, history))
+    like = step.parts(step.init(model, rule, history))
+    restored, position = checkpoints.restore(checkpoints.latest_step(), like)
     checkpoints.close()
-    return state
+    return step.from_parts(restored), position
 
 
 def test_skipped_updates_are_told_and_a_run_stopped_among_them_goes_on_bit_for_bit(train, tmp_path):
@@ -265,7 +266,7 @@ def test_too_many_skips_in_a_row_end_the_run_and_nothing_is_saved(train, tmp_pat
         train("run", set(range(6, 14)), **SHORT, checkpoint__every=3)
     directory = tmp_path / "run"
     assert {path.name for path in (directory / "checkpoints").iterdir()} == {"3", "6"}
-    model, _ = load_model(directory)
+    model, _, _ = runs.open(directory)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.state(model)))
     assert [r["batch"] for r in lines(directory) if r["split"] == "skipped"] == [6, 7, 8]
     assert [r["step"] for r in lines(directory)] == [2, 4, 6, 7, 8, 8, 9]

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mixkabrn_jax.training import hashes, loop, metrics, workdir
-from mixkabrn_jax.training.experiment import load_model
+from mixkabrn_jax import runs
+from mixkabrn_jax.runs import hashes, metrics, workdir
+from mixkabrn_jax.training import loop
 from mixkabrn_jax.training.loop import Run
 from tests import toy
 
@@ -51,7 +52,7 @@ def test_a_run_learns_reports_and_saves_and_is_then_finished(tmp_path, capsys):
     assert {path.name for path in (directory / "checkpoints").iterdir()} == {"12", "13"}
     assert (directory / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert "new run in" in capsys.readouterr().out
-    model, tokenizer = load_model(directory)
+    model, tokenizer, _ = runs.open(directory)
     assert model.config.vocab_size == tokenizer.vocab_size == 257
 
     before = contents(directory)
@@ -130,7 +131,7 @@ def test_only_a_second_sigint_acts_as_usual():
 
 def final_state(directory):
     """The bytes of all arrays of the last checkpoint, and the log without the figures of the machine."""
-    model, _ = load_model(directory)
+    model, _, _ = runs.open(directory)
     run = json.loads((directory / "checkpoints" / "12" / "run.json").read_text())
     machine = ("tokens_per_second", "model_flops_per_second", "peak_memory_bytes")
     records = metrics.read(directory / "metrics.jsonl")
@@ -197,7 +198,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_in_no_checkpoint(tmp_path,
     with pytest.raises(FloatingPointError, match=message):
         Run(config, directory).train()
     if list((directory / "checkpoints").iterdir()):
-        model, _ = load_model(directory)
+        model, _, _ = runs.open(directory)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.state(model)))
     assert all(np.isfinite(record["loss"]) for record in metrics.read(directory / "metrics.jsonl"))
 

@@ -13,9 +13,10 @@ from jax.extend import core
 
 from mixkabrn_jax import sharding
 from mixkabrn_jax.layers import variables
+from mixkabrn_jax.runs import model as run_model
+from mixkabrn_jax.runs.checkpoint import Checkpoints
 from mixkabrn_jax.sharding import MeshConfig
 from mixkabrn_jax.training import guard, step, totals
-from mixkabrn_jax.training.checkpoint import Checkpoints
 from tests import toy
 
 AXES = ("data", "expert", "model", "context")
@@ -245,19 +246,20 @@ def test_a_checkpoint_of_any_mesh_is_restored_on_any_other(tmp_path):
     model = toy.make(toy.model_config())
     written = start(model, mesh_of(2, 2, 1, 2), "adam")._replace(step=jnp.int32(3))
     with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(written, {"next_index": 3})
+        checkpoints.save(3, step.parts(written), {"next_index": 3})
     for sizes in ((8, 1, 1, 1), (1, 1, 1, 1), (1, 2, 2, 1)):
         abstract = start(model, mesh_of(*sizes), "adam")
         with Checkpoints(tmp_path, read_only=True) as checkpoints:
-            restored, position = checkpoints.restore(3, abstract)
+            restored, position = checkpoints.restore(3, step.parts(abstract))
         assert position == {"next_index": 3}
-        for got, want, like in zip(*(jax.tree.leaves(tree) for tree in (restored, written, abstract)), strict=True):
+        trees = step.from_parts(restored), written, abstract
+        for got, want, like in zip(*(jax.tree.leaves(tree) for tree in trees), strict=True):
             np.testing.assert_array_equal(got, want)
             assert got.sharding == like.sharding
     # Generation has one device and no mesh.
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        params, _ = checkpoints.restore_model(3, *step.split(jax.eval_shape(lambda: model))[1:])
-    for got, want in zip(jax.tree.leaves(params), jax.tree.leaves(written.params), strict=True):
+        restored, _ = checkpoints.restore(3, {"model": run_model.abstract(model.config)[1]})
+    for got, want in zip(jax.tree.leaves(restored["model"]["params"]), jax.tree.leaves(written.params), strict=True):
         np.testing.assert_array_equal(got, want)
         assert len(got.sharding.device_set) == 1
 

@@ -1,6 +1,7 @@
 """Accelerator kernels of some of the ops, in Pallas for Triton: the same functions of arrays, without the large middle.
 
-Every public function takes `interpret`: True runs the same kernel as plain XLA operations, on any machine, which is
-how the tests reach it without an accelerator. Compiled they need an NVIDIA GPU. A kernel is opaque to the partitioner:
+Compiled they need an NVIDIA GPU. Elsewhere they are interpreted: the same kernel as plain XLA operations, slowly, which
+is how the tests reach it without an accelerator. Every public function takes `interpret` to have the one or the other
+wherever it is; `tiles.launch` decides it. A kernel is opaque to the partitioner:
 under a mesh of several devices it belongs inside `jax.shard_map`.
 """

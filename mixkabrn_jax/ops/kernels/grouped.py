@@ -10,7 +10,7 @@ import jax
 from mixkabrn_jax.ops.kernels.rows import rows_matmul
 
 
-def grouped_matmul(x: jax.Array, w: jax.Array, group_sizes: jax.Array, *, interpret: bool) -> jax.Array:
+def grouped_matmul(x: jax.Array, w: jax.Array, group_sizes: jax.Array, *, interpret: bool | None = None) -> jax.Array:
     """y[r] = x[r] @ w[expert of row r].
 
     Every expert's rows are cut into tiles where they lie; nothing is gathered, and no matrix is copied for a tile.
@@ -18,7 +18,7 @@ def grouped_matmul(x: jax.Array, w: jax.Array, group_sizes: jax.Array, *, interp
     Args:
         x: `[R, D]`, sorted by expert; w: `[E, D, F]`.
         group_sizes: `[E]` int, rows of each expert; rows past their sum give 0, whatever they hold.
-        interpret: run as plain XLA operations, anywhere.
+        interpret: as for `tiles.launch`.
     Returns: `[R, F]` in the dtype of x and w combined, summed in float32.
     Raises: ValueError for shapes that do not fit.
     """

@@ -12,7 +12,7 @@ The backward pass keeps q, k, v and the first state only, and computes the chunk
 Retentive Network (2023), eq. 7; Yang et al., Gated Linear Attention Transformers (2024), sec. 4 and appendix C (states
 in registers, the decay's gradient from those of q and k).
 
-Letters: B batch, T time, N chunk, H head, K key width, V value width; X and Y the widths of a and of c.
+Letters: B batch, T time, I chunk, H head, K key width, V value width; X and Y the widths of a and of c.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental import pallas as pl
 
-from mixkabrn_jax.ops.kernels.blocks import Block, accumulator, block, block_size, dot, launch, load, split, store
+from mixkabrn_jax.ops.kernels.tiles import Block, accumulator, block, block_size, dot, launch, load, split, store
 
 # To be tuned by measurement. Triton holds a program's sums in registers: 64 x 64 of float32 are 32 a thread with 4
 # warps. More programs matter more than larger blocks for the states, whose chunks wait for one another: there are
@@ -41,7 +41,7 @@ NUM_WARPS = 4
 NUM_STAGES = 2
 
 
-def chunkwise(q, k, v, log_decay, state, *, chunk_size: int, segment_ids=None, interpret: bool):
+def chunkwise(q, k, v, log_decay, state, *, chunk_size: int, segment_ids=None, interpret: bool | None = None):
     """The contract of `ops.retention.chunkwise`: outputs, final state, and gradients of all inputs but segments.
 
     A chunk is one or more blocks of up to 64 positions, `chunk_size` in whole blocks. Larger chunks have fewer states
@@ -53,7 +53,7 @@ def chunkwise(q, k, v, log_decay, state, *, chunk_size: int, segment_ids=None, i
         state: `[B, H, K, V]` float32, the recurrence before the first position.
         chunk_size: positions between two states that are kept.
         segment_ids: `[B, T]` int or None; a position sees its own segment only.
-        interpret: run as plain XLA operations, anywhere.
+        interpret: as for `tiles.launch`.
     Returns: (`[B, T, H, V]` in v's dtype, state `[B, H, K, V]`).
     Raises: ValueError for a chunk size below 1.
     """
@@ -71,7 +71,7 @@ class _Static(NamedTuple):
     rows: int
     blocks: int
     """Of `rows` positions, in a chunk."""
-    interpret: bool
+    interpret: bool | None
 
 
 class _Reach(NamedTuple):
@@ -83,15 +83,15 @@ class _Reach(NamedTuple):
     """Of the state before the chunk, at each position."""
     to_state_BHT: jax.Array
     """Of each position, in the state after its chunk."""
-    across_BHN: jax.Array
+    across_BHI: jax.Array
     """Of the state before a chunk, in the state after it."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _chunkwise(static, q, k, v, log_decay, state, segment_ids):
     reach = _reach(static, log_decay, segment_ids, q.shape[1])
-    state_BNHKV, final = _states(static, k, v, reach.to_state_BHT, reach.across_BHN, state, reverse=False)
-    out = _read(static, q, k, v, reach, segment_ids, state_BNHKV, of_keys=False, reverse=False)
+    state_BIHKV, final = _states(static, k, v, reach.to_state_BHT, reach.across_BHI, state, reverse=False)
+    out = _read(static, q, k, v, reach, segment_ids, state_BIHKV, of_keys=False, reverse=False)
     return out, final
 
 
@@ -109,14 +109,14 @@ def _chunkwise_backward(static, residual, bars):
     out_bar, final_bar = (jnp.zeros(a.shape, a.dtype) if isinstance(a, SymbolicZero) else a for a in bars)
     reach = _reach(static, log_decay, segment_ids, q.shape[1])
     forth, back = {"reverse": False}, {"reverse": True}
-    state_BNHKV, _ = _states(static, k, v, reach.to_state_BHT, reach.across_BHN, state, **forth)
-    wanted_BNHKV, state_bar = _states(static, q, out_bar, reach.from_state_BHT, reach.across_BHN, final_bar, **back)
+    state_BIHKV, _ = _states(static, k, v, reach.to_state_BHT, reach.across_BHI, state, **forth)
+    wanted_BIHKV, state_bar = _states(static, q, out_bar, reach.from_state_BHT, reach.across_BHI, final_bar, **back)
     # Rounded to half precision they would leave little of the decay's gradient, their difference.
     dtype = q.dtype if final is None else accumulator(q.dtype)
     read = partial(_read, static, reach=reach, segment_ids=segment_ids)
-    q_bar = read(out_bar, v, k, states=state_BNHKV, of_keys=True, dtype=dtype, **forth)
-    k_bar = read(v, out_bar, q, states=wanted_BNHKV, of_keys=True, dtype=dtype, **back)
-    v_bar = read(k, q, out_bar, states=wanted_BNHKV, of_keys=False, **back)
+    q_bar = read(out_bar, v, k, states=state_BIHKV, of_keys=True, dtype=dtype, **forth)
+    k_bar = read(v, out_bar, q, states=wanted_BIHKV, of_keys=True, dtype=dtype, **back)
+    v_bar = read(k, q, out_bar, states=wanted_BIHKV, of_keys=False, **back)
     decay_bar = None
     if final is not None:
         # Outputs and the final state grow with the total decay up to their own position, and fall with that up to
@@ -140,31 +140,31 @@ def _reach(static, log_decay, segment_ids, length):
     num_chunks = pl.cdiv(length, chunk)
     padding = num_chunks * chunk - length
     if log_decay.ndim == 1:
-        first_N1 = jnp.arange(num_chunks)[:, None] * chunk
+        first_I1 = jnp.arange(num_chunks)[:, None] * chunk
         # The last chunk's padding does not decay.
-        steps_NC = jnp.minimum(first_N1 + jnp.arange(1, chunk + 1)[None], length) - first_N1
-        total_BNCH = (steps_NC[..., None].astype(log_decay.dtype) * log_decay[None, None])[None]
+        steps_IC = jnp.minimum(first_I1 + jnp.arange(1, chunk + 1)[None], length) - first_I1
+        total_BICH = (steps_IC[..., None].astype(log_decay.dtype) * log_decay[None, None])[None]
     else:
         log_decay = jnp.pad(log_decay, [(0, 0), (0, padding), (0, 0)])
-        total_BNCH = jnp.cumsum(log_decay.reshape(log_decay.shape[0], num_chunks, chunk, -1), axis=2)
-    from_state_BNCH = jnp.exp(total_BNCH)
-    to_state_BNCH = jnp.exp(total_BNCH[:, :, -1:] - total_BNCH)
-    across_BNH = from_state_BNCH[:, :, -1]
+        total_BICH = jnp.cumsum(log_decay.reshape(log_decay.shape[0], num_chunks, chunk, -1), axis=2)
+    from_state_BICH = jnp.exp(total_BICH)
+    to_state_BICH = jnp.exp(total_BICH[:, :, -1:] - total_BICH)
+    across_BIH = from_state_BICH[:, :, -1]
     if segment_ids is not None:
-        segment_BNC = jnp.pad(segment_ids, [(0, 0), (0, padding)], mode="edge").reshape(-1, num_chunks, chunk)
-        before_BN = jnp.concatenate([segment_ids[:, :1], segment_BNC[:, :-1, -1]], axis=1)
-        sees_state_BNC = segment_BNC == before_BN[..., None]
-        reaches_end_BNC = segment_BNC == segment_BNC[..., -1:]
-        from_state_BNCH = from_state_BNCH * sees_state_BNC[..., None]
-        to_state_BNCH = to_state_BNCH * reaches_end_BNC[..., None]
-        across_BNH = across_BNH * sees_state_BNC[..., -1:]
-    by_head = (jnp.moveaxis(a, -1, 1) for a in (total_BNCH / log(2), from_state_BNCH, to_state_BNCH, across_BNH))
+        segment_BIC = jnp.pad(segment_ids, [(0, 0), (0, padding)], mode="edge").reshape(-1, num_chunks, chunk)
+        before_BI = jnp.concatenate([segment_ids[:, :1], segment_BIC[:, :-1, -1]], axis=1)
+        sees_state_BIC = segment_BIC == before_BI[..., None]
+        reaches_end_BIC = segment_BIC == segment_BIC[..., -1:]
+        from_state_BICH = from_state_BICH * sees_state_BIC[..., None]
+        to_state_BICH = to_state_BICH * reaches_end_BIC[..., None]
+        across_BIH = across_BIH * sees_state_BIC[..., -1:]
+    by_head = (jnp.moveaxis(a, -1, 1) for a in (total_BICH / log(2), from_state_BICH, to_state_BICH, across_BIH))
     total, from_state, to_state, across = by_head
     return _Reach(*(a.reshape(*a.shape[:2], -1) for a in (total, from_state, to_state)), across)
 
 
-def _states(static, a_BTHX, b_BTHY, reach_BHT, across_BHN, first_BHXY, *, reverse):
-    """The state before each chunk, `[B, N, H, X, Y]` in a's dtype, and the state after the last one.
+def _states(static, a_BTHX, b_BTHY, reach_BHT, across_BHI, first_BHXY, *, reverse):
+    """The state before each chunk, `[B, I, H, X, Y]` in a's dtype, and the state after the last one.
 
     In reverse, before and after are seen from the end.
     """
@@ -174,10 +174,10 @@ def _states(static, a_BTHX, b_BTHY, reach_BHT, across_BHN, first_BHXY, *, revers
         _states_kernel,
         (pl.cdiv(x_width, x_size) * pl.cdiv(y_width, y_size), heads, batch),
         (
-            jax.ShapeDtypeStruct((batch, across_BHN.shape[-1], *first_BHXY.shape[1:]), a_BTHX.dtype),
+            jax.ShapeDtypeStruct((batch, across_BHI.shape[-1], *first_BHXY.shape[1:]), a_BTHX.dtype),
             jax.ShapeDtypeStruct(first_BHXY.shape, first_BHXY.dtype),
         ),
-        *(a_BTHX, b_BTHY, reach_BHT, across_BHN, first_BHXY),
+        *(a_BTHX, b_BTHY, reach_BHT, across_BHI, first_BHXY),
         sizes=(static.rows, x_size, y_size),
         blocks=static.blocks,
         reverse=reverse,
@@ -218,7 +218,7 @@ def _read(static, a, b, c, reach, segment_ids, states, *, of_keys, reverse, dtyp
 
     Args:
         a, b: `[B, T, H, X]`; c: `[B, T, H, Y]`.
-        states: `[B, N, H, K, V]`.
+        states: `[B, I, H, K, V]`.
         of_keys: Y is K, so that states are transposed.
         reverse: s runs over the future of t, not over its past, and from the state after the chunk.
     """

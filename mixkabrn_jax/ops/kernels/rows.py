@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from mixkabrn_jax.ops.kernels.blocks import Block, accumulator, block, block_size, dot, launch, load, split, store
+from mixkabrn_jax.ops.kernels.tiles import Block, accumulator, block, block_size, dot, launch, load, split, store
 
 # To be tuned by measurement. 128 rows by 128 columns of float32 sums are 64 registers a thread with 8 warps, and leave
 # enough for the entries, the functions of them and addresses: nothing spills at the sizes of our models (Triton 3.9 for
@@ -47,7 +47,7 @@ class Functions(Protocol):
         """f_g'(x)."""
 
 
-def rows_matmul(functions: Functions, x, w, group_sizes, *, interpret: bool) -> jax.Array:
+def rows_matmul(functions: Functions, x, w, group_sizes, *, interpret: bool | None) -> jax.Array:
     """y[r] = sum_g f_g(x[r]) @ w[expert of row r, g].
 
     Args:

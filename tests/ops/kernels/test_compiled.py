@@ -7,24 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixkabrn_jax.ops import bspline, retention
 from mixkabrn_jax.ops import grouped_matmul as plain_grouped
+from mixkabrn_jax.ops import retention, uniform_bspline
 from mixkabrn_jax.ops.kernels import grouped, spline
 from mixkabrn_jax.ops.kernels import retention as retention_kernels
 from tests import reference
 
-GRID = {"low": -2.0, "high": 2.0, "num_intervals": 5, "degree": 3}
 
-
-def spline_case(rows, experts, outside):
+def spline_case(rows, experts, extrapolation):
     shapes = (rows, 768), (*((experts,) if experts else ()), 8 * 768, 512)
     sizes = _sizes(rows, experts) if experts else None
 
+    grid = uniform_bspline.UniformGrid(-2.0, 2.0, num_intervals=5, degree=3, extrapolation=extrapolation)
+
     def ours(x, coef):
-        return spline.spline_matmul(x, coef, sizes, **GRID, outside=outside, interpret=False)
+        return spline.spline_matmul(x, coef, sizes, grid=grid, interpret=False)
 
     def plain(x, coef):
-        basis = bspline.uniform_basis(x, *GRID.values(), outside).reshape(len(x), -1)
+        basis = uniform_bspline.basis(x, grid).reshape(len(x), -1)
         return plain_grouped.grouped_matmul(basis, coef, sizes) if experts else basis @ coef
 
     return ours, plain, shapes

@@ -7,21 +7,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixkabrn_jax.ops import bspline
+from mixkabrn_jax.ops import bspline, uniform_bspline
 from mixkabrn_jax.ops.kernels import spline
+from mixkabrn_jax.ops.uniform_bspline import UniformGrid
 from tests import reference
 from tests.ops.kernels.small import compiled
 
 LOW, HIGH, INTERVALS = -0.7, 1.3, 3
-GRID = {"low": LOW, "high": HIGH, "num_intervals": INTERVALS, "degree": 3}
+GRID = UniformGrid(LOW, HIGH, INTERVALS, degree=3)
 
 
-def basis_and_slope(x, degree=3, outside="fade"):
+def basis_and_slope(x, degree=3, extrapolation="fade"):
     """`[R, D, G]` each."""
     knots = reference.uniform_knots(LOW, HIGH, INTERVALS, degree)
-    if outside == "fade":
+    if extrapolation == "fade":
         return reference.bspline_basis(x, knots, degree), reference.bspline_slope(x, knots, degree)
-    return reference.bspline_basis_and_slope_outside(x, knots, degree, outside)
+    return reference.bspline_basis_and_slope_outside(x, knots, degree, extrapolation)
 
 
 def product_and_gradients(x, coef, out_bar):
@@ -39,7 +40,7 @@ def inputs(R, D, F, experts=()):
 
 
 def run_and_pull_back(x, coef, out_bar, sizes=None):
-    out, vjp = jax.vjp(lambda x, coef: spline.spline_matmul(x, coef, sizes, **GRID, interpret=True), x, coef)
+    out, vjp = jax.vjp(lambda x, coef: spline.spline_matmul(x, coef, sizes, grid=GRID, interpret=True), x, coef)
     return out, *vjp(out_bar)
 
 
@@ -56,13 +57,13 @@ def assert_close(got, want, x):
 
 
 @pytest.mark.parametrize(
-    ("degree", "outside"),
+    ("degree", "extrapolation"),
     [(0, "fade"), (0, "linear"), (1, "linear"), (1, "clamp"), (2, "fade"), (3, "linear"), (4, "clamp"), (5, "linear")],
 )
 @pytest.mark.usefixtures("x64")
-def test_functions_and_slopes_are_those_of_cox_and_de_boor(degree, outside):
+def test_functions_and_slopes_are_those_of_cox_and_de_boor(degree, extrapolation):
     x = np.random.default_rng(0).uniform(LOW - 2, HIGH + 2, (200, 1))
-    bumps = spline._Bumps(LOW, HIGH, INTERVALS, degree, outside)
+    bumps = spline._Splines(UniformGrid(LOW, HIGH, INTERVALS, degree, extrapolation))
 
     @jax.jit
     def all_of_them(x):
@@ -71,22 +72,22 @@ def test_functions_and_slopes_are_those_of_cox_and_de_boor(degree, outside):
         value = jax.vmap(lambda g: bumps.value(prepared, g), out_axes=-1)(number)
         return value, jax.vmap(lambda g: jnp.broadcast_to(bumps.slope(prepared, g), x.shape), out_axes=-1)(number)
 
-    for got, want in zip(all_of_them(x), basis_and_slope(x, degree, outside), strict=True):
+    for got, want in zip(all_of_them(x), basis_and_slope(x, degree, extrapolation), strict=True):
         reference.assert_close(got, want, terms=degree + 1, atol=1e-12 * max(1, np.abs(want).max()))
     # The very points that half-open boxes are about.
     x[: INTERVALS + 1, 0] = np.linspace(LOW, HIGH, INTERVALS + 1)
-    want = jax.jit(lambda x: bspline.uniform_basis(x, LOW, HIGH, INTERVALS, degree, outside))(x)
+    want = jax.jit(lambda x: uniform_bspline.basis(x, bumps.grid))(x)
     reference.assert_close(all_of_them(x)[0], np.swapaxes(want, -1, -2), atol=1e-12 * max(1, np.abs(want).max()))
 
 
 def test_far_inputs_have_finite_functions_and_slopes():
     x = jnp.array([1e4, -1e4, 1e30, -1e30])[:, None]
-    for outside in bspline.OUTSIDE:
-        bumps = spline._Bumps(LOW, HIGH, INTERVALS, 3, outside)
+    for extrapolation in bspline.EXTRAPOLATIONS:
+        bumps = spline._Splines(UniformGrid(LOW, HIGH, INTERVALS, 3, extrapolation))
         value, slope = jax.jit(lambda x, g, b=bumps: (b.value(b.prepare(x), g), b.slope(b.prepare(x), g)))(x, 0)
         assert np.isfinite(value).all()
         assert np.isfinite(slope).all()
-        if outside == "fade":
+        if extrapolation == "fade":
             np.testing.assert_array_equal(value, np.zeros((4, 1)))
 
 
@@ -125,12 +126,8 @@ def test_half_precision_is_summed_in_single_and_its_knots_stay_where_they_are():
         reference.assert_close(got_one, want, dtype=jnp.bfloat16)
 
 
-def test_shapes_and_grids_that_cannot_be_are_refused():
+def test_shapes_that_cannot_be_are_refused():
     x, coef, _ = inputs(4, 3, 4)
     for wrong in (coef[1:], coef[None]):
         with pytest.raises(ValueError, match=r"\[6 \* D, F\] and None"):
-            spline.spline_matmul(x, wrong, **GRID, interpret=True)
-    with pytest.raises(ValueError, match="low < high"):
-        spline.spline_matmul(x, coef, **{**GRID, "low": HIGH}, interpret=True)
-    with pytest.raises(ValueError, match="outside='none'"):
-        spline.spline_matmul(x, coef, outside="none", **GRID, interpret=True)
+            spline.spline_matmul(x, wrong, grid=GRID, interpret=True)

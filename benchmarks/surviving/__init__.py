@@ -1,1 +1,0 @@
-"""What a run has to survive: kills, and damage to its checkpoints."""

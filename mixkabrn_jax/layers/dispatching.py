@@ -1,0 +1,107 @@
+"""Ways to run a mixture's experts on the tokens that chose them, on one device or on several along `expert`.
+
+Experts are stacked: every leaf has a leading dimension E, and each device along `expert` holds its own part of it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from mixkabrn_jax import sharding
+from mixkabrn_jax.ops import dispatch
+
+
+def assign_by_capacity(indices_TN, num_experts, capacity_factor, mask_T) -> dispatch.Assignment | None:
+    """Which row of its expert each choice of this device's tokens is computed in; None where all have room.
+
+    Args:
+        capacity_factor: as in `RouterConfig`; 0 gives None.
+        mask_T: 0 at padding, which takes no row; or None.
+    """
+    if not capacity_factor:
+        return None
+    rows = dispatch.capacity(len(indices_TN), num_experts, indices_TN.shape[-1], capacity_factor)
+    return dispatch.assign_with_capacity(indices_TN, num_experts, rows, mask_T)
+
+
+def without_dropped(indices_TN, num_experts, assigned: dispatch.Assignment | None):
+    """The choices; num_experts, one past the last expert, stands for those that found no room."""
+    if assigned is None:
+        return indices_TN
+    return jnp.where(dispatch.has_row(assigned).reshape(indices_TN.shape), indices_TN, num_experts)
+
+
+def local_indices(indices, num_experts):
+    """Experts as this device counts its own; one past its last stands for an expert of another device."""
+    here = num_local(num_experts)
+    indices = indices - here * sharding.index("expert")
+    return jnp.where((indices >= 0) & (indices < here), indices, here)
+
+
+def num_local(num_experts) -> int:
+    """Experts of this device."""
+    return num_experts // sharding.size("expert")
+
+
+def chosen(indices_TN, num_experts, mask_T):
+    """Whether an expert's output of a token counts: chosen, with room, and no padding. `[E, T]` bool, E of this device.
+
+    Args:
+        indices_TN: `local_indices`.
+    """
+    is_mine_ET = jnp.any(indices_TN[None] == jnp.arange(num_local(num_experts)).reshape(-1, 1, 1), axis=-1)
+    return is_mine_ET if mask_T is None else is_mine_ET & (mask_T > 0)[None]
+
+
+def run_assigned(experts, x_TD, gates_TN, assigned: dispatch.Assignment):
+    """As many rows for each expert: one batched product. Each device sends every other the rows of its experts.
+
+    Returns: (`[T, D]`, `OutsideGrid` or None).
+    """
+    rows_RD = dispatch.dispatch(x_TD, assigned, gates_TN.shape[-1])
+    num_experts = assigned.group_sizes_E.shape[0]
+    is_filled_ER, rows_ERD = (
+        sharding.all_to_all(rows.reshape(num_experts, -1, *rows.shape[1:]), "expert")
+        for rows in (dispatch.has_choice(assigned), rows_RD)
+    )
+    rows_ERD, outside_E = jax.vmap(_run_one)(experts, rows_ERD, is_filled_ER)
+    rows_RD = sharding.all_to_all_back(rows_ERD, "expert").reshape(rows_RD.shape)
+    return dispatch.combine(rows_RD, gates_TN, assigned), jax.tree.map(jnp.sum, outside_E)
+
+
+def run_on_all_devices(strategy, experts, num_experts, x_TD, gates_TN, indices_TN, mask_T):
+    """All devices along `expert` see the same tokens, and each runs its own experts on them.
+
+    Args:
+        strategy: one of `moe.DISPATCHES`.
+    Returns: (`[T, D]` of this device's tokens, `OutsideGrid` or None).
+    """
+    x_TD, gates_TN, indices_TN, mask_T = jax.tree.map(
+        lambda a: sharding.all_gather(a, "expert"), (x_TD, gates_TN, indices_TN, mask_T)
+    )
+    run = {"sorted": _run_sorted, "dense": _run_dense}[strategy]
+    y_TD, outside = run(experts, num_experts, x_TD, gates_TN, local_indices(indices_TN, num_experts), mask_T)
+    return sharding.reduce_scatter(y_TD, "expert"), outside
+
+
+def _run_sorted(experts, num_experts, x_TD, gates_TN, indices_TN, mask_T):
+    assigned = dispatch.assign(indices_TN, num_local(num_experts))
+    rows_RD = dispatch.dispatch(x_TD, assigned, indices_TN.shape[-1])
+    mask_R = None if mask_T is None else jnp.take(mask_T, assigned.order_R // indices_TN.shape[-1])
+    if sharding.is_per_device():  # rows of experts elsewhere
+        is_mine_R = jnp.arange(len(rows_RD)) < assigned.group_sizes_E.sum()
+        mask_R = (1 if mask_R is None else mask_R) * is_mine_R
+    rows_RD, outside = experts(rows_RD, assigned.group_sizes_E, mask_R)
+    return dispatch.combine(rows_RD, gates_TN, assigned), outside
+
+
+def _run_dense(experts, num_experts, x_TD, gates_TN, indices_TN, mask_T):
+    y_ETD, outside_E = jax.vmap(_run_one, in_axes=(0, None, 0))(experts, x_TD, chosen(indices_TN, num_experts, mask_T))
+    expert_E11 = jnp.arange(num_local(num_experts)).reshape(-1, 1, 1)
+    gate_ET = jnp.sum(jnp.where(indices_TN[None] == expert_E11, gates_TN[None], 0), axis=-1)
+    # As a product: XLA sums over a leading dimension one number after the other, on a CPU four times as slow.
+    y_TD = jnp.einsum("et,etd->td", gate_ET.astype(x_TD.dtype), y_ETD)
+    return y_TD, jax.tree.map(jnp.sum, outside_E)
+
+
+def _run_one(expert, x_RD, row_mask_R):
+    return expert(x_RD, row_mask=row_mask_R)

@@ -1,0 +1,34 @@
+"""A run on disk: its config, tokenizer, checkpoints and metrics, and the model in it, read without an optimiser."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # nothing of JAX for those who need a workdir's files only, as a sweep
+    from mixkabrn_jax.data.tokenizers import Tokenizer
+    from mixkabrn_jax.models.language import LanguageModel
+
+
+def open(workdir: str | Path) -> tuple["LanguageModel", "Tokenizer", dict]:
+    """The model of a run with its tokenizer and config, from the newest checkpoint that is intact, on one device.
+
+    Returns: (model, tokenizer, config), where config is what `config.json` holds.
+    Raises: FileNotFoundError when the workdir holds no run, or no checkpoint yet; OSError when no checkpoint is intact;
+        ValueError when one of its files cannot be read or the checkpoint is of another model than its config.
+    """
+    from mixkabrn_jax.runs import model
+
+    return model.read(Path(workdir))
+
+
+def save(workdir: str | Path, model: "LanguageModel", tokenizer: "Tokenizer", config: dict) -> None:
+    """Writes a model into a new workdir, which `open` and `experiments.generate` take: one that was changed after
+    training, by `grid.extend_grid` or `quantize`, say. Training does not go on from there: it has no optimiser.
+
+    Args:
+        config: that of the run which the model comes from; its model section becomes the model's own.
+    Raises: FileExistsError when the workdir holds anything; ValueError for a model that no config describes, such as
+        one with some of its layers quantised.
+    """
+    from mixkabrn_jax.runs import model as models
+
+    models.write(Path(workdir), model, tokenizer, config)

@@ -1,0 +1,65 @@
+"""The model of a run, read from its workdir and written into a new one."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+from flax import nnx
+
+from mixkabrn_jax.data.tokenizers import Tokenizer
+from mixkabrn_jax.models.config import ModelConfig
+from mixkabrn_jax.models.language import LanguageModel
+from mixkabrn_jax.runs import arrays, workdir
+from mixkabrn_jax.runs.checkpoint import Checkpoints
+from mixkabrn_jax.runs.config import build
+
+
+def read(directory: Path) -> tuple[LanguageModel, Tokenizer, dict]:
+    """(model, tokenizer, config) of the run in a workdir; see `runs.open`."""
+    config = workdir.load_config(directory)
+    tokenizer = workdir.load_tokenizer(directory)
+    if tokenizer is None or not (directory / "checkpoints").is_dir():
+        raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
+    graph, part = abstract(build(ModelConfig, config["model"], "config.model"), tokenizer.vocab_size)
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        latest = checkpoints.latest_intact_step()
+        if latest is None:
+            raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
+        part = checkpoints.restore(latest, {"model": part})[0]["model"]
+    return nnx.merge(graph, part["params"], part["buffers"]), tokenizer, config
+
+
+def write(directory: Path, model: LanguageModel, tokenizer: Tokenizer, config: Mapping) -> None:
+    """Writes the workdir of a model; see `runs.save`."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise FileExistsError(f"{directory} is not empty: a new or empty directory is needed")
+    config = {**config, "model": dataclasses.asdict(model.config)}
+    # What `read` makes of this config has to be this model.
+    graph, part = abstract(build(ModelConfig, config["model"], "config.model"), tokenizer.vocab_size)
+    own_graph, params, buffers = nnx.split(model, nnx.Param, ...)
+    own_part = {"params": params, "buffers": buffers}
+    wrong = arrays.differences(arrays.describe(own_part), arrays.describe(part))
+    if wrong:
+        raise ValueError(f"the model is not the one of its config, by which it would be read: {'; '.join(wrong)}")
+    if own_graph != graph:
+        raise ValueError(
+            "the model's layers are not those of its config, by which they would be read: all of them have to be of "
+            "one number format, as quantize(model, 'ternary', ['*']) makes them"
+        )
+    workdir.create(directory, config, tokenizer, {})
+    with Checkpoints(directory / "checkpoints", about={"config": config}) as checkpoints:
+        checkpoints.save(0, {"model": own_part}, None)
+
+
+def abstract(config: ModelConfig, vocab_size: int):
+    """(graph, part "model" of a checkpoint) of a config's model, as shapes that are to lie on one device."""
+    shapes = jax.eval_shape(lambda: LanguageModel(config, vocab_size, rngs=nnx.Rngs(0)))
+    graph, params, buffers = nnx.split(shapes, nnx.Param, ...)
+    # Told where to, or orbax asks for the devices of the mesh that wrote it.
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def on_one_device(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+
+    return graph, jax.tree.map(on_one_device, {"params": params, "buffers": buffers})

@@ -1,0 +1,190 @@
+"""A run's workdir: which config, tokenizer and data it belongs to. No other experiment overwrites anything in it."""
+
+import json
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from mixkabrn_jax.data import tokenizers
+from mixkabrn_jax.runs import moved
+from mixkabrn_jax.runs.config import flatten
+from mixkabrn_jax.runs.locks import try_lock
+
+BOOKKEEPING = frozenset(
+    {"log_every", "evaluate_every", "evaluate_windows", "checkpoint", "profile", "mesh"}
+    | {"data.num_threads", "data.timeout_seconds"}
+)
+"""Fields and whole sections that a run may go on with other values of: batches and updates do not depend on them (on
+`mesh` to rounding)."""
+_TOKEN = "started.txt"
+# Of a file system, of a sweep, and of a run that was killed when it had written nothing else.
+_NOBODYS = {"lost+found", "log.txt", "config.json.partial"}
+_OUTPUTS = {".log", ".out", ".err"}  # of schedulers and shells
+
+
+def is_bookkeeping(field: str) -> bool:
+    """Whether a field, by its dotted name, may change from one process of a run to the next."""
+    return field in BOOKKEEPING or field.partition(".")[0] in BOOKKEEPING
+
+
+def check(workdir: Path, config: Mapping, *, extend: bool = False) -> None:
+    """Makes sure that a new run may be begun here, or that this very config may go on; changes nothing.
+
+    Args:
+        extend: whether num_steps may be larger than it was.
+    Raises: ValueError naming the fields in which the workdir's own config differs, `BOOKKEEPING` aside, or a
+        `config.json` that cannot be read, or files that are not a run's; NotADirectoryError for a path that is a file.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise NotADirectoryError(f"--workdir={workdir} is a file: a directory is needed")
+    if not (workdir / "config.json").exists():
+        _require_empty(workdir)
+        return
+    changes = _differences(workdir, config)
+    there, mine = changes.get("num_steps", (0, 0))
+    is_longer = isinstance(there, int) and isinstance(mine, int) and mine > there
+    if extend and is_longer:
+        del changes["num_steps"]
+    differing = [
+        f"config.{field}={mine!r} (there: {there!r})"
+        for field, (there, mine) in changes.items()
+        if not is_bookkeeping(field)
+    ]
+    if differing:
+        hint = ", or give --extend to train that one longer" if is_longer and not extend and len(differing) == 1 else ""
+        raise ValueError(
+            f"--workdir={workdir} holds a run of another config: {', '.join(differing)}; choose another --workdir{hint}"
+        )
+
+
+def create(
+    workdir: Path, config: Mapping, tokenizer: tokenizers.Tokenizer, data: Mapping[str, str], *, extend: bool = False
+) -> list[str]:
+    """Writes `config.json`, `tokenizer.json` and `data.json` where they are missing, and into the first what changed.
+
+    Args:
+        data: what identifies each part of the data, as `Corpus.fingerprints`.
+        extend: as for `check`.
+    Returns: for each field that another process of this run had another value of, words such as "log_every 20 -> 10".
+    Raises: as `check`; ValueError when the run here was trained on other data, as after an edit of the file at
+        `config.data.path`.
+    """
+    check(workdir, config, extend=extend)
+    workdir.mkdir(parents=True, exist_ok=True)
+    contents = {
+        "config.json": json.dumps(config, indent=2),
+        "tokenizer.json": json.dumps(tokenizer.to_json()),
+        "data.json": json.dumps(data, indent=2),
+    }
+    for name, text in contents.items():
+        if not (workdir / name).exists():
+            write_atomically(workdir / name, text + "\n")
+    there = _read_json(workdir / "data.json")
+    if data != there:
+        raise ValueError(
+            f"--workdir={workdir} holds a run on other data: {there}, but this is {data}; restore the data, or choose "
+            "another --workdir"
+        )
+    changes = _differences(workdir, config)
+    if changes:
+        write_atomically(workdir / "config.json", contents["config.json"] + "\n")
+    return [f"{field} {there} -> {mine}" for field, (there, mine) in changes.items()]
+
+
+def _require_empty(workdir):
+    strays = sorted(path.name for path in workdir.iterdir()) if workdir.exists() else []
+    strays = [name for name in strays if not name.startswith(".") and name not in _NOBODYS]
+    strays = [name for name in strays if Path(name).suffix not in _OUTPUTS]
+    if strays:
+        named = ", ".join(strays[:3]) + (f" and {len(strays) - 3} more" if len(strays) > 3 else "")
+        raise ValueError(
+            f"--workdir={workdir} has no config.json but holds {named}: choose another --workdir, a new or empty one"
+        )
+
+
+def _differences(workdir, config):
+    """{field: (value there, value here)} of those that differ; None where a side has no such field."""
+    here, there = flatten(json.loads(json.dumps(config))), flatten(load_config(workdir))
+    fields = [field for field in sorted(here.keys() | there.keys()) if here.get(field) != there.get(field)]
+    return {field: (there.get(field), here.get(field)) for field in fields}
+
+
+def leave_token(workdir: Path) -> str:
+    """Leaves a token in the workdir for `await_token` of other processes. Returns it."""
+    token = secrets.token_hex(8)
+    write_atomically(workdir / _TOKEN, token)
+    return token
+
+
+def await_token(workdir: Path, token: str, seconds: float = 60.0) -> None:
+    """Waits until this process sees the token of another one: a network file system may show it late.
+
+    Raises: FileNotFoundError when it does not in time, as in a copy of the workdir on another machine.
+    """
+    deadline = time.monotonic() + seconds
+    while not (workdir / _TOKEN).is_file() or (workdir / _TOKEN).read_text() != token:
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(
+                f"--workdir={workdir} is not the directory of process 0, whose {_TOKEN} is not seen here after "
+                f"{seconds:g} s: one on a file system that all processes share is needed"
+            )
+        time.sleep(0.1)
+
+
+@contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Keeps other processes from training in a workdir; the lock ends with the process, however that ends.
+
+    Raises: BlockingIOError when another process trains here.
+    """
+    with (workdir / "config.json").open("r+b") as file:  # for writing: network file systems lock no other
+        if not try_lock(file):
+            raise BlockingIOError(
+                f"another process trains in --workdir={workdir}: wait for its end, or choose another; processes of one "
+                "run are told of each other by --distributed"
+            )
+        yield
+
+
+def load_config(workdir: Path) -> dict:
+    """The config of the run in this workdir, with the names of today whatever it was written with.
+
+    Raises: FileNotFoundError when there is none, ValueError when it is not JSON.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"--workdir={workdir} holds no config.json: a directory that training wrote is needed")
+    return moved.nested(_read_json(path))
+
+
+def load_tokenizer(workdir: Path) -> tokenizers.Tokenizer | None:
+    """The tokenizer of the run in this workdir; None before the run wrote one."""
+    path = workdir / "tokenizer.json"
+    if not path.exists():
+        return None
+    return tokenizers.from_json(_read_json(path))
+
+
+def _read_json(path):
+    try:
+        contents = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); remove the directory or restore the file") from error
+    if not isinstance(contents, dict):
+        raise ValueError(f"{path} does not hold an object but {contents!r}; remove the directory or restore the file")
+    return contents
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes the whole file or leaves the old one: a killed process cannot leave half of it.
+
+    Raises: OSError naming the file.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text)
+    except OSError as error:  # of a full disk: it names no file
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    partial.replace(path)
