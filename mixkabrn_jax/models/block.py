@@ -5,10 +5,8 @@ from functools import partial
 import jax.numpy as jnp
 from flax import nnx
 
-from mixkabrn_jax.layers import refinement
+from mixkabrn_jax.layers import feed_forward, refinement
 from mixkabrn_jax.layers.attention import Attention
-from mixkabrn_jax.layers.kan import Kan
-from mixkabrn_jax.layers.mlp import Glu, Mlp
 from mixkabrn_jax.layers.moe import MixtureOfExperts
 from mixkabrn_jax.layers.norm import RMSNorm
 from mixkabrn_jax.layers.retention import Retention
@@ -29,12 +27,13 @@ class Block(nnx.Module):
         self.mixer_norm = RMSNorm(config.d_model, config.norm_epsilon) if has_mixer_norm else None
         self.mixer = _mixer(config, rngs)
         self.ffn_norm = RMSNorm(config.d_model, config.norm_epsilon) if has_ffn_norm else None
+        width = config.expert_width if routed else config.hidden_width
+        make = partial(feed_forward.make, config.ffn, config.d_model, width, config.kan, config.branch)
         if routed:
-            experts = partial(_feed_forward, config, config.expert_width)
             router_epsilon = None if has_ffn_norm else config.norm_epsilon
-            self.ffn = MixtureOfExperts(config.d_model, config.moe, experts, router_epsilon, rngs=rngs)
+            self.ffn = MixtureOfExperts(config.d_model, config.moe, make, router_epsilon, rngs=rngs)
         else:
-            self.ffn = _feed_forward(config, config.hidden_width, rngs=rngs)
+            self.ffn = make(rngs=rngs)
         self.routed = routed
         self.alpha = (2 * config.num_layers) ** 0.25 if config.residual == "deepnorm" else None
 
@@ -90,11 +89,3 @@ def _mixer(config, rngs):
     if config.mixer == "attention":
         return Attention(config.d_model, config.heads, config.rotary, config.branch, rngs=rngs)
     return Retention(config.d_model, config.heads, config.retention, config.rotary, config.branch, rngs=rngs)
-
-
-def _feed_forward(config, width, num_experts=0, *, rngs):
-    if config.ffn == "kan":
-        return Kan(config.d_model, width, config.kan, config.branch, num_experts, rngs=rngs)
-    if config.ffn == "mlp":
-        return Mlp(config.d_model, width, config.branch, num_experts, rngs=rngs)
-    return Glu(config.d_model, width, config.ffn, config.branch, num_experts, rngs=rngs)

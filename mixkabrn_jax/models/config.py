@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 from mixkabrn_jax.layers.branch import BranchConfig, QuantizationConfig
 from mixkabrn_jax.layers.features import KanConfig
+from mixkabrn_jax.layers.feed_forward import FEED_FORWARDS
 from mixkabrn_jax.layers.heads import HeadsConfig, RotaryConfig
-from mixkabrn_jax.layers.mlp import GATES
 from mixkabrn_jax.layers.moe import MoeConfig, RouterConfig
 from mixkabrn_jax.layers.retention import RetentionConfig
 
 MIXERS = ("retention", "attention")
-FEED_FORWARDS = ("kan", "mlp", *GATES)
 RESIDUALS = ("pre_norm", "deepnorm")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 
@@ -38,7 +37,7 @@ class ModelConfig:
     mixer: str
     """What mixes positions, one of `MIXERS`."""
     ffn: str
-    """The feed-forward, of experts too, one of `FEED_FORWARDS`."""
+    """The feed-forward, of experts too, one of `feed_forward.FEED_FORWARDS`."""
     linear: str
     """Number format of the large matrices, one of `linear.LINEAR_TYPES`; embedding, head, norms and router stay
     float32."""
@@ -74,7 +73,7 @@ class ModelConfig:
     def __post_init__(self):
         for field, known in (
             ("mixer", MIXERS),
-            ("ffn", FEED_FORWARDS),
+            ("ffn", tuple(FEED_FORWARDS)),
             ("residual", RESIDUALS),
             ("compute_dtype", COMPUTE_DTYPES),
         ):

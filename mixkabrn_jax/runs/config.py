@@ -5,7 +5,7 @@ import typing
 from collections.abc import Mapping
 
 
-def build(cls: type, values: Mapping, path: str = "config"):
+def build(cls: type, values: Mapping, path: str = "config", *, is_complete: bool = True):
     """The dataclass of a section, with those of its own sections in it.
 
     The dataclass of a layer knows no config and names its own field; here its errors get the path from the top, as the
@@ -15,16 +15,21 @@ def build(cls: type, values: Mapping, path: str = "config"):
         cls: a dataclass; fields whose types are dataclasses are sections.
         values: by the names of its fields.
         path: of the section.
+        is_complete: every field must be there. Else one that is missing has its default: a run's config may be older
+            than the field, and a field that came later has as its default what was done before.
     Raises: TypeError for a field that is unknown or missing, ValueError for an impossible value.
     """
-    fields = {field.name for field in dataclasses.fields(cls)}
-    for name in sorted(values.keys() - fields):
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in sorted(values.keys() - fields.keys()):
         raise TypeError(f"{path}.{name}: there is no such field; there are {', '.join(sorted(fields))}")
-    for name in sorted(fields - values.keys()):
-        raise TypeError(f"{path}.{name} is missing: every field must be declared")
+    for name in sorted(fields.keys() - values.keys()):
+        if is_complete or fields[name].default is dataclasses.MISSING:
+            raise TypeError(f"{path}.{name} is missing: every field must be declared")
     types = typing.get_type_hints(cls)
     built = {
-        name: build(types[name], value, f"{path}.{name}") if dataclasses.is_dataclass(types[name]) else value
+        name: build(types[name], value, f"{path}.{name}", is_complete=is_complete)
+        if dataclasses.is_dataclass(types[name])
+        else value
         for name, value in values.items()
     }
     try:
@@ -33,6 +38,18 @@ def build(cls: type, values: Mapping, path: str = "config"):
         if str(error).startswith("config."):  # of a section that stands in one place only, and says where
             raise
         raise ValueError(f"{path}.{error}") from error
+
+
+def defaults(cls: type) -> dict:
+    """The defaults of a dataclass's fields and of those of its sections, where they have any, by dotted names."""
+    types = typing.get_type_hints(cls)
+    found = {}
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(types[field.name]):
+            found |= {f"{field.name}.{name}": value for name, value in defaults(types[field.name]).items()}
+        elif field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+    return found
 
 
 def flatten(config: Mapping, prefix: str = "") -> dict:

@@ -21,7 +21,8 @@ def read(directory: Path) -> tuple[LanguageModel, Tokenizer, dict]:
     tokenizer = workdir.load_tokenizer(directory)
     if tokenizer is None or not (directory / "checkpoints").is_dir():
         raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
-    graph, part = abstract(build(ModelConfig, config["model"], "config.model"), tokenizer.vocab_size)
+    model_config = build(ModelConfig, config["model"], "config.model", is_complete=False)
+    graph, part = abstract(model_config, tokenizer.vocab_size)
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         latest = checkpoints.latest_intact_step()
         if latest is None:
