@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from configs import lm
+from mixkabrn_jax import runs
 from mixkabrn_jax.inference.generate import generate
 from mixkabrn_jax.inference.sampling import Sampling
-from mixkabrn_jax.training.experiment import load_model
 from mixkabrn_jax.training.loop import Run
 
 
@@ -23,7 +23,7 @@ def main(path: str, workdir: str, **changes) -> None:
     config.update_from_flattened_dict({"data.path": path, **changes})
     if code := Run(config.to_dict(), Path(workdir)).train():
         sys.exit(code)  # a signal asked for an end: what is trained so far is saved
-    model, tokenizer = load_model(Path(workdir))
+    model, tokenizer, _ = runs.open(workdir)
     prompt_BT = np.array([[tokenizer.separator]])  # a new document
     sample = generate(model, prompt_BT, max_tokens=300, sampling=Sampling(temperature=0.7), seed=0)
     print(tokenizer.decode(int(token_B[0]) for token_B in sample))

@@ -165,7 +165,7 @@ def test_the_legend_gives_each_letter_one_meaning():
     assert all(re.fullmatch(r"`[A-Z]`( and `[A-Z]`)? \S.*", item) for item in items)
 
 
-@pytest.mark.parametrize("path", [README, ROOT / "docs" / "layers.md"], ids=name)
+@pytest.mark.parametrize("path", [README, ROOT / "docs" / "layers.md", ROOT / "docs" / "models.md"], ids=name)
 def test_code_imports_what_is_there(path):
     for node in ast.walk(ast.parse("\n".join(blocks(path, "python")))):
         if isinstance(node, ast.ImportFrom):

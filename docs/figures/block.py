@@ -1,9 +1,9 @@
-"""Draws one block of the model, as in configs/lm.py: python docs/figures/block.py [out.svg or out.png]
+"""Draws one block of the model, as in configs/lm.py: python docs/figures/block.py [--out=block.png]
 
 Mosaics are ternary matrices, plain boxes are float32. Letters are those of README, "The shape is in the name".
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import matplotlib
@@ -216,4 +216,6 @@ def main(path):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_suffix(".svg"))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".svg"), help="an .svg or a .png")
+    main(parser.parse_args().out)

@@ -4,9 +4,13 @@ import json
 import pathlib
 import re
 
-from examples import train_text_dataset
+import pytest
 
-METRICS = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
+from examples import train_text_dataset
+from tests.test_documents import blocks
+
+ROOT = pathlib.Path(__file__).parents[2]
+METRICS = ROOT / "docs" / "metrics.md"
 SMALL = {
     "num_steps": 2,
     "log_every": 1,
@@ -34,3 +38,18 @@ def test_it_trains_on_a_text_and_prints_a_sample_and_its_metrics_are_explained(t
     assert [record["step"] for record in records if record["split"] == "train"] == [1, 2]
     explained = set(re.findall(r"`([a-z_]+)`", METRICS.read_text()))
     assert {field for record in records for field in record} <= explained
+
+
+@pytest.mark.slow
+def test_the_code_of_the_documents_runs_on_a_trained_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 100)
+    train_text_dataset.main("text.txt", "runs/tiny", **SMALL)
+    capsys.readouterr()
+    for document in ("README.md", "docs/models.md"):
+        space = {}
+        for code in blocks(ROOT / document, "python"):
+            exec(compile(code, document, "exec"), space)
+    printed = capsys.readouterr().out
+    assert "(1, 19, 257)" in printed  # the logits of README's prompt
+    assert "routed_blocks.mixer.query" in printed
