@@ -81,14 +81,15 @@ def weight_decay(config: OptimizerConfig, num_steps: int) -> Callable[[jax.Array
 
 
 def decays(params):
-    """Which parameters weight decay applies to: not norms' scales, biases, heads' decays and coefficients of rationals.
+    """Which parameters weight decay applies to: the matrices.
 
-    A rational function with smaller coefficients is another function, not a smaller one. Knots are Buffers.
+    It spares norms' scales, biases, the learned decays of heads, and the coefficients of rational functions: one with
+    smaller coefficients is another function, not a smaller one. Knots are Buffers.
     """
 
     def is_matrix(path, _):
         name = [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)][-1]
-        return not name.startswith(("scale", "bias", "decay", "numerator", "denominator"))
+        return not name.startswith(("scale", "bias", "decay_logit", "numerator", "denominator"))
 
     return jax.tree_util.tree_map_with_path(is_matrix, params)
 

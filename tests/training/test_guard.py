@@ -214,13 +214,13 @@ def lines(directory):
     return [{key: value for key, value in record.items() if key not in machine} for record in records]
 
 
-def final(directory):
-    """All that the newest checkpoint of a run holds."""
+def final(directory, num_places=None):
+    """All that the newest checkpoint of a run holds, which has room for so many skips; None for the usual."""
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     config = json.loads((directory / "config.json").read_text())
     model = toy.make(toy.model_config(vocab_size=257, **config["model"]))
     adamw = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
-    history = guard.init(GuardConfig(**config["guard"]), config["log_every"])
+    history = guard.init(GuardConfig(**config["guard"]), num_places or config["log_every"])
     like = step.parts(step.init(model, adamw, history))
     stored, position = checkpoints.restore(checkpoints.latest_step(), like)
     checkpoints.close()
@@ -274,6 +274,37 @@ def test_too_many_skips_in_a_row_end_the_run_and_nothing_is_saved(train, tmp_pat
     assert [r["batch"] for r in lines(directory) if r["split"] == "skipped"] == [6, 7, 8]
     assert [r["step"] for r in lines(directory)] == [2, 4, 6, 7, 8, 8, 9]
     assert "step 7 skipped for its non-finite loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("before", "after"), [(6, 2), (2, 6)])
+def test_another_distance_between_records_changes_no_skip_and_no_bit_of_the_state(train, tmp_path, before, after):
+    """Stopped after skips that are in no record yet, of which there are more than the new distance has steps."""
+    bad = {7, 8, 9, 12, 13} if before == 6 else {8, 9, 12, 13}
+    changes = SHORT | {"checkpoint__every": 100, "guard__max_consecutive_skips": 4}
+    assert train("whole", bad, **changes | {"log_every": after}) == 0
+    assert train("broken", bad, stop_at=9, **changes | {"log_every": before}) == 128 + signal.SIGTERM
+    config = json.loads((tmp_path / "broken" / "config.json").read_text()) | {"log_every": after}
+    (tmp_path / "broken" / "config.json").write_text(json.dumps(config))
+    assert train("broken", bad, **changes | {"log_every": after}) == 0
+    # Three skips were in no record at step 10, and two more could come before the next one.
+    (got, _), (want, _) = final(tmp_path / "broken", 5 if before == 6 else 6), final(tmp_path / "whole")
+    assert_same_bits(got._replace(guard=None, totals=None), want._replace(guard=None, totals=None))
+    skipped = [[r for r in lines(tmp_path / name) if r["split"] == "skipped"] for name in ("broken", "whole")]
+    assert skipped[0] == skipped[1]
+    assert len(skipped[0]) == len(bad)
+
+
+def test_skips_fit_lists_of_another_length():
+    _, history = reviewed(CONFIG, np.full(9, np.nan, np.float32), np.ones(9, np.float32))
+    assert int(history.skips.count) == CONFIG.max_consecutive_skips
+    told = skips.records(history.skips)
+    # Three so far, and up to two more before the next record.
+    assert guard.resize(history, 9, 5) is history
+    for log_every, number, num_places in ((2, 8, 5), (2, 9, 4), (20, 3, 20)):
+        resized = guard.resize(history, log_every, number)
+        assert len(resized.skips.step_U) == len(resized.skips.loss_U) == num_places
+        assert str(skips.records(resized.skips)) == str(told)
+    assert guard.resize(None, 2, 3) is None
 
 
 def test_real_training_raises_no_alarm(train, tmp_path):

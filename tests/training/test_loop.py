@@ -1,8 +1,10 @@
 """A run in this process; tests/experiments/test_train.py kills real ones."""
 
 import errno
+import importlib
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -12,10 +14,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mixkabrn_jax import runs
 from mixkabrn_jax.runs import hashes, metrics, workdir
-from mixkabrn_jax.training import loop
-from mixkabrn_jax.training.experiment import load_model
-from mixkabrn_jax.training.signals import Signals
+from mixkabrn_jax.training import loop, signals
+from mixkabrn_jax.training.signals import Signals, interruptible
 from tests import toy
 
 SMALL = {"model__ffn": "mlp", "model__num_experts": 0, "model__mixer": "attention"}
@@ -39,15 +41,15 @@ def test_a_run_learns_reports_and_saves_and_is_then_finished(tmp_path, capsys):
     assert loop.train(training) == 0
 
     records = metrics.read(directory / "metrics.jsonl")
-    train = {record["step"]: record for record in records if record["split"] == "train"}
+    by_step = {record["step"]: record for record in records if record["split"] == "train"}
     validation = {record["step"]: record for record in records if record["split"] == "validation"}
-    assert list(train) == [2, 4, 6, 8, 10, 12, 13]  # the last step is always reported
+    assert list(by_step) == [2, 4, 6, 8, 10, 12, 13]  # the last step is always reported
     assert list(validation) == [6, 12, 13]
     figures = {"step", "split", "loss", "bits_per_byte", "grad_norm", "learning_rate", "tokens_per_second"}
     figures |= {"model_flops_per_second", "peak_memory_bytes"}
-    assert figures <= train[2].keys()
-    assert all(record["tokens_per_second"] > 0 for record in train.values())
-    assert train[13]["loss"] < train[2]["loss"] - 0.5
+    assert figures <= by_step[2].keys()
+    assert all(record["tokens_per_second"] > 0 for record in by_step.values())
+    assert by_step[13]["loss"] < by_step[2]["loss"] - 0.5
     # A few windows on the way, all of them at the end; each validation byte is a target once, as is the separator.
     num_bytes = len((tmp_path / "text.txt").read_bytes()) - len(training.corpus.train) * 16
     assert validation[6]["tokens"] <= 3 * 16
@@ -133,6 +135,61 @@ def test_only_a_second_sigint_acts_as_usual():
         assert signals.received == signal.SIGUSR1
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("_sigint_as_usual")
+def test_a_signal_is_acknowledged_at_once_and_a_second_sigint_ends_what_compiles(capfd):
+    """Which stands still in a thread here, as XLA's compiler does."""
+    hold = threading.Event()
+    acknowledged = []
+
+    def interrupt():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+            acknowledged.append(capfd.readouterr().err)
+
+    began, thread = time.monotonic(), threading.Thread(target=interrupt)
+    with Signals() as received:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            interruptible(lambda: hold.wait(60))
+    thread.join()
+    hold.set()
+    assert time.monotonic() - began < 30
+    assert received.received == signal.SIGINT
+    assert "SIGINT: saving after this step; once more ends it now" in acknowledged[0]
+    assert "ended now: the same command goes on from the last checkpoint" in acknowledged[1]
+
+
+def test_what_can_be_interrupted_returns_and_raises_as_usual():
+    assert interruptible(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        interruptible(lambda: 1 / 0)
+
+
+def test_a_platform_without_a_signal_does_without_it(monkeypatch):
+    monkeypatch.delattr(signal, "SIGUSR1")
+    reloaded = importlib.reload(signals)
+    assert reloaded.NUMBERS == (signal.SIGINT, signal.SIGTERM)
+    with reloaded.Signals():
+        pass
+    monkeypatch.undo()
+    importlib.reload(signals)
+
+
+def test_what_is_hardly_meant_is_said_in_a_line_each(tmp_path, caplog, capsys):
+    (tmp_path / "text.txt").write_bytes(b"ab")
+    config = toy.experiment(tmp_path / "text.txt", **SMALL, num_steps=2, optimizer__warmup_steps=2)
+    assert train(config, tmp_path / "run") == 0
+    assert len(caplog.messages) == 2
+    assert "config.optimizer.warmup_steps=2 of config.num_steps=2: the rate only rises" in caplog.messages[0]
+    assert "1 window(s) of config.data.sequence_length=16: each batch of config.data.batch_size=8" in caplog.messages[1]
+    *_, announced, validated, summary, done = capsys.readouterr().out.splitlines()
+    tokens = re.fullmatch(r"step 2  validating on all ([\d,]+) tokens", announced)[1]
+    assert f"over {tokens} tokens" in validated
+    assert re.fullmatch(r"0:\d\d:\d\d in this process; .* tokens seen, 16 epochs; lowest .* at step 2", summary)
+    assert done.startswith("done at step 2: ")
 
 
 def final_state(directory):

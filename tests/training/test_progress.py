@@ -49,5 +49,6 @@ def test_the_time_left_is_that_of_the_pace_since_the_start(monkeypatch):
     shown_by.show(500, VALUES)
     now[0] += 7150.0
     shown_by.show(500, VALUES)
+    shown_by.show(1000, VALUES, seconds_after=61.0)
     etas = re.findall(r"ETA (\S+)", stream.getvalue())
-    assert etas == ["0:04:10", "10:00:00"]  # 500 steps at half a second, and at 72 seconds
+    assert etas == ["0:04:10", "10:00:00", "0:01:01"]  # 500 steps at half a second, at 72 seconds, and what comes after
