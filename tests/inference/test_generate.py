@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 
 import jax
@@ -111,13 +110,15 @@ def test_rows_of_different_lengths_are_continued_as_each_alone(mixer):
         generation.generate(model(mixer), prompt, max_tokens=9, sampling=GREEDY, seed=0, mask=0 * mask)
 
 
+RULE_MODEL = {"ffn": "mlp", "num_experts": 0}
+
+
 def trained(num_steps=60):
     """A model of retention that has learnt a rule: rows count up by five."""
-    config = toy.model_config(ffn="mlp", num_experts=0)
-    stream = ((np.arange(13) * 5)[None] + np.arange(4)[:, None]).astype(np.int32) % config.vocab_size
+    stream = ((np.arange(13) * 5)[None] + np.arange(4)[:, None]).astype(np.int32) % toy.VOCAB_SIZE
     batch = toy.batch(0) | {"tokens": stream[:, :-1], "targets": stream[:, 1:]}
     batch |= {"segment_ids": np.ones((4, 12), np.int32), "loss_mask": np.ones((4, 12), np.float32)}
-    start = toy.make(config)
+    start = toy.make(toy.model_config(**RULE_MODEL))
     adamw = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer")), num_steps)
     update, state = jax.jit(toy.train_step(start, adamw)), step.init(start, adamw)
     for _ in range(num_steps):
@@ -131,8 +132,8 @@ def test_a_trained_retention_model_writes_the_same_by_all_three_orders():
     want = generate(chunkwise, prompt, number, GREEDY)
     np.testing.assert_array_equal(want[:, :7], stream[:, 6:])  # it has learnt
 
-    config = dataclasses.replace(chunkwise.config, chunk_size=64)  # one chunk: the parallel form
-    parallel = nnx.merge(nnx.graphdef(toy.make(config)), nnx.state(chunkwise))
+    one_chunk = toy.make(toy.model_config(**RULE_MODEL, retention__chunk_size=64))
+    parallel = nnx.merge(nnx.graphdef(one_chunk), nnx.state(chunkwise))
     tokens = np.concatenate([prompt, np.zeros((4, number), np.int32)], axis=1)
     for t in range(6, 6 + number):
         tokens[:, t] = np.asarray(forward(parallel, tokens))[:, t - 1].argmax(axis=-1)

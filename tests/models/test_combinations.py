@@ -9,14 +9,14 @@ from flax import nnx
 
 from mixkabrn_jax.inference.generate import generate
 from mixkabrn_jax.inference.sampling import Sampling
+from mixkabrn_jax.layers.linear import LINEAR_TYPES
 from mixkabrn_jax.models.config import MIXERS
 from mixkabrn_jax.training import optimizer, step
 from tests import toy
 
 FEED_FORWARDS = ("kan", "mlp", "swiglu")
-KINDS = ("ternary", "binary", "dense")
 EXPERTS = (0, 4)
-ALL = tuple(itertools.product(MIXERS, FEED_FORWARDS, KINDS, EXPERTS))
+ALL = tuple(itertools.product(MIXERS, FEED_FORWARDS, LINEAR_TYPES, EXPERTS))
 NUM_STEPS = 150
 
 
@@ -41,8 +41,8 @@ def learns_one_batch_and_repeats_it(mixer, ffn, linear, num_experts, **more):
     config = toy.model_config(mixer=mixer, ffn=ffn, linear=linear, num_experts=num_experts, **more)
     model = toy.make(config)
     # Rows that start differently and go on by a rule, so that what was learnt can be asked for.
-    row_T = (np.arange(13) * 5) % config.vocab_size
-    stream = ((row_T[None] + np.arange(4)[:, None]) % config.vocab_size).astype(np.int32)
+    row_T = (np.arange(13) * 5) % toy.VOCAB_SIZE
+    stream = ((row_T[None] + np.arange(4)[:, None]) % toy.VOCAB_SIZE).astype(np.int32)
     batch = toy.batch(0) | {"tokens": stream[:, :-1], "targets": stream[:, 1:]}
     batch["segment_ids"] = np.ones_like(batch["segment_ids"])
     batch["loss_mask"] = np.ones_like(batch["loss_mask"])
@@ -55,7 +55,7 @@ def learns_one_batch_and_repeats_it(mixer, ffn, linear, num_experts, **more):
         losses.append(float(state.totals.nats) - total)
         total += losses[-1]
     losses = np.array(losses) / batch["tokens"].size
-    assert losses[0] > 0.8 * np.log(config.vocab_size)
+    assert losses[0] > 0.8 * np.log(toy.VOCAB_SIZE)
     assert losses[-1] < 0.1 * losses[0], losses[::15]
 
     trained = nnx.merge(nnx.graphdef(model), state.params, state.buffers)
@@ -81,10 +81,10 @@ def test_every_other_combination_learns_one_batch_and_repeats_it(mixer, ffn, lin
 @pytest.mark.parametrize(
     ("ffn", "changes"),
     [
-        ("kan", {"spline_linear": "ternary"}),
-        ("kan", {"quant_norm": "inside"}),
-        ("swiglu", {"quant_norm": "inside", "activation_bits": 4}),
-        ("mlp", {"capacity_factor": 1.25, "router_score": "sigmoid"}),
+        ("kan", {"kan__spline_linear": "ternary"}),
+        ("kan", {"quantization__normalize_input": True}),
+        ("swiglu", {"quantization__normalize_input": True, "quantization__activation_bits": 4}),
+        ("mlp", {"router__capacity_factor": 1.25, "router__score": "sigmoid"}),
     ],
 )
 def test_every_number_format_learns_one_batch_and_repeats_it(ffn, changes):

@@ -9,12 +9,12 @@ import pytest
 from flax import nnx
 
 from mixkabrn_jax.layers import refinement
-from mixkabrn_jax.models import language
+from mixkabrn_jax.models import grid
 from tests import reference, toy
 
-FRACTION, B, T = 0.25, 4, 24
-ADAPTIVE = {"mixer": "attention", "knots": "adaptive", "spline_degree": 1, "hidden_width": 6}
-update_grid = jax.jit(functools.partial(language.update_grid, uniform_fraction=FRACTION))
+FRACTION, B, T = 0.25, 6, 24  # enough for every expert to have its `SAMPLES_PER_FUNCTION`
+ADAPTIVE = {"mixer": "attention", "kan__knots": "adaptive", "kan__grid__degree": 1, "hidden_width": 6}
+update_grid = jax.jit(functools.partial(grid.update_grid, uniform_fraction=FRACTION))
 forward = jax.jit(lambda model, tokens, mask=None: model(tokens, mask_BT=mask))
 
 
@@ -47,12 +47,12 @@ def by_hand(model, tokens, mask):
         return x_BTD, block.ffn_norm(x_BTD)
 
     @jax.jit
-    def moved(kan, h_ND, weights_N):
+    def moved(kan, h_RD, sample_mask_R):
         new = nnx.clone(kan)
-        new.up = refinement.update_grid(kan.up, h_ND, FRACTION, weights_N)
-        hidden = new.up(h_ND)
-        hidden = hidden / jnp.sqrt(jnp.mean(hidden**2, axis=-1, keepdims=True) + kan.epsilon)
-        new.down = refinement.update_grid(kan.down, hidden, FRACTION, weights_N)
+        new.up = refinement.update_grid(kan.up, h_RD, FRACTION, sample_mask_R)
+        hidden = new.up(h_RD)
+        hidden = hidden / jnp.sqrt(jnp.mean(hidden**2, axis=-1, keepdims=True) + kan.up.linear.epsilon)
+        new.down = refinement.update_grid(kan.down, hidden, FRACTION, sample_mask_R)
         return new
 
     def part(tree, index):
@@ -61,17 +61,17 @@ def by_hand(model, tokens, mask):
     def stack(parts):
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
 
-    new, counts_N = nnx.clone(model), mask.reshape(-1)
+    new, mask_R = nnx.clone(model), mask.reshape(-1)
     dense, routed = part(model.dense_blocks, 0), part(model.routed_blocks, 0)
     x_BTD, h_BTD = before(dense, model.embedding_WD[...][tokens])
-    dense.ffn = moved(dense.ffn, h_BTD.reshape(B * T, -1), counts_N)
+    dense.ffn = moved(dense.ffn, h_BTD.reshape(B * T, -1), mask_R)
     _, h_BTD = before(routed, x_BTD + jax.jit(lambda ffn, h_BTD: ffn(h_BTD)[0])(dense.ffn, h_BTD))
-    h_ND = h_BTD.reshape(B * T, -1)
-    logits = np.asarray(h_ND, np.float64) @ np.asarray(routed.ffn.router[...], np.float64)
+    h_RD = h_BTD.reshape(B * T, -1)
+    logits = np.asarray(h_RD, np.float64) @ np.asarray(routed.ffn.router[...], np.float64)
     chosen = reference.top_k_gates(logits, 2, score="softmax", bias=routed.ffn.bias_E[...])[1]
-    samples = [((chosen == e).any(axis=1) * counts_N).astype(np.float32) for e in range(4)]
-    routed.ffn.experts = stack([moved(part(routed.ffn.experts, e), h_ND, samples[e]) for e in range(4)])
-    routed.ffn.shared = stack([moved(part(routed.ffn.shared, e), h_ND, counts_N) for e in range(2)])
+    samples = [((chosen == e).any(axis=1) * mask_R).astype(np.float32) for e in range(4)]
+    routed.ffn.experts = stack([moved(part(routed.ffn.experts, e), h_RD, samples[e]) for e in range(4)])
+    routed.ffn.shared = stack([moved(part(routed.ffn.shared, e), h_RD, mask_R) for e in range(2)])
     new.dense_blocks.ffn, new.routed_blocks.ffn = stack([dense.ffn]), stack([routed.ffn])
     return new
 
@@ -116,11 +116,11 @@ def test_an_expert_that_hardly_any_token_chose_keeps_its_grid_to_the_bit():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ffn": "mlp"}, r"config\.model\.ffn='mlp' has no splines"),
-        ({"knots": "uniform"}, r"config\.model\.knots='uniform'"),
-        ({"knots": "uniform", "kan_basis": "rbf"}, r"config\.model\.kan_basis='rbf' has no knots"),
+        ({"ffn": "mlp"}, "ffn='mlp' has no splines"),
+        ({"kan__knots": "uniform"}, "knots='uniform': .* are 'adaptive'"),
+        ({"kan__knots": "uniform", "kan__basis": "rbf"}, "basis='rbf' has no knots"),
     ],
 )
 def test_what_has_no_adaptive_knots_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        language.update_grid(make(**changes), toy.tokens(0, 1, 4), uniform_fraction=0.0)
+        grid.update_grid(make(**changes), toy.tokens(0, 1, 4), uniform_fraction=0.0)

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from jax.extend import core
 
-from mixkabrn_jax.models import language
+from mixkabrn_jax.models import grid, language
 from mixkabrn_jax.models.config import MIXERS
 from tests import reference, toy
 
@@ -162,7 +162,7 @@ def test_deepnorm_starts_with_smaller_branches():
     """Values and both matrices of a feed-forward by (8 L)^(-1/4); queries, keys and gates as they are."""
     configs = (toy.model_config(residual=name, ffn="swiglu", num_experts=0) for name in ("deepnorm", "pre_norm"))
     deep, plain = (
-        jax.jit(lambda config=config: language.LanguageModel(config, rngs=nnx.Rngs(0)))().dense_blocks
+        jax.jit(lambda config=config: language.LanguageModel(config, toy.VOCAB_SIZE, rngs=nnx.Rngs(0)))().dense_blocks
         for config in configs
     )
     beta, out = 16**-0.25, 4**-0.5  # of L = 2; "pre_norm" makes the last matrices smaller by out
@@ -177,12 +177,12 @@ def test_deepnorm_starts_with_smaller_branches():
 @pytest.mark.parametrize("dispatch", ["sorted", "dense"])
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_a_later_token_changes_no_earlier_logit(mixer, dispatch):
-    config = toy.model_config(mixer=mixer, linear="ternary", expert_dispatch=dispatch, ffn="swiglu")
+    config = toy.model_config(mixer=mixer, linear="ternary", router__dispatch=dispatch, ffn="swiglu")
     model, tokens = toy.make(config), toy.tokens(0, 2, 12)
     before = np.asarray(forward(model, tokens).logits_BTW)
     for changed in (11, 6, 1):
         other = tokens.copy()
-        other[:, changed:] = (other[:, changed:] + 1) % config.vocab_size
+        other[:, changed:] = (other[:, changed:] + 1) % toy.VOCAB_SIZE
         after = np.asarray(forward(model, other).logits_BTW)
         np.testing.assert_array_equal(after[:, :changed], before[:, :changed])
         assert (after[:, changed] != before[:, changed]).any()
@@ -279,7 +279,7 @@ def test_the_head_is_the_embedding_only_when_tied():
 def test_initial_logits_are_small_and_sizes_do_not_depend_on_depth():
     """At the start a model knows nothing: its loss is close to that of guessing evenly."""
     config = toy.model_config(ffn="mlp", num_experts=0, num_layers=4)
-    model = jax.jit(lambda key: language.LanguageModel(config, rngs=nnx.Rngs(key)))(jax.random.key(0))
+    model = jax.jit(lambda key: language.LanguageModel(config, toy.VOCAB_SIZE, rngs=nnx.Rngs(key)))(jax.random.key(0))
     logits = np.asarray(forward(model, toy.tokens(0, 4, 12)).logits_BTW, np.float64)
     assert 0 < logits.std() < 0.5
     layers = np.asarray(model.dense_blocks.mixer.query.kernel[...])
@@ -302,7 +302,7 @@ def test_parameters_are_counted(tied):
     want = (mixer + norms + dense) + 2 * routed + 16 + 29 * 16 * (1 if tied else 2)
     counted = {"total": want, "active": want - 2 * 2 * expert, "embedding": 29 * 16 * (1 if tied else 2)}
     assert language.count_parameters(toy.make(config)) == counted
-    abstract = jax.eval_shape(lambda: language.LanguageModel(config, rngs=nnx.Rngs(0)))
+    abstract = jax.eval_shape(lambda: language.LanguageModel(config, toy.VOCAB_SIZE, rngs=nnx.Rngs(0)))
     assert language.count_parameters(abstract) == counted
 
 
@@ -338,11 +338,11 @@ def test_the_router_bias_sends_tokens_elsewhere():
 
 def test_a_model_on_a_finer_grid_is_the_same_model():
     """Inputs outside the grid are clamped, since a fading spline fades faster on a finer grid."""
-    config = toy.model_config(outside_grid="clamp", first_dense_layers=1, spline_degree=1)
+    config = toy.model_config(kan__grid__extrapolation="clamp", first_dense_layers=1, kan__grid__degree=1)
     model = toy.make(config)
-    finer = jax.jit(language.extend_grid, static_argnums=1)(model, 6)
-    assert finer.config.grid_intervals == 6
-    assert model.config.grid_intervals == 3
+    finer = jax.jit(grid.extend_grid, static_argnums=1)(model, 6)
+    assert finer.config.kan.grid.num_intervals == 6
+    assert model.config.kan.grid.num_intervals == 3
     tokens = toy.tokens(0, 2, 7)
     want = forward(model, tokens)
     got = forward(finer, tokens)
@@ -355,8 +355,8 @@ def test_a_model_on_a_finer_grid_is_the_same_model():
 
 def test_padding_is_no_input_of_any_grid():
     """The share of a batch with padding is that of its tokens, in dense blocks and in routed ones."""
-    grid = {"grid_low": -1.0, "grid_high": 1.0, "spline_degree": 1}
-    model = toy.make(toy.model_config(mixer="attention", first_dense_layers=1, **grid))
+    narrow = {"kan__grid__low": -1.0, "kan__grid__high": 1.0, "kan__grid__degree": 1}
+    model = toy.make(toy.model_config(mixer="attention", first_dense_layers=1, **narrow))
     tokens = toy.tokens(0, 2, 6)
     want = forward(model, tokens).outside_L
     assert (want > 0.1).all()
@@ -368,9 +368,9 @@ def test_padding_is_no_input_of_any_grid():
 
 def test_what_has_no_splines_has_no_finer_grid_and_no_share_outside_of_it():
     model = toy.make(toy.model_config(ffn="mlp"))
-    with pytest.raises(ValueError, match=r"config\.model\.ffn='mlp' has no splines"):
-        language.extend_grid(model, 6)
-    for config in (model.config, toy.model_config(kan_basis="rational")):
+    with pytest.raises(ValueError, match="ffn='mlp' has no splines"):
+        grid.extend_grid(model, 6)
+    for config in (model.config, toy.model_config(kan__basis="rational")):
         assert jax.eval_shape(forward, toy.make(config), toy.tokens(0, 2, 4)).outside_L is None
 
 
@@ -378,7 +378,7 @@ def test_what_has_no_splines_has_no_finer_grid_and_no_share_outside_of_it():
 @pytest.mark.parametrize("dispatch", ["sorted", "dense"])
 def test_the_kernels_give_the_same_model_to_rounding(dispatch):
     tokens = toy.tokens(0, 2, 8)
-    off, on = (toy.make(toy.model_config(expert_dispatch=dispatch, kernels=kernels)) for kernels in (False, True))
+    off, on = (toy.make(toy.model_config(router__dispatch=dispatch, backend=backend)) for backend in ("auto", "pallas"))
     assert count(lambda model: model(tokens), off, primitive="pallas") == 0
     assert count(lambda model: model(tokens), on, primitive="pallas") > 0
     (value, got), (want_value, want) = (jax.jit(gradient)(model, tokens) for model in (on, off))

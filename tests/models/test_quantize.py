@@ -9,7 +9,7 @@ from flax import nnx
 from mixkabrn_jax.layers.kan import KanLayer
 from mixkabrn_jax.layers.linear import IntegerLinear, Linear
 from mixkabrn_jax.models.language import LanguageModel
-from mixkabrn_jax.models.quantize import quantize, to_integers, weight_statistics
+from mixkabrn_jax.models.quantize import linear_type, quantize, to_integers, weight_statistics
 from tests import reference, toy
 
 forward = jax.jit(lambda model, tokens: model(tokens).logits_BTW)
@@ -24,7 +24,7 @@ def layers(model, kinds=(Linear, KanLayer, IntegerLinear)):
 def abstract(**changes):
     """A model without its numbers."""
     config = toy.model_config(**changes)
-    return jax.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0)))
+    return jax.eval_shape(lambda: LanguageModel(config, toy.VOCAB_SIZE, rngs=nnx.Rngs(0)))
 
 
 # --- A trained model in another format ---------------------------------------------------------------------------
@@ -33,11 +33,13 @@ def abstract(**changes):
 def test_quantising_keeps_the_weights_and_touches_only_what_was_named():
     model = abstract(first_dense_layers=1, tied_embeddings=False)
     got = quantize(model, "ternary", ["routed_blocks.ffn.experts.up", "*.mixer.*"])
-    kinds = {path: layer.kind for path, layer in layers(got).items()}
-    named = {path for path in kinds if ".mixer." in path or path == "routed_blocks.ffn.experts.up"}
+    linear = {path: linear_type(layer) for path, layer in layers(got).items()}
+    named = {path for path in linear if ".mixer." in path or path == "routed_blocks.ffn.experts.up"}
     assert len(named) == 11
-    assert kinds == {path: "ternary" if path in named else "dense" for path in kinds}
-    assert {layer.kind for layer in layers(model).values()} == {"dense"}  # the model that was given is as it was
+    assert linear == {path: "ternary" if path in named else "dense" for path in linear}
+    assert {linear_type(layer) for layer in layers(model).values()} == {
+        "dense"
+    }  # the model that was given is as it was
     leaves = zip(jax.tree.leaves(nnx.state(got)), jax.tree.leaves(nnx.state(model)), strict=True)
     assert all(new is old for new, old in leaves)
 
@@ -54,12 +56,14 @@ def test_a_pattern_that_matches_nothing_is_named_with_what_there_is():
     message = r"'\*\.router' matches no layer; there are .*routed_blocks\.ffn\.experts\.up"
     with pytest.raises(ValueError, match=message):
         quantize(model, "ternary", ["*.mixer.*", "*.router"])
-    with pytest.raises(ValueError, match=r"kind='quaternary': one of"):
+    with pytest.raises(ValueError, match=r"linear='quaternary': one of"):
         quantize(model, "quaternary", ["*"])
 
 
 def test_a_model_on_integers_gives_what_the_quantised_model_gives():
-    model = toy.make(toy.model_config(linear="ternary", ffn="swiglu", quant_norm="inside", num_experts=0))
+    model = toy.make(
+        toy.model_config(linear="ternary", ffn="swiglu", quantization__normalize_input=True, num_experts=0)
+    )
     integers = to_integers(model)
     assert set(layers(integers, IntegerLinear)) == set(layers(model, Linear))
     assert not layers(integers, Linear)
@@ -80,7 +84,7 @@ def test_a_model_without_codes_has_no_integers():
 @pytest.mark.parametrize("mixer", ["retention", "attention"])
 @pytest.mark.parametrize("ffn", ["swiglu", "kan"])
 def test_matrices_that_normalise_their_input_replace_the_norms_before_branches(mixer, ffn):
-    model = abstract(linear="ternary", quant_norm="inside", mixer=mixer, ffn=ffn, first_dense_layers=1)
+    model = abstract(linear="ternary", quantization__normalize_input=True, mixer=mixer, ffn=ffn, first_dense_layers=1)
     for blocks in (model.dense_blocks, model.routed_blocks):
         assert blocks.mixer_norm is None
         assert (blocks.ffn_norm is None) == (ffn != "kan")  # splines need their input on the grid
@@ -88,7 +92,10 @@ def test_matrices_that_normalise_their_input_replace_the_norms_before_branches(m
     assert {layer.norm_epsilon for layer in layers(model, Linear).values()} == {1e-6}
     assert model.routed_blocks.ffn.router_norm_epsilon == (None if ffn == "kan" else 1e-6)
     # The other place, and dense matrices in either: norms before branches, and none inside.
-    for changes in ({"linear": "ternary", "quant_norm": "sub"}, {"linear": "dense", "quant_norm": "inside"}):
+    for changes in (
+        {"linear": "ternary", "quantization__normalize_input": False},
+        {"linear": "dense", "quantization__normalize_input": True},
+    ):
         model = abstract(mixer=mixer, ffn=ffn, **changes)
         assert model.routed_blocks.mixer_norm is not None
         assert model.routed_blocks.ffn_norm is not None
@@ -97,10 +104,15 @@ def test_matrices_that_normalise_their_input_replace_the_norms_before_branches(m
 
 
 @pytest.mark.parametrize(
-    "changes", [{"mixer": "attention"}, {"decay": "paper"}, {"decay": "gated", "retention_norm": "none"}]
+    "changes",
+    [
+        {"mixer": "attention"},
+        {"retention__decay": "paper"},
+        {"retention__decay": "gated", "retention__normalization": "none"},
+    ],
 )
 def test_with_norms_inside_the_size_of_the_residual_stream_reaches_no_branch(changes):
-    config = toy.model_config(linear="ternary", quant_norm="inside", ffn="swiglu", **changes)
+    config = toy.model_config(linear="ternary", quantization__normalize_input=True, ffn="swiglu", **changes)
     model = toy.make(config)
     block = jax.tree.map(lambda leaf: leaf[0], model.routed_blocks)
     position = jnp.arange(10, dtype=jnp.int32)[None]
@@ -120,7 +132,13 @@ def test_with_norms_inside_the_size_of_the_residual_stream_reaches_no_branch(cha
 @pytest.mark.parametrize("ffn", ["kan", "mlp", "swiglu"])
 def test_only_the_last_matrix_of_a_branch_has_its_own_bits(ffn):
     for mixer in ("retention", "attention"):
-        model = abstract(linear="ternary", activation_bits=4, down_activation_bits=8, ffn=ffn, mixer=mixer)
+        model = abstract(
+            linear="ternary",
+            quantization__activation_bits=4,
+            quantization__down_activation_bits=8,
+            ffn=ffn,
+            mixer=mixer,
+        )
         bits = {path: layer.activation_bits for path, layer in layers(model).items()}
         assert bits == {path: 8 if path.endswith((".down", ".out")) else 4 for path in bits}
         assert 8 in bits.values()
@@ -130,7 +148,7 @@ def test_only_the_last_matrix_of_a_branch_has_its_own_bits(ffn):
 
 
 def test_statistics_are_the_mean_of_all_quantised_matrices():
-    config = toy.model_config(linear="ternary", spline_linear="ternary", num_layers=3, first_dense_layers=1)
+    config = toy.model_config(linear="ternary", kan__spline_linear="ternary", num_layers=3, first_dense_layers=1)
     old, new = toy.make(config, seed=0), toy.make(config, seed=1)
     got = jax.jit(weight_statistics)(old, new)
     zeros, flips, scales = [], [], []

@@ -14,10 +14,10 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixkabrn_jax import runs
 from mixkabrn_jax.data import pipeline
 from mixkabrn_jax.runs.checkpoint import Checkpoints
 from mixkabrn_jax.training import guard, loop, optimizer, skips, step
-from mixkabrn_jax.training.experiment import load_model
 from mixkabrn_jax.training.guard import GuardConfig
 from tests import reference, toy
 
@@ -269,7 +269,7 @@ def test_too_many_skips_in_a_row_end_the_run_and_nothing_is_saved(train, tmp_pat
         train("run", set(range(6, 14)), **SHORT, checkpoint__every=3)
     directory = tmp_path / "run"
     assert {path.name for path in (directory / "checkpoints").iterdir()} == {"3", "6"}
-    model, _ = load_model(directory)
+    model, _, _ = runs.open(directory)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.state(model)))
     assert [r["batch"] for r in lines(directory) if r["split"] == "skipped"] == [6, 7, 8]
     assert [r["step"] for r in lines(directory)] == [2, 4, 6, 7, 8, 8, 9]

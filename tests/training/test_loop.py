@@ -58,7 +58,7 @@ def test_a_run_learns_reports_and_saves_and_is_then_finished(tmp_path, capsys):
     assert {path.name for path in (directory / "checkpoints").iterdir()} == {"12", "13"}
     assert (directory / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert "new run in" in capsys.readouterr().out
-    model, tokenizer = load_model(directory)
+    model, tokenizer, _ = runs.open(directory)
     assert model.config.vocab_size == tokenizer.vocab_size == 257
 
     before = contents(directory)
@@ -194,7 +194,7 @@ def test_what_is_hardly_meant_is_said_in_a_line_each(tmp_path, caplog, capsys):
 
 def final_state(directory):
     """The bytes of all arrays of the last checkpoint, and the log without the figures of the machine."""
-    model, _ = load_model(directory)
+    model, _, _ = runs.open(directory)
     run = json.loads((directory / "checkpoints" / "12" / "run.json").read_text())
     machine = ("tokens_per_second", "model_flops_per_second", "peak_memory_bytes")
     records = metrics.read(directory / "metrics.jsonl")
@@ -261,7 +261,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_in_no_checkpoint(tmp_path,
     with pytest.raises(FloatingPointError, match=message):
         train(config, directory)
     if list((directory / "checkpoints").iterdir()):
-        model, _ = load_model(directory)
+        model, _, _ = runs.open(directory)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.state(model)))
     assert all(np.isfinite(record["loss"]) for record in metrics.read(directory / "metrics.jsonl"))
 
