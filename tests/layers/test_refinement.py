@@ -98,7 +98,7 @@ def test_an_extended_grid_keeps_the_layer_and_leaves_its_own_as_it_is(knots, num
 
 def test_stacked_layers_and_experts_change_each_as_if_alone():
     layers = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), make(adaptive(), num_experts=3))
-    x = reference.normal(3, 2, 3, 50, D)
+    x = reference.normal(3, 2, 3, 60, D)
     before = jax.tree.map(np.asarray, nnx.state(layers))
     updated = update_grid(layers, x, 0.5)
     jax.tree.map(np.testing.assert_array_equal, nnx.state(layers), before)
@@ -115,23 +115,24 @@ def test_stacked_layers_and_experts_change_each_as_if_alone():
 
 def test_samples_that_are_masked_are_as_if_they_were_not_there_and_too_few_change_nothing():
     layers = make(adaptive(), num_experts=3)
-    x = reference.normal(3, 3, 50, D)
-    weights = (reference.normal(4, 3, 50) > -0.5).astype(np.float32)
-    weights[1] = np.arange(50) % 13 == 0  # four samples, of five points of the grid
-    updated = update_grid(layers, x, 0.5, weights)
+    x = reference.normal(3, 3, 120, D)
+    mask = (reference.normal(4, 3, 120) > -0.5).astype(np.float32)
+    enough = refinement.SAMPLES_PER_FUNCTION * 7  # basis functions
+    mask[1] = np.arange(120) < enough - 1
+    updated = update_grid(layers, x, 0.5, mask)
     for expert in range(3):
         alone = jax.tree.map(lambda leaf, e=expert: leaf[e], layers)
         got = jax.tree.map(lambda leaf, e=expert: leaf[e], updated)
         if expert == 1:
             jax.tree.map(np.testing.assert_array_equal, nnx.state(got), nnx.state(alone))
             continue
-        kept = x[expert][weights[expert] > 0]
-        assert 25 < len(kept) < 45
+        kept = x[expert][mask[expert] > 0]
+        assert enough < len(kept) < 110
         want = update_grid(alone, kept, 0.5)
         np.testing.assert_array_equal(got.features.knots_DM[...], want.features.knots_DM[...])
         reference.assert_close(got.spline[...], want.spline[...], terms=1000)
-    weights[1, 1] = 1  # a fifth
-    moved = update_grid(layers, x, 0.5, weights).features.knots_DM[...]
+    mask[1, -1] = 1
+    moved = update_grid(layers, x, 0.5, mask).features.knots_DM[...]
     assert (moved[1] != layers.features.knots_DM[...][1]).any()
 
 
