@@ -25,7 +25,7 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu"
 
 # On Debian's Slurm, unpacked into a folder of this tree: nothing is installed, and no rights are needed.
 test-slurm: $(VENV)/installed $(SLURM)/unpacked

@@ -1,11 +1,14 @@
 """The configs that ship: each builds, and has the size that its header says."""
 
+import dataclasses
+import typing
+
 import jax
 import pytest
-from flax import nnx
 
 from configs import lm, retnet, shakespeare
-from mixkabrn_jax.models.language import LanguageModel, count_parameters
+from mixkabrn_jax.models.language import count_parameters
+from mixkabrn_jax.runs.config import flatten
 from mixkabrn_jax.training.experiment import Experiment
 
 BYTES = 257
@@ -20,9 +23,8 @@ RETNETS = {"300m": 0.28e9, "xl": 1.2e9, "3b": 2.5e9, "7b": 6.5e9}
 
 def build(config, vocab_size=BYTES):
     """(config of the model, its parameters counted), without computing any."""
-    model_config = Experiment.from_dict(config.to_dict()).model_config(vocab_size)
-    abstract = jax.eval_shape(lambda: LanguageModel(model_config, rngs=nnx.Rngs(0)))
-    return model_config, count_parameters(abstract)
+    experiment = Experiment.from_dict(config.to_dict())
+    return experiment.model, count_parameters(jax.eval_shape(lambda: experiment.new_model(vocab_size)))
 
 
 @pytest.mark.parametrize("size", lm.SIZES)
@@ -41,7 +43,7 @@ def test_retnets_have_the_official_widths(size):
     width, value_width, hidden_width, num_layers, _ = retnet.SIZES[size]
     assert (config.num_heads * config.key_width, config.num_heads * config.value_width) == (width, value_width)
     per_layer = 2 * width**2 + 3 * width * value_width + 3 * width * hidden_width + 2 * width
-    assert parameters["total"] == num_layers * per_layer + width + BYTES * width
+    assert parameters["total"] == num_layers * per_layer + width + 2 * BYTES * width
     assert parameters["total"] == pytest.approx(RETNETS[size], rel=0.02)
 
 
@@ -57,3 +59,26 @@ def test_shakespeare_is_within_its_budget():
 def test_an_unknown_size_is_answered_with_the_known_ones(module):
     with pytest.raises(ValueError, match=r"other: one of \("):
         module.get_config("other")
+
+
+def declared(cls, path=""):
+    """Dotted names of all fields of a dataclass and of its sections."""
+    types = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(types[field.name]):
+            yield from declared(types[field.name], f"{path}{field.name}.")
+        else:
+            yield path + field.name
+
+
+def test_every_field_of_every_section_is_declared_in_the_one_full_document():
+    assert set(flatten(lm.get_config().to_dict())) == set(declared(Experiment))
+
+
+@pytest.mark.parametrize("config", [shakespeare.get_config(), retnet.get_config("xl"), lm.get_config("large")])
+def test_the_other_configs_have_the_fields_of_the_full_document(config):
+    assert flatten(config.to_dict()).keys() == flatten(lm.get_config().to_dict()).keys()
+
+
+def test_a_retnet_has_a_head_of_its_own_as_in_both_references():
+    assert not retnet.get_config("300m").model.tied_embeddings

@@ -104,8 +104,10 @@ def markdown(rows: Sequence[Row]) -> str:
         ]
         return f"| {' | '.join(padded)} |\n"
 
-    rule = ["-" * (width - 1) + ":" if right else "-" * width for width, right in zip(widths, is_number, strict=True)]
-    return "".join([line(cells[0]), line(rule), *map(line, cells[1:])])
+    separator = [
+        "-" * (width - 1) + ":" if right else "-" * width for width, right in zip(widths, is_number, strict=True)
+    ]
+    return "".join([line(cells[0]), line(separator), *map(line, cells[1:])])
 
 
 def _cell(name: str, value: object) -> str:
