@@ -35,7 +35,7 @@ RESUMED = {
     "checkpoint__every": 5,
     "model__ffn": "mlp",
     "model__mixer": "attention",
-    "model__expert_dispatch": "dense",
+    "model__router__dispatch": "dense",
     "data__num_threads": 2,
 }
 

@@ -12,7 +12,7 @@ from mixkabrn_jax.layers import refinement
 from mixkabrn_jax.models import grid
 from tests import reference, toy
 
-FRACTION, B, T = 0.25, 6, 24  # enough for every expert to have its `SAMPLES_PER_FUNCTION`
+FRACTION, B, T = 0.25, 4, 64  # enough for every expert to have its `SAMPLES_PER_FUNCTION`
 ADAPTIVE = {"mixer": "attention", "kan__knots": "adaptive", "kan__grid__degree": 1, "hidden_width": 6}
 update_grid = jax.jit(functools.partial(grid.update_grid, uniform_fraction=FRACTION))
 forward = jax.jit(lambda model, tokens, mask=None: model(tokens, mask_BT=mask))
