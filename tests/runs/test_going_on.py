@@ -1,7 +1,5 @@
 """Runs that go on with another config, and with files that were deleted."""
 
-import re
-
 import pytest
 
 from mixkabrn_jax.runs import metrics, workdir
@@ -11,21 +9,23 @@ from tests import toy
 SMALL = {"model__ffn": "mlp", "model__num_experts": 0, "model__mixer": "attention", "guard__history_length": 0}
 
 
+def train(config, directory, **options):
+    return loop.train(loop.prepare(config, directory, **options))
+
+
 def test_a_run_goes_on_with_other_bookkeeping_and_with_more_steps_and_says_so(tmp_path, capsys):
     text, directory = toy.write_text(tmp_path / "text.txt"), tmp_path / "run"
-    assert loop.train(loop.prepare(toy.experiment(text, **SMALL), directory)) == 0
+    assert train(toy.experiment(text, **SMALL), directory) == 0
     (directory / "metrics.jsonl").unlink()
     capsys.readouterr()
     changes = SMALL | {"num_steps": 16, "log_every": 1, "checkpoint__keep": 1}
     with pytest.raises(ValueError, match="--extend"):
         loop.prepare(toy.experiment(text, **changes), directory)
     assert workdir.load_config(directory)["log_every"] == 2
-    assert loop.train(loop.prepare(toy.experiment(text, **changes), directory, extend=True)) == 0
+    assert train(toy.experiment(text, **changes), directory, extend=True) == 0
     shown = capsys.readouterr().out
-    for change in ("checkpoint.keep 2 -> 1 from step 12 on\n", "log_every 2 -> 1 from step 12 on\n"):
-        assert f"config.{change}" in shown
-    # Of 16 steps with the second half at the second rate, 13 of them done: a line towards the end.
-    assert re.search(r"config\.num_steps 12 -> 16 from step 12 on: the learning rate is .* 0\.0\d+ for the next", shown)
+    for line in ("checkpoint.keep 2 -> 1", "log_every 2 -> 1", "num_steps 12 -> 16"):
+        assert f"config.{line} from step 12\n" in shown
     records = metrics.read(directory / "metrics.jsonl")
     assert [record["step"] for record in records if record["split"] == "train"] == [13, 14, 15, 16]
     assert [path.name for path in (directory / "checkpoints").iterdir()] == ["16"]

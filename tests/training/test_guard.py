@@ -25,14 +25,8 @@ from tests import reference, toy
 
 CONFIG = GuardConfig(history_length=4, sigmas=3.0, max_consecutive_skips=3)
 # All that an update changes: experts with a router bias, knots that move before updates 2 and 4.
-MODEL = {
-    "num_layers": 1,
-    "num_shared_experts": 0,
-    "router__dispatch": "dense",
-    "kan__knots": "adaptive",
-    "kan__grid__degree": 1,
-}
-MODEL = toy.model_config(mixer="attention", **MODEL)
+MODEL = {"num_layers": 1, "num_shared_experts": 0, "router__dispatch": "dense"}
+MODEL = toy.model_config(mixer="attention", kan__knots="adaptive", kan__grid__degree=1, **MODEL)
 TRAINING = {"router_bias_rate": 0.25, "grid_update_every": 2, "grid_update_until": 4}
 SMALL = {"model__ffn": "mlp", "model__num_experts": 0, "model__mixer": "attention", "model__num_layers": 1}
 
@@ -104,9 +98,9 @@ def guarded_step():
 
 
 def poisoned(batch):
-    weights = batch["loss_mask"].copy()
-    weights[0, 0] = math.nan
-    return batch | {"loss_mask": weights}
+    loss_mask = batch["loss_mask"].copy()
+    loss_mask[0, 0] = math.nan
+    return batch | {"loss_mask": loss_mask}
 
 
 def assert_same_bits(got, want):
@@ -226,7 +220,7 @@ def final(directory, num_places=None):
     """All that the newest checkpoint of a run holds, which has room for so many skips; None for the usual."""
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     config = json.loads((directory / "config.json").read_text())
-    model = toy.make(build(ModelConfig, config["model"]), vocab_size=257)
+    model = toy.make(build(ModelConfig, config["model"], "config.model"), vocab_size=257)
     adamw = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
     history = guard.init(GuardConfig(**config["guard"]), num_places or config["log_every"])
     like = step.parts(step.init(model, adamw, history))

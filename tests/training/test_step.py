@@ -98,7 +98,7 @@ def test_padding_has_no_influence():
     want = update(state, batch)
     other = {key: value.copy() for key, value in batch.items()}
     padding = batch["segment_ids"] == 0
-    other["tokens"][padding] = (other["tokens"][padding] + 1) % CONFIG.vocab_size
+    other["tokens"][padding] = (other["tokens"][padding] + 1) % toy.VOCAB_SIZE
     other["targets"][padding] = 0
     got = update(state, other)
     assert_alike(got.params, want.params)

@@ -25,16 +25,17 @@ def test_flops_are_those_of_the_products_counted_by_hand(tied):
 
 
 def test_attention_costs_more_for_longer_sequences_and_experts_only_where_they_are_active():
-    model = toy.make(toy.model_config(mixer="attention"))
-    attention, parameters = model.config, count_parameters(model)
+    attention = toy.model_config(mixer="attention")
+    model = toy.make(attention)
+    parameters = count_parameters(model)
     short, long = (utilisation.model_flops_per_token(model, parameters, length) for length in (10, 30))
     # Each token meets half of the others on average: K and V of each, forward once and backward twice.
     widths = attention.key_width + attention.value_width
     assert long - short == 3 * attention.num_layers * attention.num_heads * 2 * widths * (30 - 10) / 2
     retention = toy.model_config()
-    models = [toy.make(toy.model_config(num_experts=n)) for n in (4, 8)]
+    few, many = (toy.make(toy.model_config(num_experts=n)) for n in (4, 8))
     router = 6 * 4 * retention.d_model * retention.num_layers  # its output is as wide as there are experts
-    figures = [utilisation.model_flops_per_token(model, count_parameters(model), 10) for model in models]
+    figures = [utilisation.model_flops_per_token(model, count_parameters(model), 10) for model in (few, many)]
     assert figures[1] - figures[0] == router
 
 
