@@ -1,11 +1,15 @@
 """The configs that ship: each builds, and has the size that its header says."""
 
+import dataclasses
+import typing
+
 import jax
 import pytest
-from flax import nnx
 
 from configs import lm, retnet, shakespeare
-from mixkabrn_jax.models.language import LanguageModel, count_parameters
+from mixkabrn_jax.models.language import count_parameters
+from mixkabrn_jax.runs import moved
+from mixkabrn_jax.runs.config import defaults, flatten
 from mixkabrn_jax.training.experiment import Experiment
 
 BYTES = 257
@@ -20,9 +24,37 @@ RETNETS = {"300m": 0.28e9, "xl": 1.2e9, "3b": 2.5e9, "7b": 6.5e9}
 
 def build(config, vocab_size=BYTES):
     """(config of the model, its parameters counted), without computing any."""
-    model_config = Experiment.from_dict(config.to_dict()).model_config(vocab_size)
-    abstract = jax.eval_shape(lambda: LanguageModel(model_config, rngs=nnx.Rngs(0)))
-    return model_config, count_parameters(abstract)
+    experiment = Experiment.from_dict(config.to_dict())
+    return experiment.model, count_parameters(jax.eval_shape(lambda: experiment.new_model(vocab_size)))
+
+
+def declared(cls):
+    """Dotted names of a dataclass's fields and of those of its sections."""
+    types = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(types[field.name]):
+            yield from (f"{field.name}.{name}" for name in declared(types[field.name]))
+        else:
+            yield field.name
+
+
+def test_the_full_document_declares_every_field_of_every_section_and_no_other():
+    assert sorted(flatten(lm.get_config().to_dict())) == sorted(declared(Experiment))
+
+
+def test_a_default_reaches_no_experiment():
+    """A field that a document does not declare is refused, whatever default its dataclass has for use in own code."""
+    config = flatten(lm.get_config().to_dict())
+    for name in defaults(Experiment):
+        short = {key: value for key, value in config.items() if key != name}
+        with pytest.raises(TypeError, match=rf"^config\.{name} is missing"):
+            Experiment.from_dict(moved.nested(short))
+
+
+@pytest.mark.parametrize("config", [shakespeare.get_config(), *(retnet.get_config(size) for size in retnet.SIZES)])
+def test_other_documents_are_what_they_change_of_the_full_one(config):
+    assert flatten(config.to_dict()).keys() == flatten(lm.get_config().to_dict()).keys()
+    assert config.is_locked
 
 
 @pytest.mark.parametrize("size", lm.SIZES)
@@ -41,7 +73,9 @@ def test_retnets_have_the_official_widths(size):
     width, value_width, hidden_width, num_layers, _ = retnet.SIZES[size]
     assert (config.num_heads * config.key_width, config.num_heads * config.value_width) == (width, value_width)
     per_layer = 2 * width**2 + 3 * width * value_width + 3 * width * hidden_width + 2 * width
-    assert parameters["total"] == num_layers * per_layer + width + BYTES * width
+    assert not config.tied_embeddings  # as both references have it: embedding and head are two matrices
+    assert parameters["total"] == num_layers * per_layer + width + 2 * BYTES * width
+    assert parameters["embedding"] == 2 * BYTES * width
     assert parameters["total"] == pytest.approx(RETNETS[size], rel=0.02)
 
 
