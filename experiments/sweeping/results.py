@@ -104,7 +104,9 @@ def markdown(rows: Sequence[Row]) -> str:
         ]
         return f"| {' | '.join(padded)} |\n"
 
-    separator = ["-" * (width - 1) + ":" if right else "-" * width for width, right in zip(widths, is_number, strict=True)]
+    separator = [
+        "-" * (width - 1) + ":" if right else "-" * width for width, right in zip(widths, is_number, strict=True)
+    ]
     return "".join([line(cells[0]), line(separator), *map(line, cells[1:])])
 
 

@@ -40,6 +40,7 @@ _MATRICES = {
 }
 _NORMS = {"retention_layer_norm": ("mixer_norm", "scale_D"), "final_layer_norm": ("ffn_norm", "scale_D")}
 _EMBEDDING, _HEAD, _FINAL_NORM = "embed_tokens.weight", "output_projection.weight", "layer_norm.weight"
+_EMBEDDING_NORM = "layernorm_embedding.weight"
 _ANGLE, _DECAY = "retnet_rel_pos.angle", "retnet_rel_pos.decay"
 
 _RETNET = {
@@ -80,7 +81,8 @@ def load(
     """A language model whose logits are those of the checkpoint's RetNet.
 
     Args:
-        params: a state dict of `RetNetDecoder` or of the HF-style `RetNetForCausalLM`, as NumPy arrays.
+        params: a state dict of `RetNetDecoder` or of the HF-style `RetNetForCausalLM`, as NumPy arrays. A
+            `layernorm_embedding` becomes a part of the embedding.
         num_heads: of retention; no shape tells it.
         activation: of the feed-forward's gate, by torchscale's name: "gelu" (its default) or "swish".
         embedding_scale: sqrt(d_model) for a model trained with `no_scale_embedding=False`.
@@ -95,6 +97,8 @@ def load(
     if decay not in ("paper", "lm") or num_heads < 1:
         raise ValueError(f"decay={decay!r}, num_heads={num_heads}: 'paper' or 'lm', and at least 1, are needed")
     params = {_official_name(name): np.asarray(array) for name, array in params.items()}
+    if _EMBEDDING_NORM in params:
+        params, embedding_scale = _without_embedding_norm(params, embedding_scale, norm_epsilon), 1.0
     layers = (re.fullmatch(r"layers\.(\d+)\..*", name) for name in params)
     num_layers = 1 + max((int(match[1]) for match in layers if match), default=-1)
     required = {_EMBEDDING, _FINAL_NORM, *(name for i in range(num_layers) for name in _layer_names(i))}
@@ -202,6 +206,16 @@ def _require(field, value, needed):
 def _official_name(name):
     """torchscale's name for a parameter that may have the HF-style port's."""
     return _HEAD if name == "lm_head.weight" else name.removeprefix("model.")
+
+
+def _without_embedding_norm(params, embedding_scale, epsilon):
+    """The parameters of an equal model without `layernorm_embedding`: a norm right behind the embedding maps each token
+    to one vector, so it is a part of the table. The head keeps the table of before."""
+    scaled_WD = embedding_scale * params[_EMBEDDING].astype(np.float64)
+    size_W1 = np.sqrt(np.mean(scaled_WD**2, axis=-1, keepdims=True) + epsilon)
+    normed_WD = scaled_WD / size_W1 * params[_EMBEDDING_NORM]
+    rest = {name: array for name, array in params.items() if name != _EMBEDDING_NORM}
+    return {_HEAD: params[_EMBEDDING]} | rest | {_EMBEDDING: normed_WD.astype(np.float32)}
 
 
 def _layer_names(layer):

@@ -53,7 +53,7 @@ class RetentionConfig:
         """Raises ValueError when a decay of these heads would round to 0 or 1 in float32."""
         if self.decay in ("paper", "learned") and not 0.001 <= self.first_decay_exponent <= 120 - num_heads:
             raise ValueError(
-                f"retention.first_decay_exponent={self.first_decay_exponent}: 0.001 to {120 - num_heads} is needed with "
+                f"first_decay_exponent={self.first_decay_exponent}: 0.001 to {120 - num_heads} is needed with "
                 f"num_heads={num_heads}, for decays between 0 and 1 in float32"
             )
 

@@ -99,7 +99,10 @@ class ModelConfig:
                 "-3 and 3, and must fall on the grid"
             )
         if self.mixer == "retention":
-            self.retention.check_heads(self.num_heads)
+            try:
+                self.retention.check_heads(self.num_heads)
+            except ValueError as error:
+                raise ValueError(f"retention.{error}") from error
         _ = self.branch.input, self.moe  # raise for impossible values and combinations
 
     @property

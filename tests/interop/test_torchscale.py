@@ -15,9 +15,9 @@ RETNET = {
     "ffn": "swiglu",
     "num_experts": 0,
     "sub_norm": False,
-    "rotary_layout": "interleaved",
+    "rotary__layout": "interleaved",
     "value_width": 12,
-    "first_decay_exponent": 5.0,
+    "retention__first_decay_exponent": 5.0,
 }
 
 
@@ -53,13 +53,13 @@ def retnet(**changes):
     ("changes", "options"),
     [
         ({"tied_embeddings": False}, {"activation": "swish"}),
-        ({"ffn": "geglu", "decay": "lm", "embedding_scale": 4.0}, {"decay": "lm", "embedding_scale": 4.0}),
+        ({"ffn": "geglu", "retention__decay": "lm", "embedding_scale": 4.0}, {"decay": "lm", "embedding_scale": 4.0}),
     ],
 )
 def test_what_is_saved_is_loaded_bit_for_bit(naming, changes, options):
     model = retnet(**changes)
     params = torchscale.save(model, naming)
-    again = torchscale.load(params, num_heads=2, chunk_size=model.config.chunk_size, **options)
+    again = torchscale.load(params, num_heads=2, chunk_size=model.config.retention.chunk_size, **options)
     for got, want in zip(jax.tree.leaves(again), jax.tree.leaves(model), strict=True):
         np.testing.assert_array_equal(got, want)
     tokens = toy.tokens(0, 2, 9)
@@ -100,6 +100,27 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_its_reason(changes, opti
         torchscale.load(params, **({"num_heads": 2, "activation": "swish"} | options))
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_norm_behind_the_embedding_is_loaded_as_a_part_of_it(tied):
+    """As the HF-style port's shipped configs have it (layernorm_embedding: true, no_scale_embedding: false)."""
+    epsilon, scale = 1e-5, 4.0  # sqrt(d_model)
+    params = torchscale.save(retnet(tied_embeddings=tied, norm_epsilon=epsilon), "huggingface")
+    weight_D = 1 + 0.1 * reference.normal(3, 16)
+    options = {"num_heads": 2, "activation": "swish", "norm_epsilon": epsilon}
+    loaded = torchscale.load(params | {"model.layernorm_embedding.weight": weight_D}, embedding_scale=scale, **options)
+    plain = torchscale.load(params, **options)
+    # The definition: the table's rows scaled, divided by their size, weighted, and then all that comes after.
+    scaled = scale * params["model.embed_tokens.weight"].astype(np.float64)
+    rows = scaled / np.sqrt((scaled**2).mean(axis=-1, keepdims=True) + epsilon) * weight_D
+    reference.assert_close(loaded.embedding_WD[...], rows)
+    want = torchscale.load(
+        params | {"model.embed_tokens.weight": rows, "lm_head.weight": params["lm_head.weight"]}, **options
+    )
+    tokens = toy.tokens(0, 2, 9)
+    np.testing.assert_array_equal(forward(loaded, tokens), forward(want, tokens))
+    assert np.abs(forward(loaded, tokens) - forward(plain, tokens)).max() > 0.1
+
+
 def test_no_checkpoint_at_all_is_refused():
     with pytest.raises(ValueError, match="a RetNet of 0 layers"):
         torchscale.load({}, num_heads=2)
@@ -107,13 +128,13 @@ def test_no_checkpoint_at_all_is_refused():
 
 NOT_A_RETNET = (
     *({"ffn": "kan"}, {"mixer": "attention"}, {"linear": "ternary"}),
-    *({"first_decay_exponent": 3.0}, {"decay": "learned"}),
+    *({"retention__first_decay_exponent": 3.0}, {"retention__decay": "learned"}),
 )
 
 
 @pytest.mark.parametrize("changes", NOT_A_RETNET)
 def test_a_model_that_is_no_retnet_is_not_saved_as_one(changes):
-    field = next(iter(changes))
+    field = next(iter(changes)).replace("__", r"\.")
     with pytest.raises(ValueError, match=rf"config\.model\.{field}="):
         torchscale.save(retnet(**changes))
 
@@ -140,15 +161,15 @@ def test_torchscale_itself_computes_our_logits_from_our_weights(changes):
             decoder_retention_heads=config.num_heads,
             decoder_ffn_embed_dim=config.hidden_width,
             decoder_layers=config.num_layers,
-            vocab_size=config.vocab_size,
+            vocab_size=model.vocab_size,
             activation_fn={ours: theirs for theirs, ours in torchscale.ACTIVATIONS.items()}[config.ffn],
             no_output_layer=False,
             layernorm_eps=config.norm_epsilon,
         ),
-        embed_tokens=torch.nn.Embedding(config.vocab_size, config.d_model),
+        embed_tokens=torch.nn.Embedding(model.vocab_size, config.d_model),
     )
     if not hasattr(decoder, "output_projection") or decoder.output_projection is None:
-        decoder.output_projection = torch.nn.Linear(config.d_model, config.vocab_size, bias=False)
+        decoder.output_projection = torch.nn.Linear(config.d_model, model.vocab_size, bias=False)
     decoder.load_state_dict({name: torch.tensor(array) for name, array in torchscale.save(model).items()})
     decoder.eval()
     with torch.no_grad():
