@@ -35,7 +35,7 @@ def bits(directory):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(nnx.state(model))]
 
 
-def killed_in_step_5(config, directory, monkeypatch):
+def killed_in_step_5(config, directory):
     """A run that a process leaves with no more than its checkpoint of step 4."""
     is_due = loop._is_due
 
@@ -44,23 +44,54 @@ def killed_in_step_5(config, directory, monkeypatch):
             raise SystemError("killed")
         return is_due(step, every, last)
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_is_due", killed)
         with pytest.raises(SystemError, match="killed"):
             train(config, directory)
     assert max(int(path.name) for path in (directory / "checkpoints").iterdir()) == 4
 
 
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return toy.write_text(tmp_path_factory.mktemp("data") / "text.txt")
+
+
+@pytest.fixture(scope="module")
+def trained(text, tmp_path_factory):
+    """(a run of six steps, the same one killed before its end, both not to be touched)."""
+    folder = tmp_path_factory.mktemp("runs")
+    assert train(toy.experiment(text, **SMALL), folder / "whole") == 0
+    killed_in_step_5(toy.experiment(text, **SMALL), folder / "killed")
+    return folder / "whole", folder / "killed"
+
+
 @pytest.fixture
-def first(tmp_path):
-    """A run of six steps on characters."""
-    assert train(toy.experiment(toy.write_text(tmp_path / "first.txt"), **NEW), tmp_path / "first") == 0
-    return tmp_path / "first"
+def whole(trained):
+    """A finished run, not to be touched."""
+    return trained[0]
 
 
-def test_a_finished_run_is_trained_on_to_more_steps_on_request_and_says_what_that_means(tmp_path, capsys):
-    text, directory = toy.write_text(tmp_path / "text.txt"), tmp_path / "run"
-    assert train(toy.experiment(text, **SMALL), directory) == 0
+@pytest.fixture
+def killed(trained, tmp_path):
+    """The same run killed in step 5, to be gone on with."""
+    return shutil.copytree(trained[1], tmp_path / "killed")
+
+
+@pytest.fixture(scope="module")
+def on_characters(text, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("characters") / "run"
+    assert train(toy.experiment(text, **NEW), directory) == 0
+    return directory
+
+
+@pytest.fixture
+def first(on_characters, tmp_path):
+    """A finished run on characters."""
+    return shutil.copytree(on_characters, tmp_path / "first")
+
+
+def test_a_finished_run_is_trained_on_to_more_steps_on_request_and_says_what_that_means(text, whole, tmp_path, capsys):
+    directory = shutil.copytree(whole, tmp_path / "run")
     (directory / "metrics.jsonl").unlink()
     capsys.readouterr()
     longer = toy.experiment(text, **SMALL | {"num_steps": 9})
@@ -81,23 +112,20 @@ def test_a_finished_run_is_trained_on_to_more_steps_on_request_and_says_what_tha
     loop.prepare(longer, directory)  # its config from now on
 
 
-def test_a_run_goes_on_with_other_bookkeeping_to_the_same_bits_and_says_so(tmp_path, capsys, monkeypatch):
-    text, directory = toy.write_text(tmp_path / "text.txt"), tmp_path / "run"
-    assert train(toy.experiment(text, **SMALL), tmp_path / "whole") == 0
-    killed_in_step_5(toy.experiment(text, **SMALL), directory, monkeypatch)
+def test_a_run_goes_on_with_other_bookkeeping_to_the_same_bits_and_says_so(text, whole, killed, capsys):
     capsys.readouterr()
     other = SMALL | {"log_every": 1, "evaluate_every": 2, "checkpoint__every": 1, "checkpoint__keep": 1}
-    assert train(toy.experiment(text, **other), directory) == 0
+    assert train(toy.experiment(text, **other), killed) == 0
     shown = capsys.readouterr().out
     for change in ("log_every 2 -> 1", "evaluate_every 3 -> 2", "checkpoint.every 2 -> 1", "checkpoint.keep 2 -> 1"):
         assert f"config.{change} from step 4 on\n" in shown
     steps = {"train": [], "validation": []}
-    for record in metrics.read(directory / "metrics.jsonl"):
+    for record in metrics.read(killed / "metrics.jsonl"):
         steps[record["split"]].append(record["step"])
     assert steps == {"train": [2, 4, 5, 6], "validation": [3, 4, 6]}
-    assert [path.name for path in (directory / "checkpoints").iterdir()] == ["6"]
-    assert workdir.load_config(directory) == toy.experiment(text, **other)
-    assert bits(directory) == bits(tmp_path / "whole")
+    assert [path.name for path in (killed / "checkpoints").iterdir()] == ["6"]
+    assert workdir.load_config(killed) == toy.experiment(text, **other)
+    assert bits(killed) == bits(whole)
 
 
 def test_a_run_from_another_one_starts_with_its_parameters_to_the_bit_and_with_its_tokenizer(first, tmp_path):
@@ -113,21 +141,20 @@ def test_a_run_from_another_one_starts_with_its_parameters_to_the_bit_and_with_i
     assert bits(tmp_path / "second") == bits(first)
 
 
-def test_a_run_from_another_one_that_is_killed_ends_as_if_it_had_not_been(first, tmp_path, monkeypatch):
+def test_a_run_from_another_one_that_is_killed_ends_as_if_it_had_not_been(first, tmp_path):
     """Also where the other one is gone by then: it was read at the start."""
     text = toy.write_text(tmp_path / "text.txt", num_lines=40)
     config = toy.experiment(text, **NEW, init_from=str(first))
     assert train(config, tmp_path / "whole") == 0
     assert train(toy.experiment(text, **NEW), tmp_path / "anew") == 0
     assert bits(tmp_path / "whole") not in (bits(tmp_path / "anew"), bits(first))
-    killed_in_step_5(config, tmp_path / "broken", monkeypatch)
+    killed_in_step_5(config, tmp_path / "broken")
     shutil.rmtree(first)
     assert train(config, tmp_path / "broken") == 0
     assert bits(tmp_path / "broken") == bits(tmp_path / "whole")
 
 
-def test_a_run_from_one_that_is_of_another_model_or_not_there_is_refused_by_name(first, tmp_path):
-    text = tmp_path / "first.txt"
+def test_a_run_from_one_that_is_of_another_model_or_not_there_is_refused_by_name(text, first, tmp_path):
     training = loop.prepare(toy.experiment(text, **NEW | {"model__d_model": 8}, init_from=str(first)), tmp_path / "new")
     message = r"config\.init_from='.*first' holds another model: .*embedding_WD\.value is float32\[\d+, 16\], not "
     with pytest.raises(DoesNotFitError, match=message + r"float32\[\d+, 8\]"):
@@ -156,27 +183,24 @@ def flat(config):
     return old
 
 
-def test_a_workdir_with_the_names_of_before_opens_and_goes_on_and_is_converted(tmp_path, monkeypatch):
-    text, directory = toy.write_text(tmp_path / "text.txt"), tmp_path / "run"
+def test_a_workdir_with_the_names_of_before_opens_and_goes_on_and_is_converted(text, whole, killed):
     config = toy.experiment(text, **SMALL)
-    assert train(config, tmp_path / "whole") == 0
-    killed_in_step_5(config, directory, monkeypatch)
     old = flat(config)
     assert old["model"]["knots"] == "uniform"
     assert old["model"]["kernels"] is False
     assert old["model"]["quant_norm"] == "sub"
     assert "objective" not in old
-    (directory / "config.json").write_text(json.dumps(old))
-    assert runs.open(directory)[2] == {name: value for name, value in config.items() if name != "init_from"}
-    assert train(config, directory) == 0
-    assert bits(directory) == bits(tmp_path / "whole")
-    (directory / "config.json").write_text(json.dumps(old))
-    subprocess.run([sys.executable, "-m", "experiments.convert", f"--workdir={directory}"], cwd=ROOT, check=True)
-    assert json.loads((directory / "config.json.old").read_text()) == old
-    rewritten = json.loads((directory / "config.json").read_text())
+    (killed / "config.json").write_text(json.dumps(old))
+    assert runs.open(killed)[2] == {name: value for name, value in config.items() if name != "init_from"}
+    assert train(config, killed) == 0
+    assert bits(killed) == bits(whole)
+    (killed / "config.json").write_text(json.dumps(old))
+    subprocess.run([sys.executable, "-m", "experiments.convert", f"--workdir={killed}"], cwd=ROOT, check=True)
+    assert json.loads((killed / "config.json.old").read_text()) == old
+    rewritten = json.loads((killed / "config.json").read_text())
     assert rewritten == {name: value for name, value in config.items() if name != "init_from"}
-    assert bits(directory) == bits(tmp_path / "whole")
-    loop.prepare(config, directory)
+    assert bits(killed) == bits(whole)
+    loop.prepare(config, killed)
 
 
 def without(config, name):
@@ -190,21 +214,18 @@ def without(config, name):
     return config
 
 
-def test_a_config_that_is_older_than_a_field_with_a_default_opens_and_goes_on(tmp_path, monkeypatch):
-    text, directory = toy.write_text(tmp_path / "text.txt"), tmp_path / "run"
+def test_a_config_that_is_older_than_a_field_with_a_default_opens_and_goes_on(text, whole, killed):
     config = toy.experiment(text, **SMALL)
-    assert train(config, tmp_path / "whole") == 0
-    killed_in_step_5(config, directory, monkeypatch)
-    (directory / "config.json").write_text(json.dumps(without(config, "model.kan.basis")))
-    model, _, _ = runs.open(directory)
+    (killed / "config.json").write_text(json.dumps(without(config, "model.kan.basis")))
+    model, _, _ = runs.open(killed)
     assert model.config.kan.basis == "bspline"
     other = toy.experiment(text, **SMALL, model__kan__basis="rational")
     with pytest.raises(ValueError, match=r"config\.model\.kan\.basis='rational' \(there: 'bspline'\)"):
-        loop.prepare(other, directory)
-    assert train(config, directory) == 0
-    assert bits(directory) == bits(tmp_path / "whole")
-    (directory / "config.json").write_text(json.dumps(without(config, "model.d_model")))
+        loop.prepare(other, killed)
+    assert train(config, killed) == 0
+    assert bits(killed) == bits(whole)
+    (killed / "config.json").write_text(json.dumps(without(config, "model.d_model")))
     with pytest.raises(TypeError, match=r"config\.model\.d_model is missing"):
-        runs.open(directory)
+        runs.open(killed)
     with pytest.raises(ValueError, match=r"config\.model\.d_model=16 \(there: None\)"):
-        loop.prepare(config, directory)
+        loop.prepare(config, killed)
