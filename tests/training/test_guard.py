@@ -97,6 +97,11 @@ def guarded_step():
     return jax.jit(update), step.init(model, adamw, guard.init(CONFIG, log_every=8))
 
 
+def make_batch(seed):
+    """Of tokens enough for every expert's knots to move."""
+    return toy.batch(seed, batch_size=16)
+
+
 def poisoned(batch):
     loss_mask = batch["loss_mask"].copy()
     loss_mask[0, 0] = math.nan
@@ -112,20 +117,20 @@ def test_a_skipped_update_leaves_no_trace_in_the_state_or_in_later_updates():
     """Of update 3, before which knots are due: parameters, bias, knots, moments and their counts, and the totals."""
     update, state = guarded_step()
     for seed in range(2):
-        state = update(state, toy.batch(seed))
-    after = update(state, poisoned(toy.batch(2)))
+        state = update(state, make_batch(seed))
+    after = update(state, poisoned(make_batch(2)))
     assert_same_bits(after._replace(step=state.step, guard=None), state._replace(guard=None))
     assert after.step == 3
     assert [record["reason"] for record in skips.records(after.guard.skips)] == ["non-finite loss"]
     # The same batch without the poison moves every part of them.
-    moved = update(state, toy.batch(2))
+    moved = update(state, make_batch(2))
     for part in ("params", "buffers", "optimizer", "totals"):
         for leaf, old in zip(jax.tree.leaves(getattr(moved, part)), jax.tree.leaves(getattr(state, part)), strict=True):
             assert part == "totals" or np.any(leaf != old)
     # A run that never saw the batch, but for the position of the data.
     never = state._replace(step=after.step)
     for seed in range(3, 6):
-        after, never = update(after, toy.batch(seed)), update(never, toy.batch(seed))
+        after, never = update(after, make_batch(seed)), update(never, make_batch(seed))
         assert_same_bits(after._replace(guard=None), never._replace(guard=None))
         assert_same_bits(after.guard._replace(skipped=0, skips=0), never.guard._replace(skipped=0, skips=0))
 
@@ -135,9 +140,9 @@ def test_a_state_that_has_skipped_too_much_stays_as_it_is():
     after = state
     for _ in range(CONFIG.max_consecutive_skips):
         assert not guard.has_given_up(after.guard, CONFIG)
-        after = update(after, poisoned(toy.batch(0)))
+        after = update(after, poisoned(make_batch(0)))
     assert guard.has_given_up(after.guard, CONFIG)
-    later = update(after, toy.batch(1))
+    later = update(after, make_batch(1))
     assert_same_bits(later._replace(step=after.step), after)
     assert_same_bits(later._replace(step=0, guard=0), state._replace(step=0, guard=0))
 
