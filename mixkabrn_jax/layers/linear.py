@@ -54,7 +54,7 @@ def multiply(x: jax.Array, weight: jax.Array, group_sizes: jax.Array | None, bac
 
 @recomputed
 def _flat_product(x, weight):
-    return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], -1)
+    return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[-1])
 
 
 def effective_weight(weight: jax.Array, linear: str) -> jax.Array:

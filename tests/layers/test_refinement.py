@@ -136,6 +136,22 @@ def test_samples_that_are_masked_are_as_if_they_were_not_there_and_too_few_chang
     assert (moved[1] != layers.features.knots_DM[...][1]).any()
 
 
+def test_an_update_from_few_samples_keeps_the_splines():
+    """1 to 64 samples all over the grid: too few leave it as it is, as many as are asked for fit the splines well."""
+    layer = make(adaptive())
+    spread = np.random.default_rng(0).permuted(np.linspace(-2, 2, 64))
+    x = np.stack([np.roll(spread, shift) for shift in range(D)], axis=1).astype(np.float32)
+    points = np.linspace(-2, 2, 201)[:, None].repeat(D, axis=1)
+    want = splines(points, layer)
+    enough = refinement.SAMPLES_PER_FUNCTION * 7  # basis functions
+    for rows in range(1, 65):
+        updated = update_grid(layer, x, 0.02, np.arange(64) < rows)
+        moved = (updated.features.knots_DM[...] != layer.features.knots_DM[...]).any()
+        assert moved == (rows >= enough)
+        difference = np.abs(splines(points, updated) - want).max() / np.abs(want).max()
+        assert difference < 0.03, f"{rows} samples: off by {difference:.0%} of the splines"
+
+
 @pytest.mark.parametrize("basis", ["bspline", "rational"])
 def test_experts_with_knots_or_rationals_of_their_own_are_each_expert_alone(basis):
     layer = make(adaptive() if basis == "bspline" else toy.kan(-2.0, 2.0, 4, 3, basis=basis), num_experts=3)
