@@ -8,7 +8,8 @@ import pytest
 
 from configs import lm, retnet, shakespeare
 from mixkabrn_jax.models.language import count_parameters
-from mixkabrn_jax.runs.config import flatten
+from mixkabrn_jax.runs import moved
+from mixkabrn_jax.runs.config import defaults, flatten
 from mixkabrn_jax.training.experiment import Experiment
 
 BYTES = 257
@@ -43,7 +44,9 @@ def test_retnets_have_the_official_widths(size):
     width, value_width, hidden_width, num_layers, _ = retnet.SIZES[size]
     assert (config.num_heads * config.key_width, config.num_heads * config.value_width) == (width, value_width)
     per_layer = 2 * width**2 + 3 * width * value_width + 3 * width * hidden_width + 2 * width
+    assert not config.tied_embeddings  # as both references have it: embedding and head are two matrices
     assert parameters["total"] == num_layers * per_layer + width + 2 * BYTES * width
+    assert parameters["embedding"] == 2 * BYTES * width
     assert parameters["total"] == pytest.approx(RETNETS[size], rel=0.02)
 
 
@@ -82,3 +85,18 @@ def test_the_other_configs_have_the_fields_of_the_full_document(config):
 
 def test_a_retnet_has_a_head_of_its_own_as_in_both_references():
     assert not retnet.get_config("300m").model.tied_embeddings
+
+
+def test_a_default_reaches_no_experiment():
+    """A field that a document does not declare is refused, whatever default its dataclass has for use in own code."""
+    config = flatten(lm.get_config().to_dict())
+    for name in defaults(Experiment):
+        short = {key: value for key, value in config.items() if key != name}
+        with pytest.raises(TypeError, match=rf"^config\.{name} is missing"):
+            Experiment.from_dict(moved.nested(short))
+
+
+@pytest.mark.parametrize("config", [shakespeare.get_config(), *(retnet.get_config(size) for size in retnet.SIZES)])
+def test_other_documents_are_what_they_change_of_the_full_one(config):
+    assert flatten(config.to_dict()).keys() == flatten(lm.get_config().to_dict()).keys()
+    assert config.is_locked

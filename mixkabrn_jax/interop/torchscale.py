@@ -99,27 +99,18 @@ def load(
     params = {_official_name(name): np.asarray(array) for name, array in params.items()}
     if _EMBEDDING_NORM in params:
         params, embedding_scale = _without_embedding_norm(params, embedding_scale, norm_epsilon), 1.0
-    layers = (re.fullmatch(r"layers\.(\d+)\..*", name) for name in params)
-    num_layers = 1 + max((int(match[1]) for match in layers if match), default=-1)
-    required = {_EMBEDDING, _FINAL_NORM, *(name for i in range(num_layers) for name in _layer_names(i))}
-    missing, unknown = required - params.keys(), params.keys() - required - {_HEAD, _ANGLE, _DECAY}
-    if missing or unknown or not num_layers:
-        raise ValueError(
-            f"not the parameters of a RetNet of {num_layers} layers with gated feed-forwards and without biases: "
-            f"missing {sorted(missing)}, unknown {sorted(unknown)}"
-        )
+    num_layers = _check_names(params)
     if params[_EMBEDDING].ndim != 2:
         raise ValueError(f"{_EMBEDDING} of shape {params[_EMBEDDING].shape}: [vocabulary, width] is needed")
-    vocab_size, d_model = params[_EMBEDDING].shape
+    d_model = params[_EMBEDDING].shape[1]
     if d_model % num_heads:
         raise ValueError(f"num_heads={num_heads} does not divide the width {d_model} of {_EMBEDDING}")
-    is_tied = _HEAD not in params or np.array_equal(params[_HEAD], params[_EMBEDDING])
     config = ModelConfig(
         **_RETNET,
         **_UNUSED,
         d_model=d_model,
         num_layers=num_layers,
-        tied_embeddings=is_tied,
+        tied_embeddings=_HEAD not in params or np.array_equal(params[_HEAD], params[_EMBEDDING]),
         embedding_scale=embedding_scale,
         norm_epsilon=norm_epsilon,
         num_heads=num_heads,
@@ -135,24 +126,41 @@ def load(
             raise ValueError(
                 f"{name} of the checkpoint is {there}, but num_heads={num_heads} and decay={decay!r} make it {constant}"
             )
-    leaves = {("embedding_WD",): params[_EMBEDDING], ("final_norm", "scale_D"): params[_FINAL_NORM]}
-    if not is_tied:
-        leaves["head_WD",] = params[_HEAD]
-    for name, path in _MATRICES.items():
-        layers = [params[f"layers.{i}.{name}.weight"].T for i in range(num_layers)]
-        leaves["dense_blocks", *path] = _stack(f"layers.*.{name}.weight", layers)
-    for name, path in _NORMS.items():
-        layers = [params[f"layers.{i}.{name}.weight"] for i in range(num_layers)]
-        leaves["dense_blocks", *path] = _stack(f"layers.*.{name}.weight", layers)
+    return _filled(config, params)
 
+
+def _check_names(params) -> int:
+    """The number of layers. Raises ValueError for names that are missing or unknown."""
+    layers = (re.fullmatch(r"layers\.(\d+)\..*", name) for name in params)
+    num_layers = 1 + max((int(match[1]) for match in layers if match), default=-1)
+    required = {_EMBEDDING, _FINAL_NORM, *(name for i in range(num_layers) for name in _layer_names(i))}
+    missing, unknown = required - params.keys(), params.keys() - required - {_HEAD, _ANGLE, _DECAY}
+    if missing or unknown or not num_layers:
+        raise ValueError(
+            f"not the parameters of a RetNet of {num_layers} layers with gated feed-forwards and without biases: "
+            f"missing {sorted(missing)}, unknown {sorted(unknown)}"
+        )
+    return num_layers
+
+
+def _filled(config, params):
+    """The model of a config with a checkpoint's arrays in it. Raises ValueError for one of another shape."""
+    leaves = {("embedding_WD",): params[_EMBEDDING], ("final_norm", "scale_D"): params[_FINAL_NORM]}
+    if not config.tied_embeddings:
+        leaves["head_WD",] = params[_HEAD]
+    for name, path in (_MATRICES | _NORMS).items():
+        layers = [params[f"layers.{i}.{name}.weight"].T for i in range(config.num_layers)]  # of a vector, itself
+        leaves["dense_blocks", *path] = _stack(f"layers.*.{name}.weight", layers)
+    vocab_size = len(params[_EMBEDDING])
     graph, state = nnx.split(jax.eval_shape(lambda: LanguageModel(config, vocab_size, rngs=nnx.Rngs(0))))
-    for path, variable in nnx.to_flat_state(state):
+    flat = nnx.to_flat_state(state)
+    for path, variable in flat:
         if variable.shape != leaves[path].shape:
             raise ValueError(
-                f"parameter {'.'.join(path)} needs shape {variable.shape} with num_heads={num_heads}, but the "
+                f"parameter {'.'.join(path)} needs shape {variable.shape} with num_heads={config.num_heads}, but the "
                 f"checkpoint's is {leaves[path].shape}"
             )
-    filled = [(path, leaf.replace(jnp.asarray(leaves[path], jnp.float32))) for path, leaf in nnx.to_flat_state(state)]
+    filled = [(path, leaf.replace(jnp.asarray(leaves[path], jnp.float32))) for path, leaf in flat]
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
 

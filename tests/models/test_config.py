@@ -85,6 +85,13 @@ def test_combinations_of_switched_off_parts_are_not_checked():
     assert toy.model_config(num_experts=0, experts_per_token=9, router__num_groups=5).moe is None
 
 
+def test_a_section_is_checked_by_itself_even_where_nothing_uses_it():
+    with pytest.raises(ValueError, match=r"config\.model\.router\.capacity_factor=-1\.0"):
+        toy.model_config(num_experts=0, router__capacity_factor=-1.0)
+    with pytest.raises(ValueError, match=r"config\.model\.retention\.decay='other'"):
+        toy.model_config(mixer="attention", retention__decay="other")
+
+
 def test_an_unknown_field_is_named():
     with pytest.raises(KeyError, match="num_headz"):
         toy.model_config(num_headz=3)

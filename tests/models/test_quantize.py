@@ -8,6 +8,7 @@ from flax import nnx
 
 from mixkabrn_jax.layers.kan import KanLayer
 from mixkabrn_jax.layers.linear import IntegerLinear, Linear
+from mixkabrn_jax.layers.retention import Retention
 from mixkabrn_jax.models.language import LanguageModel
 from mixkabrn_jax.models.quantize import linear_type, quantize, to_integers, weight_statistics
 from tests import reference, toy
@@ -81,6 +82,13 @@ def test_a_model_without_codes_has_no_integers():
 # --- Where norms and bits go -------------------------------------------------------------------------------------
 
 
+def where_normalised(model):
+    """Paths of the matrices whose input is normalised: by the layers themselves, and by a retention before its last."""
+    by_layers = {path for path, layer in layers(model, Linear).items() if layer.config.normalize_input}
+    by_mixers = {f"{path}.out" for path, mixer in layers(model, Retention).items() if mixer.sub_norm}
+    return by_layers, by_mixers
+
+
 @pytest.mark.parametrize("mixer", ["retention", "attention"])
 @pytest.mark.parametrize("ffn", ["swiglu", "kan"])
 def test_matrices_that_normalise_their_input_replace_the_norms_before_branches(mixer, ffn):
@@ -88,9 +96,8 @@ def test_matrices_that_normalise_their_input_replace_the_norms_before_branches(m
     for blocks in (model.dense_blocks, model.routed_blocks):
         assert blocks.mixer_norm is None
         assert (blocks.ffn_norm is None) == (ffn != "kan")  # splines need their input on the grid
-        assert not blocks.mixer.sub_norm
-    assert {layer.norm_epsilon for layer in layers(model, Linear).values()} == {1e-6}
-    assert model.routed_blocks.ffn.router_norm_epsilon == (None if ffn == "kan" else 1e-6)
+    assert where_normalised(model) == (set(layers(model, Linear)), set())
+    assert model.routed_blocks.ffn.norm_epsilon == (None if ffn == "kan" else 1e-6)
     # The other place, and dense matrices in either: norms before branches, and none inside.
     for changes in (
         {"linear": "ternary", "quantization__normalize_input": False},
@@ -99,8 +106,11 @@ def test_matrices_that_normalise_their_input_replace_the_norms_before_branches(m
         model = abstract(mixer=mixer, ffn=ffn, **changes)
         assert model.routed_blocks.mixer_norm is not None
         assert model.routed_blocks.ffn_norm is not None
-        assert {layer.norm_epsilon for layer in layers(model, Linear).values()} == {None}
-        assert model.routed_blocks.mixer.sub_norm
+        by_layers, by_mixers = where_normalised(model)
+        last = {path for path in layers(model, Linear) if path.endswith((".down", ".out"))}
+        assert by_layers | by_mixers == last  # the sub-norm, once in each branch
+        assert not by_layers & by_mixers
+        assert model.routed_blocks.ffn.norm_epsilon is None
 
 
 @pytest.mark.parametrize(
@@ -129,6 +139,10 @@ def test_with_norms_inside_the_size_of_the_residual_stream_reaches_no_branch(cha
         assert np.abs(want).max() > 0.1
 
 
+def bits_of(layer):
+    return (layer.linear if isinstance(layer, KanLayer) else layer.config).activation_bits
+
+
 @pytest.mark.parametrize("ffn", ["kan", "mlp", "swiglu"])
 def test_only_the_last_matrix_of_a_branch_has_its_own_bits(ffn):
     for mixer in ("retention", "attention"):
@@ -139,7 +153,7 @@ def test_only_the_last_matrix_of_a_branch_has_its_own_bits(ffn):
             ffn=ffn,
             mixer=mixer,
         )
-        bits = {path: layer.activation_bits for path, layer in layers(model).items()}
+        bits = {path: bits_of(layer) for path, layer in layers(model).items()}
         assert bits == {path: 8 if path.endswith((".down", ".out")) else 4 for path in bits}
         assert 8 in bits.values()
 

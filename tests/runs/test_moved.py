@@ -1,0 +1,59 @@
+"""Configs of the time when sections were not those of the modules still open."""
+
+import json
+
+import pytest
+
+from configs import lm
+from mixkabrn_jax.runs import moved, workdir
+from mixkabrn_jax.runs.config import flatten
+from tests import reference
+
+NEW = {"init_from": ""}
+"""Fields that came later, with what was done before there were any."""
+
+
+def flat():
+    """What lm.py:tiny wrote into config.json before fields moved."""
+    return json.loads((reference.GOLDEN / "flat_config.json").read_text())
+
+
+def tiny():
+    return lm.get_config("tiny").to_dict()
+
+
+def test_a_flat_document_becomes_the_nested_one():
+    assert moved.nested(flat()) | NEW == tiny()
+
+
+def test_a_nested_document_stays_as_it_is():
+    assert moved.nested(tiny()) == tiny()
+    assert moved.nested(moved.nested(flat())) == moved.nested(flat())
+
+
+def test_every_name_that_moved_was_one_and_is_one():
+    assert moved.MOVED.keys() <= flatten(flat()).keys()
+    assert set(moved.MOVED.values()) <= flatten(tiny()).keys()
+    assert not moved.MOVED.keys() & flatten(tiny()).keys()  # else a name of today would move, too
+    assert len(set(moved.MOVED.values())) == len(moved.MOVED)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (("model.kernels", True), ("model.backend", "pallas")),
+        (("model.kernels", False), ("model.backend", "auto")),
+        (("model.quant_norm", "inside"), ("model.quantization.normalize_input", True)),
+        (("model.quant_norm", "sub"), ("model.quantization.normalize_input", False)),
+        (("model.decay", "gated"), ("model.retention.decay", "gated")),
+        (("model.backend", "cpu"), ("model.backend", "cpu")),
+        (("model.no_such_field", 3), ("model.no_such_field", 3)),  # for whoever builds it to refuse
+    ],
+)
+def test_a_value_is_translated_where_the_meaning_of_the_field_changed(old, new):
+    assert moved.rename(*old) == new
+
+
+def test_an_old_workdir_is_read_with_the_names_of_today(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(flat()))
+    assert workdir.load_config(tmp_path) | NEW == tiny()
