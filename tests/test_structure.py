@@ -155,29 +155,6 @@ def test_no_file_is_named_for_what_does_not_belong_anywhere():
     assert not [path for path, names in parts.items() if names & FORBIDDEN_NAMES]
 
 
-def functions(path):
-    """(name, node) of every function in a file, methods with their class."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-                yield f"{node.name}.{child.name}" if isinstance(node, ast.ClassDef) else child.name, child
-
-
-def test_no_file_of_the_library_holds_two_ideas():
-    lengths = {name(path): len(path.read_text().splitlines()) for path in LIBRARY_FILES}
-    assert not {path: length for path, length in lengths.items() if length > 300}
-
-
-@pytest.mark.parametrize("path", LIBRARY_FILES, ids=name)
-def test_no_function_hides_another_and_no_init_lacks_a_config(path):
-    for title, node in functions(path):
-        assert node.end_lineno - node.lineno < 60, f"{name(path)}:{node.lineno}: {title} is longer than 60 lines"
-        if node.name == "__init__":
-            arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-            arguments = [argument for argument in arguments if argument not in ("self", "rngs")]
-            assert len(arguments) <= 6, f"{name(path)}:{node.lineno}: {title} takes {arguments}"
-
-
 @pytest.mark.parametrize("module", [f"{LIBRARY}.runs", "experiments.generate", "experiments.sweep"])
 def test_who_reads_a_run_imports_neither_optimiser_nor_pipeline(module):
     program = (
