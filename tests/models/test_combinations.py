@@ -9,12 +9,12 @@ from flax import nnx
 
 from mixkabrn_jax.inference.generate import generate
 from mixkabrn_jax.inference.sampling import Sampling
+from mixkabrn_jax.layers.feed_forward import FEED_FORWARDS
 from mixkabrn_jax.layers.linear import LINEAR_TYPES
 from mixkabrn_jax.models.config import MIXERS
 from mixkabrn_jax.training import optimizer, step
 from tests import toy
 
-FEED_FORWARDS = ("kan", "mlp", "swiglu")
 EXPERTS = (0, 4)
 ALL = tuple(itertools.product(MIXERS, FEED_FORWARDS, LINEAR_TYPES, EXPERTS))
 NUM_STEPS = 150
