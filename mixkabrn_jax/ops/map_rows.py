@@ -1,5 +1,7 @@
 """A function of rows, some rows at a time, so that what it makes on the way fits a CPU's cache."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -21,13 +23,13 @@ def map_rows(function, x: jax.Array, row_bytes: int, *, backend: str = "auto") -
     Returns: `[..., F]`.
     Raises: ValueError for an unknown backend.
     """
-    x_RD = x.reshape(-1, x.shape[-1])
-    num_rows = x_RD.shape[0]
+    num_rows = math.prod(x.shape[:-1])
+    x_RD = x.reshape(num_rows, x.shape[-1])
     num_blocks = 1
     if resolve(backend) == "cpu":
         num_blocks = max(-(-num_rows * row_bytes // BLOCK_BYTES), 1)
-    block = -(-num_rows // num_blocks)
-    num_blocks = -(-num_rows // block)
+    block = max(-(-num_rows // num_blocks), 1)
+    num_blocks = max(-(-num_rows // block), 1)  # of no rows, one block without any
     function = jax.checkpoint(function)
     if num_blocks == 1:
         y_RF = function(x_RD)
@@ -35,4 +37,4 @@ def map_rows(function, x: jax.Array, row_bytes: int, *, backend: str = "auto") -
         x_RD = jnp.pad(x_RD, ((0, num_blocks * block - num_rows), (0, 0)))
         y_ICF = jax.lax.map(function, x_RD.reshape(num_blocks, block, -1))
         y_RF = y_ICF.reshape(num_blocks * block, -1)[:num_rows]
-    return y_RF.reshape(*x.shape[:-1], -1)
+    return y_RF.reshape(*x.shape[:-1], y_RF.shape[-1])

@@ -255,8 +255,9 @@ def _within(chunks):
 def _merge(out_IBCHV, v_BTHV):
     """As v is laid out, without what the last chunk was filled up with."""
     batch, length, *heads = v_BTHV.shape
-    out_BICHV = out_IBCHV.swapaxes(0, 1)
-    return out_BICHV.reshape(batch, -1, *heads)[:, :length].astype(v_BTHV.dtype)
+    num_chunks, _, chunk_size, *_ = out_IBCHV.shape
+    out_BTHV = out_IBCHV.swapaxes(0, 1).reshape(batch, num_chunks * chunk_size, *heads)
+    return out_BTHV[:, :length].astype(v_BTHV.dtype)
 
 
 def _decay_mask(total_C):

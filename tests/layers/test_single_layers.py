@@ -39,11 +39,6 @@ LAYERS = {
 }
 
 
-# Strict: they are to go when the ops take no rows.
-OPS_FAIL = pytest.mark.xfail(raises=ZeroDivisionError, strict=True, reason="map_rows and retention's merge of no rows")
-ZERO_ROWS = [pytest.param(name, marks=OPS_FAIL if name in ("kan layer", "kan", "retention") else ()) for name in LAYERS]
-
-
 def output(layer, x):
     y = layer(x)
     return y[0] if isinstance(y, tuple) else y
@@ -65,7 +60,7 @@ def test_the_newcomer_s_layer_works():
     assert np.isfinite(y).all()
 
 
-@pytest.mark.parametrize("name", ZERO_ROWS)
+@pytest.mark.parametrize("name", LAYERS)
 def test_zero_rows_are_zero_rows_with_gradients_of_zero(name):
     layer, x = LAYERS[name](nnx.Rngs(0)), jnp.asarray(reference.normal(1, B, T, D))
     want = jax.eval_shape(output, layer, x).shape[1:]
