@@ -44,7 +44,7 @@ def output(layer, x):
     return y[0] if isinstance(y, tuple) else y
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", ["linear", "glu", "kan layer", "retention", "attention", "mixture"])
 def test_a_layer_is_made_in_a_line_and_takes_an_array_of_numpy_outside_of_jit(name):
     layer, x = LAYERS[name](nnx.Rngs(0)), reference.normal(1, B, T, D)
     y = output(layer, x)
@@ -64,11 +64,11 @@ def test_the_newcomer_s_layer_works():
 def test_zero_rows_are_zero_rows_with_gradients_of_zero(name):
     layer, x = LAYERS[name](nnx.Rngs(0)), jnp.asarray(reference.normal(1, B, T, D))
     want = jax.eval_shape(output, layer, x).shape[1:]
-    results = layer(x[:0])
-    assert output(layer, x[:0]).shape == (0, *want)
+    results = jax.jit(lambda layer, x: layer(x))(layer, x[:0])
+    assert (results[0] if isinstance(results, tuple) else results).shape == (0, *want)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(results))
     graph, params, rest = nnx.split(layer, nnx.Param, ...)
-    gradients = jax.grad(lambda params: jnp.sum(output(nnx.merge(graph, params, rest), x[:0])))(params)
+    gradients = jax.jit(jax.grad(lambda params: jnp.sum(output(nnx.merge(graph, params, rest), x[:0]))))(params)
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradients))
 
 
