@@ -97,29 +97,20 @@ def load(
     if decay not in ("paper", "lm") or num_heads < 1:
         raise ValueError(f"decay={decay!r}, num_heads={num_heads}: 'paper' or 'lm', and at least 1, are needed")
     params = {_official_name(name): np.asarray(array) for name, array in params.items()}
-    if _EMBEDDING_NORM in params:
-        params, embedding_scale = _without_embedding_norm(params, embedding_scale, norm_epsilon), 1.0
-    layers = (re.fullmatch(r"layers\.(\d+)\..*", name) for name in params)
-    num_layers = 1 + max((int(match[1]) for match in layers if match), default=-1)
-    required = {_EMBEDDING, _FINAL_NORM, *(name for i in range(num_layers) for name in _layer_names(i))}
-    missing, unknown = required - params.keys(), params.keys() - required - {_HEAD, _ANGLE, _DECAY}
-    if missing or unknown or not num_layers:
-        raise ValueError(
-            f"not the parameters of a RetNet of {num_layers} layers with gated feed-forwards and without biases: "
-            f"missing {sorted(missing)}, unknown {sorted(unknown)}"
-        )
+    num_layers = _check_names(params)
     if params[_EMBEDDING].ndim != 2:
         raise ValueError(f"{_EMBEDDING} of shape {params[_EMBEDDING].shape}: [vocabulary, width] is needed")
     vocab_size, d_model = params[_EMBEDDING].shape
     if d_model % num_heads:
         raise ValueError(f"num_heads={num_heads} does not divide the width {d_model} of {_EMBEDDING}")
-    is_tied = _HEAD not in params or np.array_equal(params[_HEAD], params[_EMBEDDING])
+    if _EMBEDDING_NORM in params:
+        params, embedding_scale = _without_embedding_norm(params, embedding_scale, norm_epsilon), 1.0
     config = ModelConfig(
         **_RETNET,
         **_UNUSED,
         d_model=d_model,
         num_layers=num_layers,
-        tied_embeddings=is_tied,
+        tied_embeddings=_HEAD not in params or np.array_equal(params[_HEAD], params[_EMBEDDING]),
         embedding_scale=embedding_scale,
         norm_epsilon=norm_epsilon,
         num_heads=num_heads,
@@ -135,25 +126,7 @@ def load(
             raise ValueError(
                 f"{name} of the checkpoint is {there}, but num_heads={num_heads} and decay={decay!r} make it {constant}"
             )
-    leaves = {("embedding_WD",): params[_EMBEDDING], ("final_norm", "scale_D"): params[_FINAL_NORM]}
-    if not is_tied:
-        leaves["head_WD",] = params[_HEAD]
-    for name, path in _MATRICES.items():
-        layers = [params[f"layers.{i}.{name}.weight"].T for i in range(num_layers)]
-        leaves["dense_blocks", *path] = _stack(f"layers.*.{name}.weight", layers)
-    for name, path in _NORMS.items():
-        layers = [params[f"layers.{i}.{name}.weight"] for i in range(num_layers)]
-        leaves["dense_blocks", *path] = _stack(f"layers.*.{name}.weight", layers)
-
-    graph, state = nnx.split(jax.eval_shape(lambda: LanguageModel(config, vocab_size, rngs=nnx.Rngs(0))))
-    for path, variable in nnx.to_flat_state(state):
-        if variable.shape != leaves[path].shape:
-            raise ValueError(
-                f"parameter {'.'.join(path)} needs shape {variable.shape} with num_heads={num_heads}, but the "
-                f"checkpoint's is {leaves[path].shape}"
-            )
-    filled = [(path, leaf.replace(jnp.asarray(leaves[path], jnp.float32))) for path, leaf in nnx.to_flat_state(state)]
-    return nnx.merge(graph, nnx.from_flat_state(filled))
+    return _filled(config, vocab_size, _leaves(params, num_layers))
 
 
 def save(model: LanguageModel, naming: str = "torchscale") -> dict[str, np.ndarray]:
@@ -208,24 +181,60 @@ def _official_name(name):
     return _HEAD if name == "lm_head.weight" else name.removeprefix("model.")
 
 
+def _check_names(params):
+    """The number of layers. Raises ValueError for parameters that a RetNet lacks, or has and are not there."""
+    layers = (re.fullmatch(r"layers\.(\d+)\..*", name) for name in params)
+    num_layers = 1 + max((int(match[1]) for match in layers if match), default=-1)
+    required = {_EMBEDDING, _FINAL_NORM, *(name for i in range(num_layers) for name in _layer_names(i))}
+    missing, unknown = required - params.keys(), params.keys() - required - {_HEAD, _EMBEDDING_NORM, _ANGLE, _DECAY}
+    if missing or unknown or not num_layers:
+        raise ValueError(
+            f"not the parameters of a RetNet of {num_layers} layers with gated feed-forwards and without biases: "
+            f"missing {sorted(missing)}, unknown {sorted(unknown)}"
+        )
+    return num_layers
+
+
 def _without_embedding_norm(params, embedding_scale, epsilon):
     """The parameters of an equal model without `layernorm_embedding`: a norm right behind the embedding maps each token
     to one vector, so it is a part of the table. The head keeps the table of before."""
-    scaled_WD = embedding_scale * params[_EMBEDDING].astype(np.float64)
+    table_WD, scale_D = params[_EMBEDDING], params[_EMBEDDING_NORM]
+    if scale_D.shape != table_WD.shape[1:]:
+        raise ValueError(f"{_EMBEDDING_NORM} of shape {scale_D.shape}: {table_WD.shape[1:]} is needed")
+    scaled_WD = embedding_scale * table_WD.astype(np.float64)
     size_W1 = np.sqrt(np.mean(scaled_WD**2, axis=-1, keepdims=True) + epsilon)
-    normed_WD = scaled_WD / size_W1 * params[_EMBEDDING_NORM]
-    rest = {name: array for name, array in params.items() if name != _EMBEDDING_NORM}
-    return {_HEAD: params[_EMBEDDING]} | rest | {_EMBEDDING: normed_WD.astype(np.float32)}
+    return {_HEAD: table_WD} | params | {_EMBEDDING: (scaled_WD / size_W1 * scale_D).astype(np.float32)}
+
+
+def _leaves(params, num_layers):
+    """The arrays of a `LanguageModel` by path."""
+    leaves = {("embedding_WD",): params[_EMBEDDING], ("final_norm", "scale_D"): params[_FINAL_NORM]}
+    leaves["head_WD",] = params.get(_HEAD)
+    for name, path in (_MATRICES | _NORMS).items():
+        layers = [params[f"layers.{i}.{name}.weight"].T for i in range(num_layers)]
+        if len({layer.shape for layer in layers}) > 1:
+            shapes = sorted({params[f"layers.{i}.{name}.weight"].shape for i in range(num_layers)})
+            raise ValueError(f"layers.*.{name}.weight differs in shape between layers: {shapes}")
+        leaves["dense_blocks", *path] = np.stack(layers)
+    return leaves
+
+
+def _filled(config, vocab_size, leaves):
+    """The model with these arrays."""
+    graph, state = nnx.split(jax.eval_shape(lambda: LanguageModel(config, vocab_size, rngs=nnx.Rngs(0))))
+    filled = []
+    for path, variable in nnx.to_flat_state(state):
+        if variable.shape != leaves[path].shape:
+            raise ValueError(
+                f"parameter {'.'.join(path)} needs shape {variable.shape} with num_heads={config.num_heads}, but the "
+                f"checkpoint's is {leaves[path].shape}"
+            )
+        filled.append((path, variable.replace(jnp.asarray(leaves[path], jnp.float32))))
+    return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
 def _layer_names(layer):
     return [f"layers.{layer}.{name}.weight" for name in (*_MATRICES, *_NORMS)]
-
-
-def _stack(name, layers):
-    if len({layer.shape for layer in layers}) > 1:
-        raise ValueError(f"{name} differs in shape between layers: {sorted({layer.shape for layer in layers})}")
-    return np.stack(layers)
 
 
 def _constants(config):
