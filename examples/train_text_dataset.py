@@ -14,14 +14,14 @@ from configs import lm
 from mixkabrn_jax import runs
 from mixkabrn_jax.inference.generate import generate
 from mixkabrn_jax.inference.sampling import Sampling
-from mixkabrn_jax.training.loop import Run
+from mixkabrn_jax.training import loop
 
 
 def main(path: str, workdir: str, **changes) -> None:
     """Fields of the config are changed by their names: `num_steps=100`, or `**{"model.ffn": "mlp"}`."""
     config = lm.get_config("tiny")
     config.update_from_flattened_dict({"data.path": path, **changes})
-    if code := Run(config.to_dict(), Path(workdir)).train():
+    if code := loop.train(loop.prepare(config.to_dict(), Path(workdir))):
         sys.exit(code)  # a signal asked for an end: what is trained so far is saved
     model, tokenizer, _ = runs.open(workdir)
     prompt_BT = np.array([[tokenizer.separator]])  # a new document

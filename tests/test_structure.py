@@ -155,6 +155,16 @@ def test_no_file_is_named_for_what_does_not_belong_anywhere():
     assert not [path for path, names in parts.items() if names & FORBIDDEN_NAMES]
 
 
+@pytest.mark.parametrize("module", [f"{LIBRARY}.runs", "experiments.generate", "experiments.sweep"])
+def test_who_reads_a_run_imports_neither_optimiser_nor_pipeline(module):
+    program = (
+        f"import sys, {module}; "
+        "print(sorted({name.split('.')[0] for name in sys.modules} & {'optax', 'grain', 'orbax', 'jax'}))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
 def test_importing_the_package_loads_no_dependency():
     program = (
         f"import sys, {LIBRARY}; "
@@ -163,3 +173,37 @@ def test_importing_the_package_loads_no_dependency():
     )
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_no_module_takes_more_than_six_arguments():
+    """Besides self and rngs: what belongs together is a dataclass."""
+    found = {}
+    for path in LIBRARY_FILES:
+        for owner in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(owner, ast.ClassDef):
+                continue
+            for method in owner.body:
+                if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+                    given = method.args
+                    every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+                    names = {argument.arg for argument in every if argument} - {"self", "rngs"}
+                    if len(names) > 6:
+                        found[f"{name(path)}:{method.lineno} {owner.name}"] = len(names)
+    assert not found, found
+
+
+def test_no_function_is_longer_than_60_lines():
+    found = {}
+    for path in LIBRARY_FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                if (length := node.end_lineno - first + 1) > 60:
+                    found[f"{name(path)}:{node.lineno} {node.name}"] = length
+    assert not found, found
+
+
+def test_no_file_is_longer_than_300_lines():
+    lengths = {name(path): len(path.read_text().splitlines()) for path in LIBRARY_FILES}
+    found = {path: length for path, length in lengths.items() if length > 300}
+    assert not found, found

@@ -13,6 +13,7 @@ from configs import retnet as retnet_config
 from mixkabrn_jax.layers import variables
 from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.models.language import LanguageModel
+from mixkabrn_jax.runs.config import build
 from mixkabrn_jax.training import optimizer, step
 from mixkabrn_jax.training.experiment import Experiment
 
@@ -24,7 +25,7 @@ def retnet(num_layers):
     """RetNet's language model in the size of the comparison: width 256, values 512, gated feed-forward 512."""
     fields = retnet_config.get_config("300m").model.to_dict() | RETNET
     fields |= {"num_layers": num_layers, "compute_dtype": "float32", "remat": False}
-    return LanguageModel(ModelConfig(vocab_size=VOCABULARY, **fields), rngs=nnx.Rngs(0))
+    return LanguageModel(build(ModelConfig, fields, "config.model"), VOCABULARY, rngs=nnx.Rngs(0))
 
 
 def experiment(size="tiny", **changes):

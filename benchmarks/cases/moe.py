@@ -8,8 +8,9 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.measure import Case, Contender, compiled, difference, forward_and_backward
+from mixkabrn_jax.layers.branch import BranchConfig
 from mixkabrn_jax.layers.mlp import Glu
-from mixkabrn_jax.layers.moe import MixtureOfExperts, RouterConfig
+from mixkabrn_jax.layers.moe import MixtureOfExperts, MoeConfig
 
 BATCH, LENGTH, D_MODEL, WIDTH, CHOICES = 8, 512, 256, 256, 2
 
@@ -24,7 +25,7 @@ def cases(options):
 def _case(options, num_experts):
     x, cotangent = _inputs(options)
     layer = _layer(num_experts, num_shared_experts=0)
-    dense = _feed_forward(CHOICES * WIDTH, num_experts=0, rngs=nnx.Rngs(0))
+    dense = _feed_forward(CHOICES * WIDTH)(rngs=nnx.Rngs(0))
     return Case(
         [
             _contender("ours", "MixtureOfExperts", layer, x, cotangent),
@@ -96,38 +97,10 @@ def _contender(role, name, layer, x, cotangent):
 
 
 def _layer(num_experts, num_shared_experts):
-    router = RouterConfig(
-        num_experts=num_experts,
-        experts_per_token=CHOICES,
-        score="softmax",
-        num_groups=1,
-        groups_per_token=1,
-        normalize=False,
-        scale=1.0,
-    )
-    return MixtureOfExperts(
-        D_MODEL,
-        router=router,
-        num_shared_experts=num_shared_experts,
-        expert_width=WIDTH,
-        dispatch="sorted",
-        feed_forward=_feed_forward,
-        rngs=nnx.Rngs(0),
-    )
+    config = MoeConfig(num_experts, CHOICES, num_shared_experts)
+    return MixtureOfExperts(D_MODEL, config, _feed_forward(WIDTH), rngs=nnx.Rngs(0))
 
 
-def _feed_forward(width, *, num_experts, rngs):
-    return Glu(
-        D_MODEL,
-        width,
-        gate="swiglu",
-        sub_norm=False,
-        epsilon=1e-6,
-        in_scale=1.0,
-        out_scale=1.0,
-        num_experts=num_experts,
-        kind="dense",
-        activation_bits=8,
-        norm_epsilon=None,
-        rngs=rngs,
-    )
+def _feed_forward(width):
+    """What makes feed-forwards of this width: SwiGLU without a norm inside."""
+    return partial(Glu, D_MODEL, width, "swiglu", BranchConfig("dense", sub_norm=False))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks.measure import Case, compiled, forward_and_backward
-from mixkabrn_jax.layers.linear import IntegerLinear, Linear
+from mixkabrn_jax.layers.linear import IntegerLinear, Linear, LinearConfig
 
 ROWS, WIDTH = 2048, 1024
 
@@ -27,8 +27,8 @@ def _inputs(options):
 def _training(options):
     x, cotangent = _inputs(options)
 
-    def contender(role, name, kind):
-        graph, params = nnx.split(_linear(kind))
+    def contender(role, name, linear):
+        graph, params = nnx.split(_linear(linear))
         run = forward_and_backward(lambda params, x: nnx.merge(graph, params)(x))
         return compiled(role, name, run, (params, x), cotangent)
 
@@ -51,5 +51,5 @@ def _evaluation(options):
     )
 
 
-def _linear(kind):
-    return Linear(WIDTH, WIDTH, kind=kind, activation_bits=8, rngs=nnx.Rngs(0))
+def _linear(linear):
+    return Linear(WIDTH, WIDTH, LinearConfig(linear), rngs=nnx.Rngs(0))

@@ -11,27 +11,19 @@ from flax import nnx
 
 from benchmarks.laws.verdict import Law, Verdict, close
 from mixkabrn_jax.layers import refinement
-from mixkabrn_jax.layers.kan import Kan, KanConfig, KanLayer
+from mixkabrn_jax.layers.branch import BranchConfig
+from mixkabrn_jax.layers.features import KanConfig
+from mixkabrn_jax.layers.kan import Kan, KanLayer
+from mixkabrn_jax.layers.linear import LinearConfig
 from mixkabrn_jax.ops.uniform_bspline import UniformGrid
 
 
 def kan_config(degree=3, reach=1.0, knots="uniform"):
-    return KanConfig(
-        grid=UniformGrid(-reach, reach, 5, degree, "fade"),
-        basis="bspline",
-        knots=knots,
-        rational_groups=1,
-        init="variance",
-        spline_share=0.5,
-        train_base=True,
-        train_spline=True,
-        spline_kind="dense",
-    )
+    return KanConfig(knots=knots, grid=UniformGrid(-reach, reach, 5, degree))
 
 
 def kan_layer(width_in=2, width_out=5, seed=0, **options):
-    kan = kan_config(**options)
-    return KanLayer(width_in, width_out, kan=kan, kind="dense", activation_bits=8, rngs=nnx.Rngs(seed))
+    return KanLayer(width_in, width_out, kan_config(**options), LinearConfig("dense"), rngs=nnx.Rngs(seed))
 
 
 def in_an_empty_folder(build):
@@ -134,8 +126,7 @@ def jaxkan_seeds():
 
 
 def our_seeds():
-    options = {"kan": kan_config(), "kind": "dense", "activation_bits": 8, "epsilon": 1e-6, "out_scale": 1.0}
-    both = Kan(3, 3, rngs=nnx.Rngs(0), **options)
+    both = Kan(3, 3, kan_config(), BranchConfig("dense"), rngs=nnx.Rngs(0))
     equal = bool(jnp.array_equal(both.up.spline[...], both.down.spline[...]))
     return Verdict(not equal, f"two layers start {'equal' if equal else 'different'}")
 

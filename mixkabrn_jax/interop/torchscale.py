@@ -42,6 +42,7 @@ _NORMS = {"retention_layer_norm": ("mixer_norm", "scale_D"), "final_layer_norm":
 _EMBEDDING, _HEAD, _FINAL_NORM = "embed_tokens.weight", "output_projection.weight", "layer_norm.weight"
 _EMBEDDING_NORM = "layernorm_embedding.weight"
 _ANGLE, _DECAY = "retnet_rel_pos.angle", "retnet_rel_pos.decay"
+_OPTIONAL = {_HEAD, _EMBEDDING_NORM, _ANGLE, _DECAY}
 
 _RETNET = {
     "mixer": "retention",
@@ -100,7 +101,7 @@ def load(
     num_layers = _check_names(params)
     if params[_EMBEDDING].ndim != 2:
         raise ValueError(f"{_EMBEDDING} of shape {params[_EMBEDDING].shape}: [vocabulary, width] is needed")
-    vocab_size, d_model = params[_EMBEDDING].shape
+    d_model = params[_EMBEDDING].shape[1]
     if d_model % num_heads:
         raise ValueError(f"num_heads={num_heads} does not divide the width {d_model} of {_EMBEDDING}")
     if _EMBEDDING_NORM in params:
@@ -126,7 +127,42 @@ def load(
             raise ValueError(
                 f"{name} of the checkpoint is {there}, but num_heads={num_heads} and decay={decay!r} make it {constant}"
             )
-    return _filled(config, vocab_size, _leaves(params, num_layers))
+    return _filled(config, params)
+
+
+def _check_names(params) -> int:
+    """The number of layers. Raises ValueError for names that are missing or unknown."""
+    layers = (re.fullmatch(r"layers\.(\d+)\..*", name) for name in params)
+    num_layers = 1 + max((int(match[1]) for match in layers if match), default=-1)
+    required = {_EMBEDDING, _FINAL_NORM, *(name for i in range(num_layers) for name in _layer_names(i))}
+    missing, unknown = required - params.keys(), params.keys() - required - _OPTIONAL
+    if missing or unknown or not num_layers:
+        raise ValueError(
+            f"not the parameters of a RetNet of {num_layers} layers with gated feed-forwards and without biases: "
+            f"missing {sorted(missing)}, unknown {sorted(unknown)}"
+        )
+    return num_layers
+
+
+def _filled(config, params):
+    """The model of a config with a checkpoint's arrays in it. Raises ValueError for one of another shape."""
+    leaves = {("embedding_WD",): params[_EMBEDDING], ("final_norm", "scale_D"): params[_FINAL_NORM]}
+    if not config.tied_embeddings:
+        leaves["head_WD",] = params[_HEAD]
+    for name, path in (_MATRICES | _NORMS).items():
+        layers = [params[f"layers.{i}.{name}.weight"].T for i in range(config.num_layers)]  # of a vector, itself
+        leaves["dense_blocks", *path] = _stack(f"layers.*.{name}.weight", layers)
+    vocab_size = len(params[_EMBEDDING])
+    graph, state = nnx.split(jax.eval_shape(lambda: LanguageModel(config, vocab_size, rngs=nnx.Rngs(0))))
+    flat = nnx.to_flat_state(state)
+    for path, variable in flat:
+        if variable.shape != leaves[path].shape:
+            raise ValueError(
+                f"parameter {'.'.join(path)} needs shape {variable.shape} with num_heads={config.num_heads}, but the "
+                f"checkpoint's is {leaves[path].shape}"
+            )
+    filled = [(path, leaf.replace(jnp.asarray(leaves[path], jnp.float32))) for path, leaf in flat]
+    return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
 def save(model: LanguageModel, naming: str = "torchscale") -> dict[str, np.ndarray]:
@@ -181,20 +217,6 @@ def _official_name(name):
     return _HEAD if name == "lm_head.weight" else name.removeprefix("model.")
 
 
-def _check_names(params):
-    """The number of layers. Raises ValueError for parameters that a RetNet lacks, or has and are not there."""
-    layers = (re.fullmatch(r"layers\.(\d+)\..*", name) for name in params)
-    num_layers = 1 + max((int(match[1]) for match in layers if match), default=-1)
-    required = {_EMBEDDING, _FINAL_NORM, *(name for i in range(num_layers) for name in _layer_names(i))}
-    missing, unknown = required - params.keys(), params.keys() - required - {_HEAD, _EMBEDDING_NORM, _ANGLE, _DECAY}
-    if missing or unknown or not num_layers:
-        raise ValueError(
-            f"not the parameters of a RetNet of {num_layers} layers with gated feed-forwards and without biases: "
-            f"missing {sorted(missing)}, unknown {sorted(unknown)}"
-        )
-    return num_layers
-
-
 def _without_embedding_norm(params, embedding_scale, epsilon):
     """The parameters of an equal model without `layernorm_embedding`: a norm right behind the embedding maps each token
     to one vector, so it is a part of the table. The head keeps the table of before."""
@@ -206,35 +228,14 @@ def _without_embedding_norm(params, embedding_scale, epsilon):
     return {_HEAD: table_WD} | params | {_EMBEDDING: (scaled_WD / size_W1 * scale_D).astype(np.float32)}
 
 
-def _leaves(params, num_layers):
-    """The arrays of a `LanguageModel` by path."""
-    leaves = {("embedding_WD",): params[_EMBEDDING], ("final_norm", "scale_D"): params[_FINAL_NORM]}
-    leaves["head_WD",] = params.get(_HEAD)
-    for name, path in (_MATRICES | _NORMS).items():
-        layers = [params[f"layers.{i}.{name}.weight"].T for i in range(num_layers)]
-        if len({layer.shape for layer in layers}) > 1:
-            shapes = sorted({params[f"layers.{i}.{name}.weight"].shape for i in range(num_layers)})
-            raise ValueError(f"layers.*.{name}.weight differs in shape between layers: {shapes}")
-        leaves["dense_blocks", *path] = np.stack(layers)
-    return leaves
-
-
-def _filled(config, vocab_size, leaves):
-    """The model with these arrays."""
-    graph, state = nnx.split(jax.eval_shape(lambda: LanguageModel(config, vocab_size, rngs=nnx.Rngs(0))))
-    filled = []
-    for path, variable in nnx.to_flat_state(state):
-        if variable.shape != leaves[path].shape:
-            raise ValueError(
-                f"parameter {'.'.join(path)} needs shape {variable.shape} with num_heads={config.num_heads}, but the "
-                f"checkpoint's is {leaves[path].shape}"
-            )
-        filled.append((path, variable.replace(jnp.asarray(leaves[path], jnp.float32))))
-    return nnx.merge(graph, nnx.from_flat_state(filled))
-
-
 def _layer_names(layer):
     return [f"layers.{layer}.{name}.weight" for name in (*_MATRICES, *_NORMS)]
+
+
+def _stack(name, layers):
+    if len({layer.shape for layer in layers}) > 1:
+        raise ValueError(f"{name} differs in shape between layers: {sorted({layer.shape for layer in layers})}")
+    return np.stack(layers)
 
 
 def _constants(config):

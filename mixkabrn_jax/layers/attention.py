@@ -45,10 +45,9 @@ class Attention(nnx.Module):
             raise ValueError("segment ids together with a cache: packed documents are seen without one")
         if position_BT is None:
             position_BT = jnp.arange(x_BTD.shape[1], dtype=jnp.int32)[None]
-        heads = (*x_BTD.shape[:2], self.heads.num_heads, -1)
-        q_BTHK = self.rotary.rotate(self.query(x_BTD).reshape(heads), position_BT)
-        k_BTHK = self.rotary.rotate(self.key(x_BTD).reshape(heads), position_BT)
-        v_BTHV = self.value(x_BTD).reshape(heads)
+        q_BTHK = self.rotary.rotate(self.heads.split(self.query(x_BTD)), position_BT)
+        k_BTHK = self.rotary.rotate(self.heads.split(self.key(x_BTD)), position_BT)
+        v_BTHV = self.heads.split(self.value(x_BTD))
         if cache is None:
             if mask_BT is not None:
                 segment_ids_BT = (mask_BT > 0).astype(jnp.int32)  # tokens see tokens, padding sees padding
@@ -60,4 +59,4 @@ class Attention(nnx.Module):
             y_BTHV = attention.causal(q_BTHK, k_BSHK, v_BSHV, segment_ids_BS, first)
         else:
             y_BTHV, cache = attention.cached(q_BTHK, k_BTHK, v_BTHV, cache, position_BT, mask_BT)
-        return self.out(y_BTHV.reshape(*x_BTD.shape[:2], -1)), cache
+        return self.out(y_BTHV.reshape(*x_BTD.shape[:2], self.heads.num_heads * self.heads.value_width)), cache

@@ -60,7 +60,7 @@ def run_assigned(experts, x_TD, gates_TN, assigned: dispatch.Assignment):
     rows_RD = dispatch.dispatch(x_TD, assigned, gates_TN.shape[-1])
     num_experts = assigned.group_sizes_E.shape[0]
     is_filled_ER, rows_ERD = (
-        sharding.all_to_all(rows.reshape(num_experts, -1, *rows.shape[1:]), "expert")
+        sharding.all_to_all(rows.reshape(num_experts, rows.shape[0] // num_experts, *rows.shape[1:]), "expert")
         for rows in (dispatch.has_choice(assigned), rows_RD)
     )
     rows_ERD, outside_E = jax.vmap(_run_one)(experts, rows_ERD, is_filled_ER)

@@ -26,6 +26,10 @@ class HeadsConfig:
         if self.key_width % 2:
             raise ValueError(f"key_width={self.key_width}: rotary pairs need an even width")
 
+    def split(self, x_BTF: jax.Array) -> jax.Array:
+        """The features of all heads side by side as `[B, T, H, K]`, or `[B, T, H, V]`."""
+        return x_BTF.reshape(*x_BTF.shape[:-1], self.num_heads, x_BTF.shape[-1] // self.num_heads)
+
     def empty_state(self, batch_size: int) -> jax.Array:
         """A retention's state before the first position: float32 `[B, H, K, V]`."""
         return jnp.zeros((batch_size, self.num_heads, self.key_width, self.value_width), jnp.float32)

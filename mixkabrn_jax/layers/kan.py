@@ -74,7 +74,7 @@ class KanLayer(nnx.Module):
         def product(weights, x, group_sizes_E=None):
             base, spline, owned = weights
             edge = effective_activation(jax.nn.silu(x), linear)
-            basis = nnx.merge(graph, owned)(x, group_sizes_E).reshape(*x.shape[:-1], -1)
+            basis = nnx.merge(graph, owned)(x, group_sizes_E).reshape(*x.shape[:-1], spline.shape[-2])
             # Cast here, so that gradients of blocks of rows are summed in float32.
             by_base = multiply(edge, base.astype(x.dtype), group_sizes_E, backend)
             return by_base + multiply(basis, spline.astype(x.dtype), group_sizes_E, backend)
@@ -95,7 +95,7 @@ class KanLayer(nnx.Module):
         rows_RD = x.reshape(-1, x.shape[-1])
         by_spline = spline_matmul(rows_RD, spline.astype(x.dtype), group_sizes_E, grid=self.features.config.grid)
         by_base = multiply(edge, base.astype(x.dtype), group_sizes_E, "pallas")
-        return by_base + by_spline.reshape(*x.shape[:-1], -1)
+        return by_base + by_spline.reshape(*x.shape[:-1], spline.shape[-1])
 
 
 class Kan(nnx.Module):

@@ -40,7 +40,7 @@ class LinearConfig:
             raise ValueError(f"linear={self.linear!r}: one of {LINEAR_TYPES} is needed")
         if not 2 <= self.activation_bits <= 8:
             raise ValueError(f"activation_bits={self.activation_bits}: 2 to 8 is needed")
-        backends.resolve(self.backend)  # raises for an unknown one
+        backends.check(self.backend)
 
 
 def multiply(x: jax.Array, weight: jax.Array, group_sizes: jax.Array | None, backend: str = "auto") -> jax.Array:
@@ -54,7 +54,7 @@ def multiply(x: jax.Array, weight: jax.Array, group_sizes: jax.Array | None, bac
 
 @recomputed
 def _flat_product(x, weight):
-    return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], -1)
+    return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[-1])
 
 
 def effective_weight(weight: jax.Array, linear: str) -> jax.Array:

@@ -124,6 +124,7 @@ class MixtureOfExperts(nnx.Module):
         Returns: (`[B, T, D]`, `Balance`, `OutsideGrid` of the inputs that experts were chosen for, routed and shared
             ones together, or None without splines).
         """
+        x_BTD = jnp.asarray(x_BTD)  # outside of jit a NumPy array would reach the gathers, which only JAX's have
         logits_BTE, gates_BTN, indices_BTN = self._route(x_BTD)
         x_TD, gates_TN, indices_TN, mask_T = jax.tree.map(
             lambda a: a.reshape(-1, *a.shape[2:]), (x_BTD, gates_BTN, indices_BTN, mask_BT)

@@ -119,10 +119,10 @@ class Retention(nnx.Module):
             state_BHKV = self.heads.empty_state(x_BTD.shape[0])
         if position_BT is None:
             position_BT = jnp.arange(x_BTD.shape[1], dtype=jnp.int32)[None]
-        heads = (*x_BTD.shape[:2], self.heads.num_heads, -1)
-        q_BTHK = self.rotary.rotate(self.query(x_BTD).reshape(heads), position_BT)
-        k_BTHK = self.rotary.rotate(self.key(x_BTD).reshape(heads) * self.heads.key_width**-0.5, position_BT)
-        v_BTHV = self.value(x_BTD).reshape(heads)
+        q_BTHK = self.rotary.rotate(self.heads.split(self.query(x_BTD)), position_BT)
+        k_BTHK = self.heads.split(self.key(x_BTD)) * self.heads.key_width**-0.5
+        k_BTHK = self.rotary.rotate(k_BTHK, position_BT)
+        v_BTHV = self.heads.split(self.value(x_BTD))
         log_decay = constant_decay = self.log_decay(x_BTD)
         if mask_BT is not None:
             k_BTHK, log_decay = retention.mask_padding(k_BTHK, log_decay, mask_BT)

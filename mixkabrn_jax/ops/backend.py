@@ -10,13 +10,21 @@ BACKENDS = ("auto", "cpu", "gpu", "tpu", "pallas")
 """auto: the machine that JAX runs on. pallas: the kernels of `ops.kernels`, for an NVIDIA GPU."""
 
 
-def resolve(backend: str) -> str:
-    """The backend that is meant: "cpu", "gpu", "tpu" or "pallas".
+def check(backend: str) -> None:
+    """Asks JAX nothing: it would start its devices, and the processes of a run join each other before that.
 
-    Raises: ValueError for an unknown one.
+    Raises: ValueError for an unknown backend.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}: one of {BACKENDS} is needed")
+
+
+def resolve(backend: str) -> str:
+    """The backend that is meant: "cpu", "gpu", "tpu" or "pallas".
+
+    Raises: as `check`.
+    """
+    check(backend)
     if backend != "auto":
         return backend
     platform = jax.default_backend()

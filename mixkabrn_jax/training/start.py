@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -9,9 +10,10 @@ import numpy as np
 from mixkabrn_jax import processes, runs, sharding
 from mixkabrn_jax.data.pipeline import Corpus
 from mixkabrn_jax.data.reading import Batches
+from mixkabrn_jax.data.tokenizers import Tokenizer
 from mixkabrn_jax.layers import variables
-from mixkabrn_jax.runs import arrays
-from mixkabrn_jax.runs.checkpoint import Checkpoints
+from mixkabrn_jax.runs import arrays, workdir
+from mixkabrn_jax.runs.checkpoint import Checkpoints, DoesNotFitError
 from mixkabrn_jax.training import guard, optimizer
 from mixkabrn_jax.training.experiment import Experiment
 from mixkabrn_jax.training.signals import interruptible
@@ -32,19 +34,30 @@ def new(experiment: Experiment, vocab_size: int, mesh: jax.sharding.Mesh) -> tup
     return setup, jax.jit(start, out_shardings=_layout(jax.eval_shape(start), mesh))()
 
 
+def tokenizer_of(init_from: str) -> Tokenizer:
+    """The tokenizer of the run whose parameters a new run starts from.
+
+    Raises: FileNotFoundError where there is no such run.
+    """
+    tokenizer = workdir.load_tokenizer(Path(init_from))
+    if tokenizer is None:
+        raise FileNotFoundError(f"config.init_from={init_from!r} holds no tokenizer.json: a run's workdir is needed")
+    return tokenizer
+
+
 def from_run(init_from: str, state: TrainState) -> TrainState:
     """The state before the first update with the parameters and buffers of another run's newest checkpoint.
 
     Args:
         init_from: `config.init_from`, that run's workdir.
-    Raises: ValueError naming the arrays in which the models differ; FileNotFoundError, OSError as `runs.open`.
+    Raises: DoesNotFitError naming the arrays in which the models differ; FileNotFoundError, OSError as `runs.open`.
     """
     model, _, _ = runs.open(init_from)
     _, params, buffers = variables.split(model)
     ours = parts(state)["model"]
     wrong = arrays.differences(arrays.describe({"params": params, "buffers": buffers}), arrays.describe(ours))
     if wrong:
-        raise ValueError(f"config.init_from={init_from!r} holds another model: {'; '.join(wrong)}")
+        raise DoesNotFitError(f"config.init_from={init_from!r} holds another model: {'; '.join(wrong)}")
     layout = jax.tree.map(lambda leaf: leaf.sharding, (state.params, state.buffers))
     params, buffers = jax.device_put(jax.device_get((params, buffers)), layout)
     return state._replace(params=params, buffers=buffers)

@@ -27,12 +27,12 @@ def run(*arguments):
 def trained(tmp_path):
     """(a run's workdir, its model), untrained."""
     changes = {"ffn": "mlp", "num_experts": 0}
-    model = toy.make(toy.model_config(vocab_size=TOKENIZER.vocab_size, **changes))
+    model = toy.make(toy.model_config(**changes), vocab_size=TOKENIZER.vocab_size)
     config = toy.experiment("text.txt", **{f"model__{field}": value for field, value in changes.items()})
     workdir.create(tmp_path, config, TOKENIZER, {})
-    rule = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
+    adamw = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(0, step.parts(step.init(model, rule)), {})
+    checkpoints.save(0, step.parts(step.init(model, adamw)), {})
     checkpoints.close()
     return tmp_path, model
 

@@ -137,9 +137,9 @@ def sha256(directory):
     """Of all that a finished run leaves: the state, the position of the data, the log but for the machine's figures."""
     experiment = Experiment.from_dict(workdir.load_config(directory))
     vocab_size = workdir.load_tokenizer(directory).vocab_size
-    rule = optimizer.make(experiment.optimizer, experiment.num_steps)
+    adamw = optimizer.make(experiment.optimizer, experiment.num_steps)
     history = guard.init(experiment.guard, experiment.log_every)
-    state = jax.eval_shape(lambda: step.init(experiment.new_model(vocab_size), rule, history))
+    state = jax.eval_shape(lambda: step.init(experiment.new_model(vocab_size), adamw, history))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # it was saved by devices that are not there any more
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.latest_intact_step() == experiment.num_steps

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from mixkabrn_jax.data import tokenizers
+from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.runs import metrics, workdir
 from mixkabrn_jax.runs.checkpoint import Checkpoints
+from mixkabrn_jax.runs.config import build
 from mixkabrn_jax.training import guard, optimizer, step
 from tests import toy
 
@@ -35,7 +37,7 @@ RESUMED = {
     "checkpoint__every": 5,
     "model__ffn": "mlp",
     "model__mixer": "attention",
-    "model__expert_dispatch": "dense",
+    "model__router__dispatch": "dense",
     "data__num_threads": 2,
 }
 
@@ -74,11 +76,11 @@ def stop_at(process, directory, at, number):
 def final(directory, config):
     """(state, position of the data) of the newest checkpoint."""
     vocab_size = workdir.load_tokenizer(directory).vocab_size
-    model = toy.make(toy.model_config(vocab_size=vocab_size, **config["model"]))
-    rule = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
+    model = toy.make(build(ModelConfig, config["model"], "config.model"), vocab_size=vocab_size)
+    adamw = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     history = guard.init(guard.GuardConfig(**config["guard"]), config["log_every"])
-    like = step.parts(step.init(model, rule, history))
+    like = step.parts(step.init(model, adamw, history))
     state, iterator_state = checkpoints.restore(checkpoints.latest_step(), like)
     checkpoints.close()
     return step.from_parts(state), iterator_state
@@ -159,7 +161,7 @@ def contents(directory):
         ({}, ["--config.model.foo=1"], "--config.model.foo=1: the config file declares no such field"),
         ({}, ["--config.num_steps=many"], "num_steps"),
         ({}, ["stray"], "'stray' is not a flag"),
-        ({"model__num_heads": 3}, [], "config.model.num_heads=3 does not divide config.model.d_model=16"),
+        ({"model__num_heads": 3}, [], "config.model.num_heads=3 does not divide d_model=16"),
         ({"data__path": "absent.txt"}, [], "config.data.path='absent.txt' does not exist"),
         ({"data__path": "empty.txt"}, [], "empty.txt' is an empty file"),
         ({"seed": 1}, [], "holds a run of another config: config.seed=1 (there: 0)"),
@@ -189,7 +191,7 @@ def test_a_mistake_is_all_that_the_command_prints(tmp_path):
     config = toy.experiment(toy.write_text(tmp_path / "text.txt"), model__num_heads=3)
     code, output = finish(start(command(tmp_path, config, tmp_path / "run")))
     assert code == 1
-    assert output == "error: config.model.num_heads=3 does not divide config.model.d_model=16\n"
+    assert output == "error: config.model.num_heads=3 does not divide d_model=16\n"
 
 
 def test_what_was_left_out_of_the_data_is_said_and_changed_data_is_refused(tmp_path):

@@ -8,22 +8,23 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mixkabrn_jax.layers.branch import BranchConfig
 from mixkabrn_jax.layers.kan import Kan
 from mixkabrn_jax.layers.mlp import Glu, Mlp
 from mixkabrn_jax.layers.norm import RMSNorm, rms_norm
 from tests import reference, toy
 
 D, WIDTH, EPSILON = 8, 12, 1e-6
-LINEAR = {"activation_bits": 8, "epsilon": EPSILON, "out_scale": 0.5}
 ERF = np.vectorize(math.erf)
 
 
-def make(name, kind="dense", num_experts=0, sub_norm=True):
-    shared = LINEAR | {"kind": kind, "num_experts": num_experts, "rngs": nnx.Rngs(0)}
+def make(name, linear="dense", num_experts=0, sub_norm=True):
+    branch = BranchConfig(linear, sub_norm=sub_norm, epsilon=EPSILON, scales=(1.0, 0.5))
     if name == "kan":
-        return Kan(D, WIDTH, kan=toy.kan(-3.0, 3.0, 3, 3), **shared)
-    shared |= {"sub_norm": sub_norm, "in_scale": 1.0}
-    return Mlp(D, WIDTH, **shared) if name == "mlp" else Glu(D, WIDTH, gate=name, **shared)
+        return Kan(D, WIDTH, toy.kan(-3.0, 3.0, 3, 3), branch, num_experts, rngs=nnx.Rngs(0))
+    if name == "mlp":
+        return Mlp(D, WIDTH, branch, num_experts, rngs=nnx.Rngs(0))
+    return Glu(D, WIDTH, name, branch, num_experts, rngs=nnx.Rngs(0))
 
 
 @jax.jit
@@ -56,12 +57,12 @@ def test_a_feed_forward_is_its_formula(name, sub_norm):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("kan", "ternary"), ("mlp", "binary"), ("mlp", "ternary"), ("swiglu", "dense")]
+    ("name", "linear"), [("kan", "ternary"), ("mlp", "binary"), ("mlp", "ternary"), ("swiglu", "dense")]
 )
-def test_experts_in_sorted_rows_are_each_expert_alone(name, kind, monkeypatch):
-    if kind != "dense":  # codes of activations may flip where two orders of a sum differ by one rounding
+def test_experts_in_sorted_rows_are_each_expert_alone(name, linear, monkeypatch):
+    if linear != "dense":  # codes of activations may flip where two orders of a sum differ by one rounding
         monkeypatch.setattr("mixkabrn_jax.ops.ternary.fake_quant_activation", lambda x, bits: x)  # noqa: ARG005
-    layer, sizes = make(name, kind, num_experts=3), np.array([4, 0, 4], np.int32)
+    layer, sizes = make(name, linear, num_experts=3), np.array([4, 0, 4], np.int32)
     x, out_bar = reference.normal(1, 8, D), reference.normal(2, 8, D)
     y, layer_bar, x_bar = value_and_gradients(layer, x, sizes, out_bar)
     basis = 7 if name == "kan" else 1
@@ -78,8 +79,7 @@ def test_experts_in_sorted_rows_are_each_expert_alone(name, kind, monkeypatch):
 
 def test_matrices_start_larger_by_their_scales():
     small = make("mlp")
-    shared = LINEAR | {"sub_norm": True, "kind": "dense", "in_scale": 2.0, "out_scale": 1.0, "rngs": nnx.Rngs(0)}
-    large = Mlp(D, WIDTH, **shared)
+    large = Mlp(D, WIDTH, BranchConfig("dense", scales=(2.0, 1.0)), rngs=nnx.Rngs(0))
     reference.assert_close(small.down.kernel[...], 0.5 * np.asarray(large.down.kernel[...]))
     reference.assert_close(small.up.kernel[...], 0.5 * np.asarray(large.up.kernel[...]))
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mixkabrn_jax.layers.branch import BranchConfig
 from mixkabrn_jax.layers.kan import Kan, KanLayer
+from mixkabrn_jax.layers.linear import LinearConfig
 from tests import reference, toy
 
 KAN = toy.kan(-2.0, 2.0, 4, 3)
@@ -12,26 +14,25 @@ GRID = KAN.grid
 D, F = 5, 6
 
 
-def make(kan=KAN, **changes):
-    options = {"kan": kan, "kind": "dense", "activation_bits": 8, "rngs": nnx.Rngs(0)}
-    return KanLayer(D, F, **(options | changes))
+def make(kan=KAN, linear="dense"):
+    return KanLayer(D, F, kan, LinearConfig(linear), rngs=nnx.Rngs(0))
 
 
 def silu(x):
     return x * reference.sigmoid(x)
 
 
-def edges(x, base_DF, spline, grid, kind="dense"):
+def edges(x, base_DF, spline, grid, linear="dense"):
     """The sum over inputs of every edge's function, one edge after the other: w_b silu(x) + sum_g c_g B_g(x)."""
     x, base_DF = np.asarray(x, np.float64), np.asarray(base_DF, np.float64)
     knots = reference.uniform_knots(grid.low, grid.high, grid.num_intervals, grid.degree)
     basis = reference.bspline_basis(x, knots, grid.degree)
     coefficient_GDF = np.asarray(spline, np.float64).reshape(grid.num_basis, *base_DF.shape)
     activation = silu(x)
-    if kind != "dense":
+    if linear != "dense":
         codes, scale = reference.quantize_activation(activation)
         activation = codes * scale
-        codes, scale = (reference.quantize_weight if kind == "ternary" else reference.binarize_weight)(base_DF)
+        codes, scale = (reference.quantize_weight if linear == "ternary" else reference.binarize_weight)(base_DF)
         base_DF = codes * scale
     y = np.zeros((*x.shape[:-1], base_DF.shape[1]))
     for d in range(base_DF.shape[0]):
@@ -53,16 +54,16 @@ def inputs(*shape):
     return x
 
 
-@pytest.mark.parametrize("kind", ["dense", "ternary", "binary"])
-def test_a_layer_is_the_sum_over_edges_of_silu_and_spline(kind):
-    layer, x = make(kind=kind), inputs(3, 4, D)
+@pytest.mark.parametrize("linear", ["dense", "ternary", "binary"])
+def test_a_layer_is_the_sum_over_edges_of_silu_and_spline(linear):
+    layer, x = make(linear=linear), inputs(3, 4, D)
     y, layer_bar, _ = value_and_gradients(layer, x, reference.normal(2, 3, 4, F))
-    want = edges(x, layer.base[...], layer.spline[...], GRID, kind)
+    want = edges(x, layer.base[...], layer.spline[...], GRID, linear)
     # silu(40) = 40 passes through one token's scale: a code's rounding is that of the largest product.
     reference.assert_close(y, want, terms=D * (GRID.num_basis + 1) * 4)
     # The layer is linear in its parameters, so the gradient is the feature: for the base, the quantised silu.
     activation = silu(np.asarray(x, np.float64))
-    if kind != "dense":
+    if linear != "dense":
         codes, scale = reference.quantize_activation(activation)
         activation = codes * scale
     want = np.einsum("btd,btf->df", activation, reference.normal(2, 3, 4, F))
@@ -73,7 +74,7 @@ def test_a_layer_is_the_sum_over_edges_of_silu_and_spline(kind):
 def test_a_layer_is_the_sum_over_edges_at_every_degree(degree):
     kan = toy.kan(-1.5, 2.5, 3, degree)
     grid = kan.grid
-    layer, x = make(kan=kan), inputs(8, D)
+    layer, x = make(kan), inputs(8, D)
     y, layer_bar, x_bar = value_and_gradients(layer, x, reference.normal(2, 8, F))
     reference.assert_close(y, edges(x, layer.base[...], layer.spline[...], grid), terms=4 * D * (grid.num_basis + 1))
     out_bar = reference.normal(2, 8, F).astype(np.float64)
@@ -95,8 +96,7 @@ def test_a_layer_is_the_sum_over_edges_at_every_degree(degree):
 def test_outputs_start_with_the_promised_variance_and_share_of_splines(spline_share, init_scale):
     width, rows = 4096, 512
     kan = toy.kan(-3.0, 3.0, 3, 3, spline_share=spline_share)
-    options = {"kind": "dense", "activation_bits": 8, "init_scale": init_scale}
-    layer = KanLayer(16, width, kan=kan, rngs=nnx.Rngs(0), **options)
+    layer = KanLayer(16, width, kan, LinearConfig("dense", init_scale=init_scale), rngs=nnx.Rngs(0))
     run = jax.jit(lambda layer, x: layer(x))
     x = reference.normal(1, rows, 16)
 
@@ -127,23 +127,22 @@ def test_ternary_splines_are_the_sum_over_edges_of_their_codes():
 
 
 def test_two_layers_meet_at_a_hidden_layer_of_unit_size():
-    options = {"kan": KAN, "kind": "dense", "activation_bits": 8}
-    kan = Kan(D, 7, epsilon=1e-6, out_scale=0.5, rngs=nnx.Rngs(3), **options)
+    kan = Kan(D, 7, KAN, BranchConfig("dense", epsilon=1e-6, scales=(1.0, 0.5)), rngs=nnx.Rngs(3))
     x = inputs(9, D)
     hidden = edges(x, kan.up.base[...], kan.up.spline[...], GRID)
     hidden /= np.sqrt((hidden**2).mean(axis=-1, keepdims=True) + 1e-6)
     want = edges(hidden, kan.down.base[...], kan.down.spline[...], GRID)
     terms = (D + 7) * (GRID.num_basis + 1) * 4
-    run = jax.jit(lambda kan, x, weights=None: kan(x, weights=weights))
+    run = jax.jit(lambda kan, x, row_mask=None: kan(x, row_mask=row_mask))
     y, outside = run(kan, x)
     reference.assert_close(y, want, terms=terms)
     off_grid_R = (np.abs(x) > 2).sum(axis=1) + (np.abs(hidden) > 2).sum(axis=1)
     assert outside == (off_grid_R.sum(), x.size + hidden.size)
-    # A row without weight changes no output and counts for nothing.
-    weights_R = np.array([1, 0, 1, 1, 0, 1, 0, 1, 1], np.float32)
-    weighted, outside = run(kan, x, weights_R)
-    np.testing.assert_array_equal(weighted, y)
-    assert outside == (off_grid_R[weights_R > 0].sum(), 6 * (D + 7))
+    # A row that is left out changes no output and counts for nothing.
+    mask_R = np.array([1, 0, 1, 1, 0, 1, 0, 1, 1], np.float32)
+    masked, outside = run(kan, x, mask_R)
+    np.testing.assert_array_equal(masked, y)
+    assert outside == (off_grid_R[mask_R > 0].sum(), 6 * (D + 7))
     assert 0 < outside.outside < off_grid_R.sum()
-    reference.assert_close(outside.share(), off_grid_R[weights_R > 0].sum() / (6 * (D + 7)))
-    assert run(kan, x, 0 * weights_R)[1].share() == 0
+    reference.assert_close(outside.share(), off_grid_R[mask_R > 0].sum() / (6 * (D + 7)))
+    assert run(kan, x, 0 * mask_R)[1].share() == 0

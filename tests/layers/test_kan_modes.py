@@ -11,6 +11,7 @@ from flax import nnx
 from mixkabrn_jax.layers import refinement
 from mixkabrn_jax.layers.features import BASES
 from mixkabrn_jax.layers.kan import KanLayer
+from mixkabrn_jax.layers.linear import LinearConfig
 from mixkabrn_jax.layers.variables import Buffer
 from tests import reference, toy
 
@@ -18,8 +19,8 @@ D, F = 5, 6
 KAN = toy.kan(-3.0, 3.0, 4, 3)
 
 
-def make(kan=KAN, widths=(D, F), seed=0, **changes):
-    return KanLayer(*widths, kan=kan, **({"kind": "dense", "activation_bits": 8, "rngs": nnx.Rngs(seed)} | changes))
+def make(kan=KAN, widths=(D, F), init_scale=1.0):
+    return KanLayer(*widths, kan, LinearConfig("dense", init_scale=init_scale), rngs=nnx.Rngs(0))
 
 
 @jax.jit
@@ -45,7 +46,7 @@ def test_the_measured_size_of_the_signal_is_kept_through_eight_layers(grid):
     @jax.vmap
     def sizes(key):
         x_key, *keys = jax.random.split(key, 9)
-        layers = jax.vmap(lambda key: KanLayer(64, 64, kan=kan, kind="dense", activation_bits=8, rngs=nnx.Rngs(key)))
+        layers = jax.vmap(lambda key: KanLayer(64, 64, kan, LinearConfig("dense"), rngs=nnx.Rngs(key)))
 
         def step(x, layer):
             y = layer(x)
@@ -79,7 +80,7 @@ def test_an_init_draws_the_variance_it_is_named_for(init):
 
 
 def test_pykans_init_goes_through_its_noise_and_shrinks_the_signal_as_pykans_does():
-    layer = jax.jit(lambda: make(toy.kan(-1.0, 1.0, 5, 3, kan_init="pykan"), (64, 64)))()
+    layer = jax.jit(lambda: make(toy.kan(-1.0, 1.0, 5, 3, init="pykan"), (64, 64)))()
     x = np.random.default_rng(0).uniform(-1, 1, (512, 64)).astype(np.float32)
     assert abs(float(run(layer, x).std()) - 0.175) < 0.02
     base = np.asarray(layer.base[...], np.float64) * np.sqrt(64)
@@ -106,7 +107,7 @@ def test_a_frozen_part_is_a_buffer_with_the_same_numbers(train_base, train_splin
     assert type(layer.base) is kinds[train_base]
     assert type(layer.spline) is kinds[train_spline]
     if basis == "rational":
-        assert type(layer.features.numerator_PK) is type(layer.features.denominator_PK) is kinds[train_spline]
+        assert type(layer.features.numerator_PG) is type(layer.features.denominator_PG) is kinds[train_spline]
     x = reference.normal(1, 3, D)
     np.testing.assert_array_equal(run(layer, x), run(whole, x))
 
@@ -114,9 +115,9 @@ def test_a_frozen_part_is_a_buffer_with_the_same_numbers(train_base, train_splin
 # --- Every mode stays finite -------------------------------------------------------------------------------------
 
 MODES = {
-    "bspline": {"outside_grid": "linear"},
-    "adaptive": {"outside_grid": "linear", "knots": "adaptive"},
-    **{basis: {"kan_basis": basis} for basis in BASES[1:]},
+    "bspline": {"extrapolation": "linear"},
+    "adaptive": {"extrapolation": "linear", "knots": "adaptive"},
+    **{basis: {"basis": basis} for basis in BASES[1:]},
 }
 ROWS = {
     "constant": np.full((12, D), 0.3),
@@ -143,7 +144,8 @@ def test_a_grid_update_is_finite_on_degenerate_samples():
     layer = make(toy.kan(-3.0, 3.0, 4, 3, knots="adaptive"))
     update = jax.jit(refinement.update_grid)
     for samples in ROWS.values():
-        new = update(layer, samples.astype(np.float32), 0.02)
+        new = update(layer, np.tile(samples, (5, 1)).astype(np.float32), 0.02)  # enough not to be left alone
+        assert (new.features.knots_DM[...] != layer.features.knots_DM[...]).any()
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(new))
         assert (np.diff(new.features.knots_DM[...], axis=1) > 0).all()
         assert np.abs(new.spline[...]).max() < 1e3

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mixkabrn_jax.layers.linear import KINDS, IntegerLinear, Linear, effective_spline
+from mixkabrn_jax.layers.linear import LINEAR_TYPES, IntegerLinear, Linear, LinearConfig, effective_spline
 from mixkabrn_jax.ops import ternary
 from tests import reference
 
@@ -12,8 +12,8 @@ GROUPS = np.array([3, 0, 5], np.int32)
 D, F = 12, 7
 
 
-def make(kind, num_experts=0, **options):
-    return Linear(D, F, kind=kind, activation_bits=8, num_experts=num_experts, rngs=nnx.Rngs(0), **options)
+def make(linear, num_experts=0, **options):
+    return Linear(D, F, LinearConfig(linear, **options), num_experts=num_experts, rngs=nnx.Rngs(0))
 
 
 @jax.jit
@@ -23,35 +23,35 @@ def value_and_gradients(layer, x, group_sizes, out_bar):
     return y, layer_bar.kernel[...], x_bar
 
 
-def effective(w, kind):
+def effective(w, linear):
     """The float64 matrix of one expert."""
     quantize = {"ternary": reference.quantize_weight, "binary": reference.binarize_weight}
-    codes, scale = (w, 1.0) if kind == "dense" else quantize[kind](w)
+    codes, scale = (w, 1.0) if linear == "dense" else quantize[linear](w)
     return codes * scale
 
 
-def effective_input(x, kind, bits=8):
-    codes, scale = (x, 1.0) if kind == "dense" else reference.quantize_activation(x, bits)
+def effective_input(x, linear, bits=8):
+    codes, scale = (x, 1.0) if linear == "dense" else reference.quantize_activation(x, bits)
     return codes * scale
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_layer_is_the_product_of_its_quantised_input_and_matrix(kind):
-    layer, x, out_bar = make(kind), reference.normal(1, 2, 4, D), reference.normal(2, 2, 4, F)
+@pytest.mark.parametrize("linear", LINEAR_TYPES)
+def test_a_layer_is_the_product_of_its_quantised_input_and_matrix(linear):
+    layer, x, out_bar = make(linear), reference.normal(1, 2, 4, D), reference.normal(2, 2, 4, F)
     y, w_bar, x_bar = value_and_gradients(layer, x, None, out_bar)
-    w, x = effective(layer.kernel[...], kind), effective_input(x, kind)
+    w, x = effective(layer.kernel[...], linear), effective_input(x, linear)
     reference.assert_close(y, x @ w, terms=D)
     # Straight through: the gradient of the product, as if its factors were the parameters.
     reference.assert_close(w_bar, np.einsum("btd,btf->df", x, out_bar), terms=8)
     reference.assert_close(x_bar, out_bar @ w.T, terms=F)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_expert_has_a_matrix_and_a_scale_of_its_own(kind):
-    layer, x, out_bar = make(kind, 3), reference.normal(1, 8, D), reference.normal(2, 8, F)
+@pytest.mark.parametrize("linear", LINEAR_TYPES)
+def test_each_expert_has_a_matrix_and_a_scale_of_its_own(linear):
+    layer, x, out_bar = make(linear, 3), reference.normal(1, 8, D), reference.normal(2, 8, F)
     layer.kernel[...] = layer.kernel[...] * np.array([1.0, 1.0, 50.0], np.float32).reshape(3, 1, 1)
     y, w_bar, x_bar = value_and_gradients(layer, x, GROUPS, out_bar)
-    w, x = np.stack([effective(w, kind) for w in layer.kernel[...]]), effective_input(x, kind)
+    w, x = np.stack([effective(w, linear) for w in layer.kernel[...]]), effective_input(x, linear)
     reference.assert_close(y[:3], x[:3] @ w[0], terms=D)
     reference.assert_close(y, reference.grouped_matmul(x, w, GROUPS), terms=D)
     want_x, want_w = reference.grouped_matmul_gradient(x, w, GROUPS, out_bar)
@@ -59,19 +59,19 @@ def test_each_expert_has_a_matrix_and_a_scale_of_its_own(kind):
     reference.assert_close(x_bar, want_x, terms=F)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_norm_inside_comes_before_the_quantiser(kind):
-    layer, x = make(kind, norm_epsilon=1e-6), 100 * reference.normal(1, 2, 4, D)
+@pytest.mark.parametrize("linear", LINEAR_TYPES)
+def test_a_norm_inside_comes_before_the_quantiser(linear):
+    layer, x = make(linear, normalize_input=True), 100 * reference.normal(1, 2, 4, D)
     normed = x / np.sqrt((x.astype(np.float64) ** 2).mean(axis=-1, keepdims=True) + 1e-6)
-    want = effective_input(normed, kind) @ effective(layer.kernel[...], kind)
+    want = effective_input(normed, linear) @ effective(layer.kernel[...], linear)
     reference.assert_close(jax.jit(lambda layer, x: layer(x))(layer, x), want, terms=D)
 
 
-@pytest.mark.parametrize("norm_epsilon", [None, 1e-6])
-@pytest.mark.parametrize("kind", ["ternary", "binary"])
-def test_integers_give_what_the_quantised_layer_gives(kind, norm_epsilon):
+@pytest.mark.parametrize("normalize_input", [False, True])
+@pytest.mark.parametrize("linear", ["ternary", "binary"])
+def test_integers_give_what_the_quantised_layer_gives(linear, normalize_input):
     run = jax.jit(lambda layer, x: layer(x))
-    layer, x = make(kind, norm_epsilon=norm_epsilon), 3 * reference.normal(1, 2, 4, D)
+    layer, x = make(linear, normalize_input=normalize_input), 3 * reference.normal(1, 2, 4, D)
     integers = IntegerLinear(layer)
     reference.assert_close(run(integers, x), run(layer, x), terms=D)
     assert integers.packed[...].nbytes == D // 4 * F
@@ -109,7 +109,7 @@ def test_ternary_splines_have_a_scale_for_each_basis_function():
 @pytest.mark.usefixtures("x64")
 def test_a_ternary_layer_and_its_gradients_are_bitnets():
     z = reference.golden("bitlinear")
-    layer = Linear(24, 16, kind="ternary", activation_bits=8, rngs=nnx.Rngs(0))
+    layer = Linear(24, 16, LinearConfig("ternary"), rngs=nnx.Rngs(0))
     layer.kernel = nnx.Param(jnp.array(z["w"].T))
     y, w_bar, x_bar = value_and_gradients(layer, jnp.array(z["x"]), None, jnp.array(z["cotangent"]))
     for got, name in ((y, "y"), (w_bar.T, "grad_w"), (x_bar, "grad_x")):
@@ -120,8 +120,7 @@ def test_a_ternary_layer_and_its_gradients_are_bitnets():
 
 
 def test_activation_bits_reach_the_quantiser():
-    layer = make("ternary")
-    layer.activation_bits = 3
+    layer = make("ternary", activation_bits=3)
     x = reference.normal(1, 4, D)
     want = effective_input(x, "ternary", bits=3) @ effective(layer.kernel[...], "ternary")
     reference.assert_close(jax.jit(lambda layer, x: layer(x))(layer, x), want, terms=D)
@@ -136,8 +135,7 @@ def test_the_product_is_in_the_input_s_dtype_and_parameters_are_float32():
 @pytest.mark.parametrize("init_scale", [1.0, 0.25])
 def test_outputs_start_with_the_variance_of_the_scale_squared(init_scale):
     width, rows = 2048, 256
-    options = {"kind": "dense", "activation_bits": 8, "rngs": nnx.Rngs(0), "init_scale": init_scale}
-    layer = Linear(64, width, **options)
+    layer = Linear(64, width, LinearConfig("dense", init_scale=init_scale), rngs=nnx.Rngs(0))
     y = np.asarray(jax.jit(lambda layer, x: layer(x))(layer, reference.normal(1, rows, 64)), np.float64)
     per_output = (y**2).mean(axis=0)  # independent draws, but for the inputs that they share
     shared = init_scale**2 * np.sqrt(2 / (64 * rows))
@@ -145,6 +143,14 @@ def test_outputs_start_with_the_variance_of_the_scale_squared(init_scale):
     assert abs(per_output.mean() - init_scale**2) < 5 * error
 
 
-def test_an_unknown_kind_is_named():
-    with pytest.raises(ValueError, match=r"config\.model\.linear='quaternary'"):
-        make("quaternary")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"linear": "quaternary"}, r"linear='quaternary': one of \('dense', 'ternary', 'binary'\) is needed"),
+        ({"linear": "ternary", "activation_bits": 9}, "activation_bits=9: 2 to 8 is needed"),
+        ({"linear": "ternary", "backend": "abacus"}, "backend='abacus': one of"),
+    ],
+)
+def test_an_impossible_layer_is_refused_where_it_is_made(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make(**changes)

@@ -7,36 +7,39 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mixkabrn_jax.layers.branch import BranchConfig
 from mixkabrn_jax.layers.kan import Kan
 from mixkabrn_jax.layers.mlp import Glu, Mlp
-from mixkabrn_jax.layers.moe import DISPATCHES, MixtureOfExperts, RouterConfig
+from mixkabrn_jax.layers.moe import DISPATCHES, MixtureOfExperts, MoeConfig, RouterConfig
 from tests import reference, toy
 
 D, E, B, T = 8, 6, 2, 7
-MLP = {"sub_norm": True, "epsilon": 1e-6, "in_scale": 1.0, "out_scale": 1.0, "activation_bits": 8}
-ROUTER = RouterConfig(E, 2, score="softmax", num_groups=1, groups_per_token=1, normalize=True, scale=1.0)
 ROUTERS = {
-    "softmax": dataclasses.replace(ROUTER, normalize=False, scale=2.5, experts_per_token=3),
-    "sigmoid in groups": dataclasses.replace(ROUTER, score="sigmoid", num_groups=3, groups_per_token=2),
+    "softmax": {"normalize": False, "scale": 2.5, "experts_per_token": 3},
+    "sigmoid in groups": {"score": "sigmoid", "num_groups": 3, "groups_per_token": 2},
 }
 
 
-def make(router=ROUTER, dispatch="sorted", num_shared=1, kind="dense", **more):
-    more = {"feed_forward": functools.partial(Mlp, D, **MLP, kind=kind), **more}
-    options = {"router": router, "num_shared_experts": num_shared, "expert_width": 5, "dispatch": dispatch, **more}
-    moe = MixtureOfExperts(D, rngs=nnx.Rngs(0), **options)
-    moe.bias_E[...] = 0.2 * jnp.asarray(reference.normal(9, router.num_experts))
+def make(num_shared=1, linear="dense", experts_per_token=2, make_experts=None, **router):
+    config = MoeConfig(E, experts_per_token, num_shared, RouterConfig(**({"normalize": True} | router)))
+    make_experts = make_experts or functools.partial(Mlp, D, 5, BranchConfig(linear))
+    moe = MixtureOfExperts(D, config, make_experts, rngs=nnx.Rngs(0))
+    moe.bias_E[...] = 0.2 * jnp.asarray(reference.normal(9, E))
     return moe
+
+
+def reroute(moe, **changes):
+    """Gives a mixture another router config, with the same parameters."""
+    moe.config = dataclasses.replace(moe.config, router=dataclasses.replace(moe.config.router, **changes))
 
 
 def choices(moe, x):
     """The float64 oracle's experts of each token."""
-    config = moe.config
     logits = np.asarray(x, np.float64) @ np.asarray(moe.router[...], np.float64)
-    options = dataclasses.asdict(config)
-    k = options.pop("experts_per_token")
-    options.pop("num_experts")
-    return reference.top_k_gates(logits, k, bias=moe.bias_E[...], **options)[1]
+    options = dataclasses.asdict(moe.config.router)
+    for name in ("device_groups", "dispatch", "capacity_factor"):
+        options.pop(name)
+    return reference.top_k_gates(logits, moe.config.experts_per_token, bias=moe.bias_E[...], **options)[1]
 
 
 def token_by_token(moe, x_BTD, indices_BTN, mask_BT):
@@ -47,12 +50,12 @@ def token_by_token(moe, x_BTD, indices_BTN, mask_BT):
     def one(token):
         x_D, chosen_N = token
         logits_E = x_D @ moe.router[...]
-        score_E = jax.nn.softmax(logits_E) if config.score == "softmax" else jax.nn.sigmoid(logits_E)
-        total = sum(score_E[e] for e in chosen_N) if config.normalize else 1.0
+        score_E = jax.nn.softmax(logits_E) if config.router.score == "softmax" else jax.nn.sigmoid(logits_E)
+        total = sum(score_E[e] for e in chosen_N) if config.router.normalize else 1.0
         y_1D = jnp.zeros((1, D)) if moe.shared is None else moe.shared(x_D[None])[0]
         for e in chosen_N:
             expert = jax.tree.map(lambda a, e=e: a[e], moe.experts)
-            y_1D = y_1D + config.scale * score_E[e] / total * expert(x_D[None])[0]
+            y_1D = y_1D + config.router.scale * score_E[e] / total * expert(x_D[None])[0]
         return y_1D[0], score_E / jnp.sum(score_E)
 
     y_TD, share_TE = jax.lax.map(one, (x_TD, indices_TN))
@@ -81,7 +84,7 @@ def test_both_dispatches_are_the_loop_over_tokens_in_values_and_gradients(name):
     x, out_bar = reference.normal(1, B, T, D), reference.normal(2, B, T, D)
     mask = np.ones((B, T), np.float32)
     mask[1, 4:] = 0
-    moe = make(ROUTERS[name])
+    moe = make(**ROUTERS[name])
     indices = choices(moe, x)
     assert len(np.unique(indices)) > 2
     want = value_and_gradients(lambda moe, x: token_by_token(moe, x, indices, mask), moe, x, out_bar)
@@ -93,7 +96,7 @@ def test_both_dispatches_are_the_loop_over_tokens_in_values_and_gradients(name):
     # Gradients are sums over tokens, of what comes back through the experts and, for the router, the gates.
     forward = 2 * D + 2 * 5 + moe.config.num_experts
     for dispatch in DISPATCHES:
-        moe = make(ROUTERS[name], dispatch)
+        moe = make(**ROUTERS[name], dispatch=dispatch)
         got = value_and_gradients(run, moe, x, out_bar)
         reference.assert_close(got[0], want[0], terms=forward)
         reference.assert_close(got[1], want[1], terms=B * T)
@@ -108,7 +111,7 @@ def test_quantised_experts_keep_a_scale_each_in_both_dispatches(monkeypatch):
     indices = choices(make(), x)
     outputs = []
     for dispatch in DISPATCHES:
-        moe = make(dispatch=dispatch, kind="ternary")
+        moe = make(dispatch=dispatch, linear="ternary")
         for part in (moe.experts.up, moe.experts.down):
             part.kernel[...] = part.kernel[...] * np.geomspace(0.1, 10, E, dtype=np.float32).reshape(E, 1, 1)
         outputs.append(jax.jit(lambda moe, x: moe(x)[0])(moe, x))
@@ -119,7 +122,7 @@ def test_quantised_experts_keep_a_scale_each_in_both_dispatches(monkeypatch):
 
 def test_shared_experts_are_added_whatever_the_routing_each_with_its_own_scales():
     x = reference.normal(1, B, T, D)
-    moe, alone = make(num_shared=2, kind="ternary"), make(num_shared=0, kind="ternary")
+    moe, alone = make(num_shared=2, linear="ternary"), make(num_shared=0, linear="ternary")
     assert moe.shared.up.kernel[...].shape == (2, D, 5)
     smaller = jnp.array([1.0, 1 / 64]).reshape(2, 1, 1)  # under one scale all of its codes would be 0
     moe.shared.up.kernel[...] = moe.shared.up.kernel[...] * smaller
@@ -136,7 +139,7 @@ def test_shared_experts_are_added_whatever_the_routing_each_with_its_own_scales(
 
 @pytest.mark.parametrize("score", ["softmax", "sigmoid"])
 def test_padding_is_left_out_of_the_load_and_the_balance_loss(score):
-    moe = make(dataclasses.replace(ROUTER, score=score))
+    moe = make(score=score)
     x = reference.normal(1, B, T, D)
     mask = np.ones((B, T), np.float32)
     mask[0, 5:] = mask[1, 2:] = 0
@@ -176,7 +179,7 @@ def test_an_expert_without_tokens_has_gradients_of_zero(dispatch):
 
 def test_the_router_reads_float32_whatever_the_compute_dtype():
     """Scores of two experts that bfloat16 cannot tell apart are told apart."""
-    moe = make(dataclasses.replace(ROUTER, experts_per_token=1), num_shared=0)
+    moe = make(num_shared=0, experts_per_token=1)
     moe.bias_E[...] = jnp.zeros(E)
     router = np.zeros((D, E), np.float32)
     router[0] = [1.0, 1.001, 0.5, 0.5, 0.5, 0.5]  # 1.001 is 1 in bfloat16
@@ -216,7 +219,7 @@ def test_with_a_capacity_choices_that_find_no_room_are_dropped_and_counted():
     want = value_and_gradients(definition, moe, x, out_bar)
     forward = 2 * D + 2 * 5 + E
     for dispatch in DISPATCHES:
-        moe.dispatch = dispatch
+        reroute(moe, dispatch=dispatch)
         got = value_and_gradients(run, moe, x, out_bar)
         reference.assert_close(got[0], want[0], terms=forward)
         for leaf, want_leaf in zip(jax.tree.leaves(got[2]), jax.tree.leaves(want[2]), strict=True):
@@ -230,8 +233,8 @@ def test_inputs_outside_the_grid_count_where_a_token_chose_the_expert(num_shared
     x = reference.normal(1, B, T, D)
     mask = np.ones((B, T), np.float32)
     mask[0, 4:] = 0
-    options = {"kan": toy.kan(-1.0, 1.0, 3, 1), "kind": "dense", "activation_bits": 8, "epsilon": 1e-6}
-    moe = make(num_shared=num_shared, feed_forward=functools.partial(Kan, D, out_scale=1.0, **options))
+    make_experts = functools.partial(Kan, D, 5, toy.kan(-1.0, 1.0, 3, 1), BranchConfig("dense"))
+    moe = make(num_shared, make_experts=make_experts)
     indices_TN = choices(moe, x).reshape(-1, 2)
 
     @jax.jit
@@ -255,7 +258,7 @@ def test_inputs_outside_the_grid_count_where_a_token_chose_the_expert(num_shared
         want = (off + (shared_ET * counts_T).sum(), inputs + num_shared * counts_T.sum() * (D + 5))
         chosen_ET = [(kept_TN & (indices_TN == e)).any(axis=1) for e in range(E)]
         for dispatch in DISPATCHES:
-            moe.dispatch, moe.capacity_factor = dispatch, capacity_factor
+            reroute(moe, dispatch=dispatch, capacity_factor=capacity_factor)
             outside, chosen = forward(moe, x, given)
             assert outside == want
             np.testing.assert_array_equal(chosen, chosen_ET)
@@ -301,24 +304,17 @@ def test_a_whole_block_is_deepseeks(score, dispatch):
     width = z["param/experts.down_proj"].shape[-1]
     num_experts, d_model = z["param/gate.weight"].shape
     router = RouterConfig(
-        num_experts,
-        int(z["top_k"]),
         score=score,
         num_groups=int(z["n_group"]),
         groups_per_token=int(z["topk_group"]),
         normalize=bool(z["norm_topk_prob"]),
         scale=float(z["routed_scaling_factor"]),
-    )
-    options = MLP | {"gate": "swiglu", "sub_norm": False, "kind": "dense"}
-    moe = MixtureOfExperts(
-        d_model,
-        router=router,
-        num_shared_experts=z["param/shared_experts.up_proj.weight"].shape[0] // width,
-        expert_width=width,
         dispatch=dispatch,
-        feed_forward=functools.partial(Glu, d_model, **options),
-        rngs=nnx.Rngs(0),
     )
+    num_shared = z["param/shared_experts.up_proj.weight"].shape[0] // width
+    make_experts = functools.partial(Glu, d_model, width, "swiglu", BranchConfig("dense", sub_norm=False))
+    config = MoeConfig(num_experts, int(z["top_k"]), num_shared, router)
+    moe = MixtureOfExperts(d_model, config, make_experts, rngs=nnx.Rngs(0))
     moe.router = nnx.Param(jnp.array(z["param/gate.weight"].T, jnp.float32))  # the peer's router is float32 too
     if score == "sigmoid":
         moe.bias_E[...] = jnp.array(z["param/gate.e_score_correction_bias"], jnp.float32).astype(moe.bias_E[...].dtype)
@@ -328,7 +324,7 @@ def test_a_whole_block_is_deepseeks(score, dispatch):
         part.kernel = nnx.Param(jnp.array(peer.swapaxes(1, 2)))
     for name in ("gate", "up", "down"):
         fused = z[f"param/shared_experts.{name}_proj.weight"].T
-        parts = np.split(fused, moe.num_shared_experts, axis=0 if name == "down" else 1)
+        parts = np.split(fused, num_shared, axis=0 if name == "down" else 1)
         getattr(moe.shared, name).kernel = nnx.Param(jnp.array(np.stack(parts) if len(parts) > 1 else fused))
     y, balance, _ = jax.jit(lambda moe, x: moe(x))(moe, jnp.array(z["x"]))
     assert y.dtype == jnp.float64
@@ -341,10 +337,16 @@ def test_a_whole_block_is_deepseeks(score, dispatch):
     [
         ({"experts_per_token": 0}, "experts_per_token=0"),
         ({"experts_per_token": 7}, "experts_per_token=7"),
-        ({"num_groups": 4}, "num_groups=4"),
+        ({"num_groups": 4}, r"router\.num_groups=4 does not divide num_experts=6"),
+        ({"device_groups": 5}, r"router\.device_groups=5 does not divide num_experts=6"),
         ({"num_groups": 2, "groups_per_token": 3}, "groups_per_token=3"),
+        ({"num_shared": -1}, "num_shared_experts=-1"),
+        ({"score": "tanh"}, "score='tanh': one of"),
+        ({"dispatch": "random"}, "dispatch='random': one of"),
+        ({"capacity_factor": -1.0}, "capacity_factor=-1.0"),
+        ({"scale": 0.0}, "scale=0.0: more than 0"),
     ],
 )
 def test_a_routing_that_cannot_be_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(ROUTER, **changes)
+        make(**changes)

@@ -9,6 +9,7 @@ from flax import nnx
 from mixkabrn_jax.layers import refinement
 from mixkabrn_jax.layers.features import KNOTS
 from mixkabrn_jax.layers.kan import KanLayer
+from mixkabrn_jax.layers.linear import LinearConfig
 from mixkabrn_jax.layers.variables import Buffer
 from tests import reference, toy
 
@@ -20,8 +21,7 @@ D, F = 4, 5
 
 
 def make(kan, num_experts=0, widths=(D, F)):
-    options = {"kind": "dense", "activation_bits": 8, "rngs": nnx.Rngs(0), "num_experts": num_experts}
-    return KanLayer(*widths, kan=kan, **options)
+    return KanLayer(*widths, kan, LinearConfig("dense"), num_experts=num_experts, rngs=nnx.Rngs(0))
 
 
 def adaptive(degree=3, num_intervals=4, **changes):
@@ -46,10 +46,10 @@ def coefficients(layer):
 
 
 def splines(x, layer):
-    """The splines' part of the output, by the oracle: `[N, F]`."""
+    """The splines' part of the output, by the oracle: `[R, F]`."""
     knots = np.asarray(layer.features.knots_DM[...], np.float64)
-    basis = reference.bspline_basis(x, knots, layer.features.grid.degree)
-    return np.einsum("ndg,dfg->nf", basis, coefficients(layer).astype(np.float64))
+    basis = reference.bspline_basis(x, knots, layer.features.config.grid.degree)
+    return np.einsum("rdg,dfg->rf", basis, coefficients(layer).astype(np.float64))
 
 
 def assert_golden(got, want, dtype):
@@ -71,7 +71,7 @@ def test_a_layer_and_its_update_from_samples_and_its_refinement_are_pykans(stem,
         assert_golden(coefficients(updated), z["updated_coef"] * z["scale_sp"][..., None], dtype)
     refined = extend_grid(layer, 2 * int(z["num"]))
     assert_golden(refined.features.knots_DM[...], z["refined_grid"], dtype)
-    want = np.einsum("ndf,df->nf", z["refined_spline"], z["scale_sp"])
+    want = np.einsum("rdf,df->rf", z["refined_spline"], z["scale_sp"])
     assert_golden(splines(z["refine_x"], refined), want, dtype)
     if dtype == np.float64:
         assert_golden(coefficients(refined), z["refined_coef"] * z["scale_sp"][..., None], dtype)
@@ -84,13 +84,13 @@ def test_an_extended_grid_keeps_the_layer_and_leaves_its_own_as_it_is(knots, num
     x = np.linspace(-2, 2, 64, dtype=np.float32).reshape(-1, D)
     extended = extend_grid(layer, num_intervals)
     assert extended.spline[...].shape == ((num_intervals + 3) * D, F)
-    assert extended.features.grid.num_intervals == num_intervals
+    assert extended.features.config.grid.num_intervals == num_intervals
     want = np.asarray(run(layer, x))
     error = np.abs(np.asarray(run(extended, x)) - want).max() / np.abs(want).max()
     # A multiple of the intervals is exact to rounding; seven on four can only come near.
     assert error < 1e-5 if num_intervals % 4 == 0 else 1e-3 < error < 0.3
     jax.tree.map(np.testing.assert_array_equal, nnx.state(layer), before)
-    assert layer.features.grid.num_intervals == 4
+    assert layer.features.config.grid.num_intervals == 4
     if knots == "adaptive":
         assert extended.features.knots_DM[...].shape == (D, num_intervals + 7)
         assert extended.features.knots_DM[...].dtype == jnp.float32
@@ -98,7 +98,7 @@ def test_an_extended_grid_keeps_the_layer_and_leaves_its_own_as_it_is(knots, num
 
 def test_stacked_layers_and_experts_change_each_as_if_alone():
     layers = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), make(adaptive(), num_experts=3))
-    x = reference.normal(3, 2, 3, 50, D)
+    x = reference.normal(3, 2, 3, 60, D)
     before = jax.tree.map(np.asarray, nnx.state(layers))
     updated = update_grid(layers, x, 0.5)
     jax.tree.map(np.testing.assert_array_equal, nnx.state(layers), before)
@@ -113,43 +113,60 @@ def test_stacked_layers_and_experts_change_each_as_if_alone():
             reference.assert_close(got[index], leaf, terms=1000)
 
 
-def test_samples_without_weight_are_as_if_they_were_not_there_and_too_few_change_nothing():
+def test_samples_that_are_masked_are_as_if_they_were_not_there_and_too_few_change_nothing():
     layers = make(adaptive(), num_experts=3)
-    x = reference.normal(3, 3, 50, D)
-    weights = (reference.normal(4, 3, 50) > -0.5).astype(np.float32)
-    weights[1] = np.arange(50) % 13 == 0  # four samples, of five points of the grid
-    updated = update_grid(layers, x, 0.5, weights)
+    x = reference.normal(3, 3, 120, D)
+    mask = (reference.normal(4, 3, 120) > -0.5).astype(np.float32)
+    enough = refinement.SAMPLES_PER_FUNCTION * 7  # basis functions
+    mask[1] = np.arange(120) < enough - 1
+    updated = update_grid(layers, x, 0.5, mask)
     for expert in range(3):
         alone = jax.tree.map(lambda leaf, e=expert: leaf[e], layers)
         got = jax.tree.map(lambda leaf, e=expert: leaf[e], updated)
         if expert == 1:
             jax.tree.map(np.testing.assert_array_equal, nnx.state(got), nnx.state(alone))
             continue
-        kept = x[expert][weights[expert] > 0]
-        assert 25 < len(kept) < 45
+        kept = x[expert][mask[expert] > 0]
+        assert enough < len(kept) < 110
         want = update_grid(alone, kept, 0.5)
         np.testing.assert_array_equal(got.features.knots_DM[...], want.features.knots_DM[...])
         reference.assert_close(got.spline[...], want.spline[...], terms=1000)
-    weights[1, 1] = 1  # a fifth
-    moved = update_grid(layers, x, 0.5, weights).features.knots_DM[...]
+    mask[1, -1] = 1
+    moved = update_grid(layers, x, 0.5, mask).features.knots_DM[...]
     assert (moved[1] != layers.features.knots_DM[...][1]).any()
+
+
+def test_an_update_from_few_samples_keeps_the_splines():
+    """1 to 64 samples all over the grid: too few leave it as it is, as many as are asked for fit the splines well."""
+    layer = make(adaptive())
+    spread = np.random.default_rng(0).permuted(np.linspace(-2, 2, 64))
+    x = np.stack([np.roll(spread, shift) for shift in range(D)], axis=1).astype(np.float32)
+    points = np.linspace(-2, 2, 201)[:, None].repeat(D, axis=1)
+    want = splines(points, layer)
+    enough = refinement.SAMPLES_PER_FUNCTION * 7  # basis functions
+    for rows in range(1, 65):
+        updated = update_grid(layer, x, 0.02, np.arange(64) < rows)
+        moved = (updated.features.knots_DM[...] != layer.features.knots_DM[...]).any()
+        assert moved == (rows >= enough)
+        difference = np.abs(splines(points, updated) - want).max() / np.abs(want).max()
+        assert difference < 0.03, f"{rows} samples: off by {difference:.0%} of the splines"
 
 
 @pytest.mark.parametrize("basis", ["bspline", "rational"])
 def test_experts_with_knots_or_rationals_of_their_own_are_each_expert_alone(basis):
-    layer = make(adaptive() if basis == "bspline" else toy.kan(-2.0, 2.0, 4, 3, kan_basis=basis), num_experts=3)
-    own = "knots_DM" if basis == "bspline" else "numerator_PK"
+    layer = make(adaptive() if basis == "bspline" else toy.kan(-2.0, 2.0, 4, 3, basis=basis), num_experts=3)
+    own = "knots_DM" if basis == "bspline" else "numerator_PG"
     spread = getattr(layer.features, own)
     spread[...] = spread[...] * jnp.float32([1, 2, 3]).reshape(3, 1, 1)
     x, sizes = reference.normal(4, 9, D), np.array([4, 0, 5], np.int32)
-    weights = np.array([1, 1, 0, 1, 1, 1, 1, 0, 1])
+    mask_R = np.array([1, 1, 0, 1, 1, 1, 1, 0, 1])
 
     @jax.jit
     def forward(layer, x):
         features = layer.features
-        return layer(x, sizes), features.outside(x, sizes), features.outside(x, sizes, weights)
+        return layer(x, sizes), features.outside_grid(x, sizes), features.outside_grid(x, sizes, mask_R)
 
-    got, outside, weighted = forward(layer, x)
+    got, outside, masked = forward(layer, x)
     off_grid_R = np.zeros(9)
     for expert, rows in ((0, slice(0, 4)), (2, slice(4, 9))):
         alone = jax.tree.map(lambda a, e=expert: a[e], layer)
@@ -157,21 +174,21 @@ def test_experts_with_knots_or_rationals_of_their_own_are_each_expert_alone(basi
         off_grid_R[rows] = (np.abs(x[rows]) > 2 * (expert + 1)).sum(axis=1)
     if basis == "bspline":
         assert outside == (off_grid_R.sum(), x.size)
-        assert weighted == ((off_grid_R * weights).sum(), 7 * D)
+        assert masked == ((off_grid_R * mask_R).sum(), 7 * D)
         assert off_grid_R.sum() > 0
     else:
         assert outside is None
-        assert weighted is None
+        assert masked is None
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: refinement.extend_grid(make(adaptive()), 3), "num_intervals=3: at least the layer's 4"),
-        (lambda: refinement.extend_grid(make(toy.kan(-1, 1, 3, 3, kan_basis="rbf")), 6), "kan_basis='rbf'"),
+        (lambda: refinement.extend_grid(make(toy.kan(-1, 1, 3, 3, basis="rbf")), 6), "basis='rbf'"),
         (lambda: refinement.update_grid(make(toy.kan(-1, 1, 3, 3)), np.zeros((5, D)), 0.0), "knots='uniform'"),
-        (lambda: refinement.update_grid(make(adaptive()), np.zeros((5, D + 1)), 0.0), r"\('N', 4\) is needed"),
-        (lambda: refinement.update_grid(make(adaptive(), 3), np.zeros((5, D)), 0.0), r"\(3, 'N', 4\) is needed"),
+        (lambda: refinement.update_grid(make(adaptive()), np.zeros((5, D + 1)), 0.0), r"\('R', 4\) is needed"),
+        (lambda: refinement.update_grid(make(adaptive(), 3), np.zeros((5, D)), 0.0), r"\(3, 'R', 4\) is needed"),
     ],
 )
 def test_what_cannot_be_refined_is_refused(call, message):
@@ -182,8 +199,8 @@ def test_what_cannot_be_refined_is_refused(call, message):
 def test_adaptive_knots_follow_the_closed_form_until_they_move():
     """Values and gradients; in every mode outside the grid."""
     x = 2 * reference.normal(5, 12, D)
-    for outside in ("fade", "linear"):
-        layers = [make(toy.kan(-2.0, 2.0, 4, 3, knots=knots, outside_grid=outside)) for knots in KNOTS]
+    for extrapolation in ("fade", "linear"):
+        layers = [make(toy.kan(-2.0, 2.0, 4, 3, extrapolation, knots=knots)) for knots in KNOTS]
         want, got = (jax.jit(jax.value_and_grad(lambda x, k=k: jnp.sum(jnp.sin(k(x)))))(x) for k in layers)
         reference.assert_close(got[0], want[0], terms=1000)
         reference.assert_close(got[1], want[1], terms=1000)

@@ -14,8 +14,9 @@ import pytest
 from flax import nnx
 from jax.extend import core
 
+from mixkabrn_jax.layers.branch import BranchConfig
 from mixkabrn_jax.layers.mlp import Mlp
-from mixkabrn_jax.layers.moe import DISPATCHES, MixtureOfExperts, RouterConfig
+from mixkabrn_jax.layers.moe import DISPATCHES, MixtureOfExperts, MoeConfig, RouterConfig
 from mixkabrn_jax.models import language
 from mixkabrn_jax.ops import routing
 from mixkabrn_jax.training import optimizer, step, totals
@@ -25,25 +26,9 @@ D = 8
 
 
 def mixture(num_experts=4, dispatch="sorted", capacity_factor=0.0):
-    router = RouterConfig(num_experts, 2, "softmax", num_groups=1, groups_per_token=1, normalize=True, scale=1.0)
-    options = {
-        "sub_norm": False,
-        "epsilon": 1e-6,
-        "in_scale": 1.0,
-        "out_scale": 1.0,
-        "kind": "ternary",
-        "activation_bits": 8,
-    }
-    return MixtureOfExperts(
-        D,
-        router=router,
-        num_shared_experts=1,
-        expert_width=6,
-        dispatch=dispatch,
-        capacity_factor=capacity_factor,
-        feed_forward=functools.partial(Mlp, D, **options),
-        rngs=nnx.Rngs(0),
-    )
+    router = RouterConfig("softmax", normalize=True, dispatch=dispatch, capacity_factor=capacity_factor)
+    make_experts = functools.partial(Mlp, D, 6, BranchConfig("ternary", sub_norm=False))
+    return MixtureOfExperts(D, MoeConfig(num_experts, 2, 1, router), make_experts, rngs=nnx.Rngs(0))
 
 
 def test_the_auxiliary_losses_are_minimised_and_reported_alike_at_any_accumulation():
@@ -51,8 +36,8 @@ def test_the_auxiliary_losses_are_minimised_and_reported_alike_at_any_accumulati
     coefficients = {name: 0.1 + 0.1 * i for i, name in enumerate(totals.AUXILIARY_LOSSES)}
     # A large epsilon: Adam's first step would turn a rounding of a gradient near 0 into a whole step otherwise.
     adamw = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer", epsilon=1.0, peak_rate=0.5)), 10)
-    shape = {"num_layers": 1, "ffn": "mlp", "mixer": "attention", "expert_dispatch": "dense"}
-    model_config = toy.model_config(router_device_groups=2, **shape)
+    shape = {"num_layers": 1, "ffn": "mlp", "mixer": "attention", "router__dispatch": "dense"}
+    model_config = toy.model_config(router__device_groups=2, **shape)
     model = toy.make(model_config)
     batch = jax.tree.map(lambda rows: np.concatenate([rows] * 4), toy.batch(0, batch_size=1))
     after, losses = [], []
@@ -89,7 +74,7 @@ def test_no_loop_runs_over_experts(dispatch, capacity_factor):
 @pytest.mark.parametrize("score", ["softmax", "sigmoid"])
 def test_a_bias_balances_any_score_and_is_no_parameter(score):
     """What makes it move is its rate in the config, not the size or kind of a model."""
-    model = toy.make(toy.model_config(router_score=score, ffn="mlp"))
+    model = toy.make(toy.model_config(router__score=score, ffn="mlp"))
     assert "bias" not in str(nnx.state(model, nnx.Param))
     load = jnp.array([[3.0, 1.0, 2.0, 2.0]] * 2)
     moved = language.update_router_bias(model, load, 0.5)
@@ -123,12 +108,12 @@ def test_a_mixture_runs_on_one_device_without_any_set_up():
 
 def test_nothing_is_dropped_unless_a_capacity_is_asked_for():
     """However one-sided the load."""
-    moe = mixture()
-    moe.bias_E[...] = jnp.array([9.0, 9.0, 0.0, 0.0])
+    dropless, limited = mixture(), mixture(capacity_factor=1.0)
+    for moe in (dropless, limited):
+        moe.bias_E[...] = jnp.array([9.0, 9.0, 0.0, 0.0])
     x = reference.normal(0, 2, 5, D)
     run = jax.jit(lambda moe, x: moe(x)[1])
-    balance = run(moe, x)
+    balance = run(dropless, x)
     assert balance.dropped == 0
     np.testing.assert_array_equal(balance.load_E, [10, 10, 0, 0])
-    moe.capacity_factor = 1.0
-    assert run(moe, x).dropped == 0.5
+    assert run(limited, x).dropped == 0.5

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mixkabrn_jax.layers.linear import Linear, effective_weight
+from mixkabrn_jax.layers.linear import Linear, LinearConfig, effective_weight
 from mixkabrn_jax.layers.norm import RMSNorm, rms_norm
 from mixkabrn_jax.models.language import LanguageModel
 from mixkabrn_jax.models.quantize import quantize
@@ -21,7 +21,7 @@ from tests import reference, toy
 
 def abstract(**changes):
     config = toy.model_config(**changes)
-    return jax.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0)))
+    return jax.eval_shape(lambda: LanguageModel(config, toy.VOCAB_SIZE, rngs=nnx.Rngs(0)))
 
 
 def test_ternary_weights_are_ternary():
@@ -52,7 +52,7 @@ def test_attention_is_scaled_by_the_root_of_the_key_width(width):
 
 
 def test_a_linear_layer_has_no_parameter_that_is_never_used():
-    layer = Linear(6, 4, kind="ternary", activation_bits=8, rngs=nnx.Rngs(0))
+    layer = Linear(6, 4, LinearConfig("ternary"), rngs=nnx.Rngs(0))
     gradients = jax.grad(lambda layer: jnp.sum(layer(jnp.ones((2, 6)))))(layer)
     assert [leaf.shape for leaf in jax.tree.leaves(gradients)] == [(6, 4)]
     assert all(leaf.any() for leaf in jax.tree.leaves(gradients))
@@ -63,10 +63,10 @@ def test_the_softmax_is_over_the_vocabulary():
     logits, targets = reference.normal(0, 2, 5, 7), toy.tokens(1, 2, 5, vocab_size=7)
     per_position = -np.log(np.take_along_axis(reference.softmax(logits.astype(np.float64)), targets[..., None], -1))
     for t in range(5):
-        weights = np.zeros((2, 5), np.float32)
-        weights[:, t] = 1
-        other = np.where(weights[..., None] > 0, logits, 9 * logits)
-        got = cross_entropy(jnp.array(other), jnp.array(targets), jnp.array(weights))
+        mask = np.zeros((2, 5), np.float32)
+        mask[:, t] = 1
+        other = np.where(mask[..., None] > 0, logits, 9 * logits)
+        got = cross_entropy(jnp.array(other), jnp.array(targets), jnp.array(mask))
         reference.assert_close(got, per_position[:, t].sum(), terms=7)
 
 
@@ -86,6 +86,6 @@ def test_replacing_layers_keeps_what_was_learnt_and_skips_what_was_not_named():
     replaced = quantize(model, "ternary", ["*.ffn.*"])
     pairs = zip(jax.tree.leaves(nnx.state(replaced)), jax.tree.leaves(nnx.state(model)), strict=True)
     assert all(new is old for new, old in pairs)
-    kinds = {path: layer.kind for path, layer in nnx.iter_modules(replaced) if isinstance(layer, Linear)}
-    assert kinds == {path: "ternary" if "ffn" in path else "dense" for path in kinds}
-    assert {"ternary", "dense"} == set(kinds.values())
+    linear = {path: layer.config.linear for path, layer in nnx.iter_modules(replaced) if isinstance(layer, Linear)}
+    assert linear == {path: "ternary" if "ffn" in path else "dense" for path in linear}
+    assert {"ternary", "dense"} == set(linear.values())

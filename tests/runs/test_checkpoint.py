@@ -15,13 +15,13 @@ from mixkabrn_jax.training import optimizer, step
 from tests import toy
 
 PLAIN = {"ffn": "mlp", "num_experts": 0}
-RULE = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer")), 10)
+OPTIMIZER = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer")), 10)
 
 
-def state_at(number, config):
+def state_at(number, config, vocab_size=toy.VOCAB_SIZE):
     """A state in which no leaf is what `init` makes."""
-    model = toy.make(config, seed=number)
-    state = step.init(model, RULE)
+    model = toy.make(config, seed=number, vocab_size=vocab_size)
+    state = step.init(model, OPTIMIZER)
     rng = np.random.default_rng(number)
 
     def draw(leaf):
@@ -259,7 +259,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(two_checkpoints):
     adam = state.optimizer[1]
     wrong = {
         "model.params.embedding_WD.value is float32[29, 16], not float32[31, 16]": state_at(
-            4, toy.model_config(**PLAIN, vocab_size=31)
+            4, toy.model_config(**PLAIN), vocab_size=31
         )[1],
         "model.params.embedding_WD.value is float32[29, 16], not bfloat16[29, 16]": state._replace(
             params=jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state.params)
@@ -271,7 +271,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(two_checkpoints):
             params=without(state.params, "embedding_WD")
         ),
         "model.buffers.extra is missing": state._replace(buffers={"extra": jnp.zeros(3)}),
-        "optimizer.sums.load_LE is missing": state._replace(sums=state.sums._replace(load_LE=jnp.zeros((2, 4)))),
+        "optimizer.sums.load_LE is missing": state._replace(totals=state.totals._replace(load_LE=jnp.zeros((2, 4)))),
     }
     with Checkpoints(two_checkpoints, read_only=True) as checkpoints:
         for message, abstract in wrong.items():

@@ -13,32 +13,37 @@ from flax import nnx
 
 from mixkabrn_jax import runs
 from mixkabrn_jax.data import tokenizers
-from mixkabrn_jax.models import language
+from mixkabrn_jax.models import grid
 from mixkabrn_jax.models.quantize import quantize
 from mixkabrn_jax.runs import workdir
 from mixkabrn_jax.runs.checkpoint import Checkpoints, DoesNotFitError
+from mixkabrn_jax.runs.config import flatten
 from mixkabrn_jax.training import optimizer, step
 from tests import toy
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = tokenizers.Characters("abc")
-SMALL = {"num_experts": 2, "num_layers": 1, "vocab_size": TOKENIZER.vocab_size}
+SMALL = {"num_experts": 2, "num_layers": 1}
 
 
 def experiment(**changes):
-    model = {f"model__{name}": value for name, value in (SMALL | changes).items() if name != "vocab_size"}
+    model = {f"model__{name}": value for name, value in (SMALL | changes).items()}
     return toy.experiment("text.txt", **model)
+
+
+def make(seed=0, **changes):
+    return toy.make(toy.model_config(**(SMALL | changes)), seed, TOKENIZER.vocab_size)
 
 
 def train(directory, steps=(0,), **changes):
     """A workdir as training leaves it, with the checkpoint of a random model for each step. Returns the last model."""
     config = experiment(**changes)
     workdir.create(directory, config, TOKENIZER, {})
-    rule = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
+    adamw = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
     with Checkpoints(directory / "checkpoints") as checkpoints:
         for number in steps:
-            model = toy.make(toy.model_config(**(SMALL | changes)), seed=number)
-            checkpoints.save(number, step.parts(step.init(model, rule)), {"next_index": number})
+            model = make(seed=number, **changes)
+            checkpoints.save(number, step.parts(step.init(model, adamw)), {"next_index": number})
     return model
 
 
@@ -52,7 +57,7 @@ def assert_same_bits(got, want):
 
 @jax.jit
 def logits(model):
-    return model(toy.tokens(0, 2, 6, vocab_size=SMALL["vocab_size"])).logits_BTW
+    return model(toy.tokens(0, 2, 6, vocab_size=TOKENIZER.vocab_size)).logits_BTW
 
 
 def files(directory):
@@ -84,7 +89,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_left_alone(tmp_path, caplog):
         opened, _, _ = runs.open(tmp_path)
     assert "5 is damaged: _CHECKPOINT_METADATA has changed" in caplog.text
     assert "going on from step 2" in caplog.text
-    assert_same_bits(opened, toy.make(toy.model_config(**SMALL), seed=2))
+    assert_same_bits(opened, make(seed=2))
     assert files(tmp_path) == before
     flip(tmp_path / "checkpoints" / "2" / "run.json")
     with pytest.raises(OSError, match=r"no checkpoint in .* is intact"):
@@ -107,7 +112,7 @@ def test_what_is_no_run_or_has_no_checkpoint_is_named(tmp_path):
 
 
 CHANGES = {
-    "grid": (lambda model: language.extend_grid(model, 5), {"grid_intervals": 5}),
+    "grid": (lambda model: grid.extend_grid(model, 5), {"kan": {"grid": {"num_intervals": 5}}}),
     "ternary": (lambda model: quantize(model, "ternary", ["*"]), {"linear": "ternary"}),
 }
 
@@ -122,7 +127,7 @@ def test_a_model_that_was_changed_is_opened_as_it_was_saved(tmp_path, change):
     runs.save(tmp_path / "changed", changed, tokenizer, config)
     assert files(tmp_path / "trained") == before
     opened, again, saved = runs.open(tmp_path / "changed")
-    assert saved == config | {"model": config["model"] | fields}
+    assert flatten(saved) == flatten(config) | flatten({"model": fields})
     assert again.to_json() == tokenizer.to_json()
     assert_same_bits(opened, changed)
     assert opened.config == changed.config
@@ -135,10 +140,10 @@ def test_a_model_that_was_changed_is_opened_as_it_was_saved(tmp_path, change):
 
 
 def test_a_model_with_other_knots_is_opened_as_it_was_saved(tmp_path):
-    train(tmp_path / "trained", knots="adaptive")
+    train(tmp_path / "trained", kan__knots="adaptive")
     model, tokenizer, config = runs.open(tmp_path / "trained")
-    batch = toy.tokens(1, 4, 12, vocab_size=SMALL["vocab_size"])
-    moved = language.update_grid(model, batch, uniform_fraction=0.02)
+    batch = toy.tokens(1, 4, 12, vocab_size=TOKENIZER.vocab_size)
+    moved = grid.update_grid(model, batch, uniform_fraction=0.02)
     runs.save(tmp_path / "moved", moved, tokenizer, config)
     opened, _, saved = runs.open(tmp_path / "moved")
     assert saved == config
@@ -146,7 +151,7 @@ def test_a_model_with_other_knots_is_opened_as_it_was_saved(tmp_path):
 
 
 def test_a_model_that_no_config_describes_is_refused_and_nothing_is_written(tmp_path):
-    model = toy.make(toy.model_config(**SMALL))
+    model = make()
     mixed = quantize(model, "ternary", ["routed_blocks.mixer.*"])
     with pytest.raises(ValueError, match=r"layers are not those of its config.*all of them have to be"):
         runs.save(tmp_path / "new", mixed, TOKENIZER, experiment())

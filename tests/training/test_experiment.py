@@ -9,7 +9,7 @@ def test_a_config_becomes_an_object_with_the_same_fields():
     experiment = Experiment.from_dict(config)
     assert experiment.num_steps == 7
     assert experiment.data.batch_size == 6
-    assert experiment.model_config(29) == toy.model_config()
+    assert experiment.model == toy.model_config()
 
 
 @pytest.mark.parametrize("where", ["config", "model", "data", "optimizer", "training", "guard", "checkpoint", "mesh"])

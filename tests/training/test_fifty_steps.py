@@ -20,7 +20,6 @@ ALONG_ONE_AXIS = [tuple(n if i == axis else 1 for i in range(4)) for axis in ran
 MIXED = [(2, 2, 2, 1), (2, 2, 1, 2), (2, 1, 2, 2), (1, 2, 2, 2)]
 # Every size divides by 8. Heads are wide and steps small: norms of two values, or leaps, would make noise of rounding.
 SIZES = {
-    "vocab_size": 259,
     "num_heads": 8,
     "key_width": 8,
     "value_width": 8,
@@ -38,7 +37,7 @@ ADAMW = optimizer.make(
 
 @pytest.fixture(scope="module")
 def model():
-    return toy.make(toy.model_config(**SIZES))
+    return toy.make(toy.model_config(**SIZES), vocab_size=259)
 
 
 @pytest.fixture(scope="module")

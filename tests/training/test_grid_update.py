@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from mixkabrn_jax.layers import variables
-from mixkabrn_jax.models import language
+from mixkabrn_jax.models import grid
 from mixkabrn_jax.training import optimizer, step
 from mixkabrn_jax.training.experiment import Experiment
 from mixkabrn_jax.training.losses import cross_entropy
@@ -20,7 +20,7 @@ from tests import reference, toy
 
 ADAMW = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer", peak_rate=1e-2)), 20)
 SCHEDULE = {"grid_update_every": 2, "grid_update_until": 4, "grid_uniform_fraction": 0.25}
-CONFIG = toy.model_config(mixer="attention", num_experts=0, num_layers=1, knots="adaptive", spline_degree=2)
+CONFIG = toy.model_config(mixer="attention", num_experts=0, num_layers=1, kan__knots="adaptive", kan__grid__degree=2)
 make_batch = functools.partial(toy.batch, batch_size=8)
 
 
@@ -55,12 +55,12 @@ def moved(state, batch):
     """The state with its knots where they are due, and with the new knots under the old coefficients."""
     graph, params, buffers = variables.split(model_of(state))
     where = {"segment_ids_BT": batch["segment_ids"], "uniform_fraction": SCHEDULE["grid_uniform_fraction"]}
-    changes = language.grid_changes(model_of(state), batch["tokens"], **where)
+    changes = grid.grid_changes(model_of(state), batch["tokens"], **where)
 
     def change(params):
-        return variables.split(language.change_grids(nnx.merge(graph, params, buffers), changes))[1]
+        return variables.split(grid.change_grids(nnx.merge(graph, params, buffers), changes))[1]
 
-    _, params, buffers = variables.split(language.update_grid(model_of(state), batch["tokens"], **where))
+    _, params, buffers = variables.split(grid.update_grid(model_of(state), batch["tokens"], **where))
     moments = optimizer.carry_moments(state.optimizer, change)
     return state._replace(params=params, buffers=buffers, optimizer=moments), state._replace(buffers=buffers)
 
@@ -145,7 +145,8 @@ def test_a_field_that_cannot_be_is_named(changes, field):
 
 def test_a_schedule_for_knots_that_do_not_move_names_both_fields():
     changes = {"training__grid_update_every": 2, "training__grid_update_until": 4}
-    with pytest.raises(ValueError, match=r"config\.training\.grid_update_every=2 .* config\.model\.knots='uniform'"):
+    message = r"config\.training\.grid_update_every=2 .* config\.model\.kan\.knots='uniform'"
+    with pytest.raises(ValueError, match=message):
         Experiment.from_dict(toy.experiment("text.txt", **changes))
-    Experiment.from_dict(toy.experiment("text.txt", model__knots="adaptive", **changes))
+    Experiment.from_dict(toy.experiment("text.txt", model__kan__knots="adaptive", **changes))
     Experiment.from_dict(toy.experiment("text.txt", model__ffn="mlp", **changes))  # an ablation of the KAN

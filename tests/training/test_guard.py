@@ -16,15 +16,17 @@ from hypothesis import strategies as st
 
 from mixkabrn_jax import runs
 from mixkabrn_jax.data import pipeline
+from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.runs.checkpoint import Checkpoints
+from mixkabrn_jax.runs.config import build
 from mixkabrn_jax.training import guard, loop, optimizer, skips, step
 from mixkabrn_jax.training.guard import GuardConfig
 from tests import reference, toy
 
 CONFIG = GuardConfig(history_length=4, sigmas=3.0, max_consecutive_skips=3)
 # All that an update changes: experts with a router bias, knots that move before updates 2 and 4.
-MODEL = {"num_layers": 1, "num_shared_experts": 0, "expert_dispatch": "dense", "knots": "adaptive", "spline_degree": 1}
-MODEL = toy.model_config(mixer="attention", **MODEL)
+MODEL = {"num_layers": 1, "num_shared_experts": 0, "router__dispatch": "dense"}
+MODEL = toy.model_config(mixer="attention", kan__knots="adaptive", kan__grid__degree=1, **MODEL)
 TRAINING = {"router_bias_rate": 0.25, "grid_update_every": 2, "grid_update_until": 4}
 SMALL = {"model__ffn": "mlp", "model__num_experts": 0, "model__mixer": "attention", "model__num_layers": 1}
 
@@ -95,10 +97,15 @@ def guarded_step():
     return jax.jit(update), step.init(model, adamw, guard.init(CONFIG, log_every=8))
 
 
+def make_batch(seed):
+    """Of tokens enough for every expert's knots to move."""
+    return toy.batch(seed, batch_size=16)
+
+
 def poisoned(batch):
-    weights = batch["loss_mask"].copy()
-    weights[0, 0] = math.nan
-    return batch | {"loss_mask": weights}
+    loss_mask = batch["loss_mask"].copy()
+    loss_mask[0, 0] = math.nan
+    return batch | {"loss_mask": loss_mask}
 
 
 def assert_same_bits(got, want):
@@ -110,20 +117,20 @@ def test_a_skipped_update_leaves_no_trace_in_the_state_or_in_later_updates():
     """Of update 3, before which knots are due: parameters, bias, knots, moments and their counts, and the totals."""
     update, state = guarded_step()
     for seed in range(2):
-        state = update(state, toy.batch(seed))
-    after = update(state, poisoned(toy.batch(2)))
+        state = update(state, make_batch(seed))
+    after = update(state, poisoned(make_batch(2)))
     assert_same_bits(after._replace(step=state.step, guard=None), state._replace(guard=None))
     assert after.step == 3
     assert [record["reason"] for record in skips.records(after.guard.skips)] == ["non-finite loss"]
     # The same batch without the poison moves every part of them.
-    moved = update(state, toy.batch(2))
+    moved = update(state, make_batch(2))
     for part in ("params", "buffers", "optimizer", "totals"):
         for leaf, old in zip(jax.tree.leaves(getattr(moved, part)), jax.tree.leaves(getattr(state, part)), strict=True):
             assert part == "totals" or np.any(leaf != old)
     # A run that never saw the batch, but for the position of the data.
     never = state._replace(step=after.step)
     for seed in range(3, 6):
-        after, never = update(after, toy.batch(seed)), update(never, toy.batch(seed))
+        after, never = update(after, make_batch(seed)), update(never, make_batch(seed))
         assert_same_bits(after._replace(guard=None), never._replace(guard=None))
         assert_same_bits(after.guard._replace(skipped=0, skips=0), never.guard._replace(skipped=0, skips=0))
 
@@ -133,9 +140,9 @@ def test_a_state_that_has_skipped_too_much_stays_as_it_is():
     after = state
     for _ in range(CONFIG.max_consecutive_skips):
         assert not guard.has_given_up(after.guard, CONFIG)
-        after = update(after, poisoned(toy.batch(0)))
+        after = update(after, poisoned(make_batch(0)))
     assert guard.has_given_up(after.guard, CONFIG)
-    later = update(after, toy.batch(1))
+    later = update(after, make_batch(1))
     assert_same_bits(later._replace(step=after.step), after)
     assert_same_bits(later._replace(step=0, guard=0), state._replace(step=0, guard=0))
 
@@ -218,7 +225,7 @@ def final(directory, num_places=None):
     """All that the newest checkpoint of a run holds, which has room for so many skips; None for the usual."""
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     config = json.loads((directory / "config.json").read_text())
-    model = toy.make(toy.model_config(vocab_size=257, **config["model"]))
+    model = toy.make(build(ModelConfig, config["model"], "config.model"), vocab_size=257)
     adamw = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
     history = guard.init(GuardConfig(**config["guard"]), num_places or config["log_every"])
     like = step.parts(step.init(model, adamw, history))

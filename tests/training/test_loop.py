@@ -59,7 +59,7 @@ def test_a_run_learns_reports_and_saves_and_is_then_finished(tmp_path, capsys):
     assert (directory / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert "new run in" in capsys.readouterr().out
     model, tokenizer, _ = runs.open(directory)
-    assert model.config.vocab_size == tokenizer.vocab_size == 257
+    assert model.vocab_size == tokenizer.vocab_size == 257
 
     before = contents(directory)
     assert train(config, directory) == 0

@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from mixkabrn_jax.layers import refinement
+from mixkabrn_jax.layers.branch import BranchConfig
 from mixkabrn_jax.layers.kan import Kan
 from mixkabrn_jax.training import optimizer
 from mixkabrn_jax.training.optimizer import OptimizerConfig
@@ -77,8 +78,8 @@ def test_a_rate_is_finite_and_positive_for_any_number_of_steps(schedule):
     "changes",
     [
         {"tied_embeddings": False, "first_dense_layers": 1},
-        {"decay": "gated", "retention_norm": "none", "num_experts": 0, "num_layers": 1},
-        {"decay": "learned", "kan_basis": "rational", "num_experts": 0, "num_layers": 1},
+        {"retention__decay": "gated", "retention__normalization": "none", "num_experts": 0, "num_layers": 1},
+        {"retention__decay": "learned", "kan__basis": "rational", "num_experts": 0, "num_layers": 1},
     ],
 )
 def test_weight_decay_takes_every_matrix_and_spares_scales_decays_and_rational_functions(changes):
@@ -96,7 +97,7 @@ def test_weight_decay_takes_every_matrix_and_spares_scales_decays_and_rational_f
         reference.assert_close(update, 0 * param if is_spared else -1.5e-3 * 0.1 * np.asarray(param), terms=4)
     assert 0 < len(spared) < len(jax.tree.leaves(params)) / 2
     assert any("decay_gate" in str(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)) == (
-        changes.get("decay") == "gated"
+        changes.get("retention__decay") == "gated"
     )
 
 
@@ -141,8 +142,8 @@ def test_a_field_that_cannot_be_is_named_and_no_other(field, value):
 
 
 def test_training_goes_on_smoothly_on_a_finer_grid_with_its_moments_carried():
-    options = {"kind": "dense", "activation_bits": 8, "epsilon": 1e-6, "out_scale": 1.0, "rngs": nnx.Rngs(0)}
-    kan = Kan(2, 6, kan=toy.kan(-2.0, 2.0, 4, 2, outside_grid="clamp"), **options)
+    grid = toy.kan(-2.0, 2.0, 4, 2, extrapolation="clamp")
+    kan = Kan(2, 6, grid, BranchConfig(linear="dense", sub_norm=False, scales=(1.0, 1.0)), rngs=nnx.Rngs(0))
     x = reference.normal(1, 128, 2)
     y = np.sin(2 * x[:, ::-1]) * x
     adamw = optimizer.make(config(schedule="cosine", peak_rate=1e-2, weight_decay=0.0), 400)

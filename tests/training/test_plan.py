@@ -26,7 +26,7 @@ def experiment(sizes, **changes):
 def real(of):
     """(state on the mesh, its layout, the step to be jitted)."""
     mesh = sharding.make_mesh(of.mesh)
-    model = toy.make(of.model_config(29))
+    model = toy.make(of.model)
     adamw = optimizer.make(of.optimizer, of.num_steps)
     state = step.init(model, adamw, guard.init(of.guard, of.log_every))
     layout = variables.layout(state)

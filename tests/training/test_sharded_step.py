@@ -14,6 +14,7 @@ from jax.extend import core
 from mixkabrn_jax import sharding
 from mixkabrn_jax.layers import variables
 from mixkabrn_jax.runs.checkpoint import Checkpoints
+from mixkabrn_jax.runs.model import abstract as abstract_model
 from mixkabrn_jax.sharding import MeshConfig
 from mixkabrn_jax.training import guard, step, totals
 from tests import toy
@@ -31,13 +32,13 @@ MODELS = {
     "attention, MLP experts": {
         "mixer": "attention",
         "ffn": "mlp",
-        "expert_dispatch": "dense",
+        "router__dispatch": "dense",
         "num_shared_experts": 2,
         "first_dense_layers": 1,
     },
     "gated retention, no experts": {
-        "decay": "gated",
-        "retention_norm": "none",
+        "retention__decay": "gated",
+        "retention__normalization": "none",
         "num_experts": 0,
         "num_shared_experts": 0,
         "first_dense_layers": 0,
@@ -132,14 +133,14 @@ def test_a_step_on_any_mesh_is_the_step_on_one_device(name, sizes):
 
 def test_microbatches_of_a_mesh_are_those_of_one_device():
     training = LOSSES | {"accumulation_steps": 2}
-    changes = {"mixer": "attention", "ffn": "mlp", "expert_dispatch": "dense"}
+    changes = {"mixer": "attention", "ffn": "mlp", "router__dispatch": "dense"}
     check_equal(toy.make(toy.model_config(**changes)), mesh_of(2, 1, 1, 2), training)
 
 
 @pytest.mark.parametrize("dispatch", ["sorted", pytest.param("dense", marks=pytest.mark.slow)])
 def test_devices_with_a_capacity_are_microbatches_with_one(dispatch):
     """Each counts its own tokens; the balance losses, which are over the whole batch, are left out."""
-    changes = {"mixer": "attention", "ffn": "mlp", "expert_dispatch": dispatch, "capacity_factor": 0.75}
+    changes = {"mixer": "attention", "ffn": "mlp", "router__dispatch": dispatch, "router__capacity_factor": 0.75}
     model = toy.make(toy.model_config(**changes))
     whole = {"balance_loss": 0.0, "router_bias_rate": 0.001}
     want_state, want, _ = trained(model, mesh_of(1, 1, 1, 1), whole | {"accumulation_steps": 4})
@@ -178,7 +179,7 @@ def collectives(program):
         # gradients of tokens and of weights.
         ((1, 2, 1, 1), {"mixer": "attention", "num_experts": 4}, 3 + 3 + 1, 1 + 2, 0),
         # Rows to their experts and back, recomputed, and the gradients of both.
-        ((1, 2, 1, 1), {"mixer": "attention", "num_experts": 4, "capacity_factor": 1.0}, 0, 0, 2 + 2 + 2),
+        ((1, 2, 1, 1), {"mixer": "attention", "num_experts": 4, "router__capacity_factor": 1.0}, 0, 0, 2 + 2 + 2),
         # Heads and hidden widths: sums of what each device has a part of, nothing else.
         ((1, 1, 2, 1), {"mixer": "retention"}, 0, 0, 0),
         ((1, 1, 2, 1), {"mixer": "attention"}, 0, 0, 0),
@@ -256,8 +257,8 @@ def test_a_checkpoint_of_any_mesh_is_restored_on_any_other(tmp_path):
             assert got.sharding == like.sharding
     # Generation has one device and no mesh.
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
-        params, _ = checkpoints.restore_model(3, *variables.split(jax.eval_shape(lambda: model))[1:])
-    for got, want in zip(jax.tree.leaves(params), jax.tree.leaves(written.params), strict=True):
+        part = checkpoints.restore(3, {"model": abstract_model(model.config, model.vocab_size)[1]})[0]["model"]
+    for got, want in zip(jax.tree.leaves(part["params"]), jax.tree.leaves(written.params), strict=True):
         np.testing.assert_array_equal(got, want)
         assert len(got.sharding.device_set) == 1
 

@@ -19,7 +19,7 @@ from tests import reference, toy
 
 # A large epsilon: Adam's first steps would turn a rounding of a gradient near 0 into a whole step otherwise.
 ADAMW = optimizer.make(optimizer.OptimizerConfig(**toy.section("optimizer", epsilon=1.0, peak_rate=0.5)), 10)
-CONFIG = toy.model_config(ffn="mlp", mixer="attention", expert_dispatch="dense", router_device_groups=2)
+CONFIG = toy.model_config(ffn="mlp", mixer="attention", router__dispatch="dense", router__device_groups=2)
 # Losses that are means over tokens or rows, and so add up over microbatches; and all auxiliary losses.
 LINEAR = {"balance_loss": 0.0, "sequence_balance_loss": 0.5, "device_balance_loss": 0.0, "router_z_loss": 0.25}
 ALL = {"balance_loss": 0.5, "sequence_balance_loss": 0.25, "device_balance_loss": 0.125, "router_z_loss": 0.0625}
@@ -98,7 +98,7 @@ def test_padding_has_no_influence():
     want = update(state, batch)
     other = {key: value.copy() for key, value in batch.items()}
     padding = batch["segment_ids"] == 0
-    other["tokens"][padding] = (other["tokens"][padding] + 1) % CONFIG.vocab_size
+    other["tokens"][padding] = (other["tokens"][padding] + 1) % toy.VOCAB_SIZE
     other["targets"][padding] = 0
     got = update(state, other)
     assert_alike(got.params, want.params)
@@ -203,7 +203,7 @@ def test_the_auxiliary_losses_of_all_layers_have_their_coefficients():
 
 
 def test_dropped_choices_are_counted():
-    model = toy.make(toy.model_config(ffn="mlp", mixer="attention", capacity_factor=0.5))
+    model = toy.make(toy.model_config(ffn="mlp", mixer="attention", router__capacity_factor=0.5))
     _, params, buffers = variables.split(model)
     batch = ragged_batch()
     sums = jax.jit(toy.evaluate_step(model))(params, buffers, batch)
@@ -233,7 +233,7 @@ def test_codes_are_counted_over_the_updates_of_a_line():
 
 
 def test_the_share_of_inputs_outside_the_grid_is_a_mean_over_microbatches_and_updates_and_knots_stay():
-    grid = {"grid_low": -1.0, "grid_high": 1.0, "spline_degree": 1, "knots": "adaptive"}
+    grid = {"kan__grid__low": -1.0, "kan__grid__high": 1.0, "kan__grid__degree": 1, "kan__knots": "adaptive"}
     model = toy.make(toy.model_config(mixer="attention", num_experts=0, num_layers=1, **grid))
     update = jax.jit(toy.train_step(model, ADAMW, accumulation_steps=4))
     before, batch = step.init(model, ADAMW), even_batch()

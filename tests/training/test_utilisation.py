@@ -15,25 +15,27 @@ def test_flops_are_those_of_the_products_counted_by_hand(tied):
     config = toy.model_config(
         **sizes, num_layers=layers, ffn="swiglu", num_experts=0, tied_embeddings=tied, mixer="retention"
     )
-    parameters = count_parameters(toy.make(config))
+    model = toy.make(config)
+    parameters = count_parameters(model)
     matrices = layers * (2 * D * heads * K + 3 * D * heads * V + 3 * D * width) + vocabulary * D
     scales = layers * 2 * D + D  # norms, which count as products of one
     # A multiplication and an addition, forward once and backward twice; the state is updated and read.
     want = 6 * (matrices + scales) + 3 * layers * heads * 2 * (K * V + K * V)
-    assert utilisation.model_flops_per_token(config, parameters, 64) == want
+    assert utilisation.model_flops_per_token(model, parameters, 64) == want
 
 
 def test_attention_costs_more_for_longer_sequences_and_experts_only_where_they_are_active():
     attention = toy.model_config(mixer="attention")
-    parameters = count_parameters(toy.make(attention))
-    short, long = (utilisation.model_flops_per_token(attention, parameters, length) for length in (10, 30))
+    model = toy.make(attention)
+    parameters = count_parameters(model)
+    short, long = (utilisation.model_flops_per_token(model, parameters, length) for length in (10, 30))
     # Each token meets half of the others on average: K and V of each, forward once and backward twice.
     widths = attention.key_width + attention.value_width
     assert long - short == 3 * attention.num_layers * attention.num_heads * 2 * widths * (30 - 10) / 2
     retention = toy.model_config()
-    few, many = (count_parameters(toy.make(toy.model_config(num_experts=n))) for n in (4, 8))
+    few, many = (toy.make(toy.model_config(num_experts=n)) for n in (4, 8))
     router = 6 * 4 * retention.d_model * retention.num_layers  # its output is as wide as there are experts
-    figures = [utilisation.model_flops_per_token(retention, counted, 10) for counted in (few, many)]
+    figures = [utilisation.model_flops_per_token(model, count_parameters(model), 10) for model in (few, many)]
     assert figures[1] - figures[0] == router
 
 
