@@ -42,6 +42,7 @@ _NORMS = {"retention_layer_norm": ("mixer_norm", "scale_D"), "final_layer_norm":
 _EMBEDDING, _HEAD, _FINAL_NORM = "embed_tokens.weight", "output_projection.weight", "layer_norm.weight"
 _EMBEDDING_NORM = "layernorm_embedding.weight"
 _ANGLE, _DECAY = "retnet_rel_pos.angle", "retnet_rel_pos.decay"
+_OPTIONAL = {_HEAD, _EMBEDDING_NORM, _ANGLE, _DECAY}
 
 _RETNET = {
     "mixer": "retention",
@@ -97,14 +98,14 @@ def load(
     if decay not in ("paper", "lm") or num_heads < 1:
         raise ValueError(f"decay={decay!r}, num_heads={num_heads}: 'paper' or 'lm', and at least 1, are needed")
     params = {_official_name(name): np.asarray(array) for name, array in params.items()}
-    if _EMBEDDING_NORM in params:
-        params, embedding_scale = _without_embedding_norm(params, embedding_scale, norm_epsilon), 1.0
     num_layers = _check_names(params)
     if params[_EMBEDDING].ndim != 2:
         raise ValueError(f"{_EMBEDDING} of shape {params[_EMBEDDING].shape}: [vocabulary, width] is needed")
     d_model = params[_EMBEDDING].shape[1]
     if d_model % num_heads:
         raise ValueError(f"num_heads={num_heads} does not divide the width {d_model} of {_EMBEDDING}")
+    if _EMBEDDING_NORM in params:
+        params, embedding_scale = _without_embedding_norm(params, embedding_scale, norm_epsilon), 1.0
     config = ModelConfig(
         **_RETNET,
         **_UNUSED,
@@ -134,7 +135,7 @@ def _check_names(params) -> int:
     layers = (re.fullmatch(r"layers\.(\d+)\..*", name) for name in params)
     num_layers = 1 + max((int(match[1]) for match in layers if match), default=-1)
     required = {_EMBEDDING, _FINAL_NORM, *(name for i in range(num_layers) for name in _layer_names(i))}
-    missing, unknown = required - params.keys(), params.keys() - required - {_HEAD, _ANGLE, _DECAY}
+    missing, unknown = required - params.keys(), params.keys() - required - _OPTIONAL
     if missing or unknown or not num_layers:
         raise ValueError(
             f"not the parameters of a RetNet of {num_layers} layers with gated feed-forwards and without biases: "
@@ -219,11 +220,12 @@ def _official_name(name):
 def _without_embedding_norm(params, embedding_scale, epsilon):
     """The parameters of an equal model without `layernorm_embedding`: a norm right behind the embedding maps each token
     to one vector, so it is a part of the table. The head keeps the table of before."""
-    scaled_WD = embedding_scale * params[_EMBEDDING].astype(np.float64)
+    table_WD, scale_D = params[_EMBEDDING], params[_EMBEDDING_NORM]
+    if scale_D.shape != table_WD.shape[1:]:
+        raise ValueError(f"{_EMBEDDING_NORM} of shape {scale_D.shape}: {table_WD.shape[1:]} is needed")
+    scaled_WD = embedding_scale * table_WD.astype(np.float64)
     size_W1 = np.sqrt(np.mean(scaled_WD**2, axis=-1, keepdims=True) + epsilon)
-    normed_WD = scaled_WD / size_W1 * params[_EMBEDDING_NORM]
-    rest = {name: array for name, array in params.items() if name != _EMBEDDING_NORM}
-    return {_HEAD: params[_EMBEDDING]} | rest | {_EMBEDDING: normed_WD.astype(np.float32)}
+    return {_HEAD: table_WD} | params | {_EMBEDDING: (scaled_WD / size_W1 * scale_D).astype(np.float32)}
 
 
 def _layer_names(layer):

@@ -92,6 +92,17 @@ def test_both_namings_are_those_of_the_libraries():
         ({"layers.x.foo": np.ones(1)}, {}, r"unknown \['layers\.x\.foo'\]"),
         ({"embed_tokens.weight": np.ones(3)}, {}, r"embed_tokens\.weight of shape \(3,\)"),
         ({}, {"activation": "tanh"}, "activation='tanh'"),
+        (
+            {"layernorm_embedding.weight": np.ones(3)},
+            {},
+            r"layernorm_embedding\.weight of shape \(3,\): \(16,\) is needed",
+        ),
+        ({"layernorm_embedding.bias": np.ones(16)}, {}, r"unknown \['layernorm_embedding\.bias'\]"),
+        (
+            {"layernorm_embedding.weight": np.ones(16), "embed_tokens.weight": None},
+            {},
+            r"missing \['embed_tokens\.weight'\]",
+        ),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused_with_its_reason(changes, options, message):
