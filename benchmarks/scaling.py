@@ -10,7 +10,7 @@ import json
 import pathlib
 
 RESULTS = pathlib.Path(__file__).parent / "results"
-SORTED = {"model.expert_dispatch": "sorted"}
+SORTED = {"model.router.dispatch": "sorted"}
 AXES = {
     "rows of 256 tokens": {rows: {"data.batch_size": rows} for rows in (2, 4, 8, 16)},
     "length, 2048 tokens in all": {

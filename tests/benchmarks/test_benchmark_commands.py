@@ -1,12 +1,13 @@
 """The commands that measure answer at once where nothing is to be measured."""
 
+import operator
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import faults
+from benchmarks import faults, scaling
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,6 +24,16 @@ def test_help_needs_no_jax(module, flag):
     )
     assert done.returncode == 0, done.stderr
     assert f"python -m {module}" in done.stdout
+
+
+@pytest.mark.parametrize("axis", scaling.AXES)
+def test_every_point_of_a_curve_is_an_experiment(axis):
+    from benchmarks.cases import models
+
+    for changes in scaling.AXES[axis].values():
+        of = models.experiment(**changes)
+        for name, value in changes.items():
+            assert operator.attrgetter(name)(of) == value
 
 
 def test_without_a_peer_the_table_of_faults_stays(monkeypatch, tmp_path):
