@@ -80,7 +80,7 @@ def parallel(q, k, v, log_decay, state=None, segment_ids=None):
     return _merge(out_IBCHV, v), state
 
 
-def chunkwise(q, k, v, log_decay, state, *, chunk_size: int = 0, segment_ids=None, backend: str = "auto"):
+def chunkwise(q, k, v, log_decay, state=None, *, chunk_size: int = 0, segment_ids=None, backend: str = "auto"):
     """Parallel within chunks, recurrent between them: O(T C) work, any T. Scores are recomputed in the backward pass.
 
     On a CPU one chunk comes after the other, all of it in the cache; elsewhere everything but the sum of chunk
@@ -88,7 +88,7 @@ def chunkwise(q, k, v, log_decay, state, *, chunk_size: int = 0, segment_ids=Non
 
     Args:
         q, k, v, log_decay, segment_ids: as for `parallel`.
-        state: `[B, H, K, V]` float32, the recurrence before the first position.
+        state: `[B, H, K, V]` float32, the recurrence before the first position; None for an empty one.
         chunk_size: C, positions handled in parallel; 0 chooses it by the widths (`best_chunk_size`).
         backend: one of `backend.BACKENDS`; "pallas" is compiled on an NVIDIA GPU and interpreted (slowly) elsewhere.
     Returns: (`[B, T, H, V]` in v's dtype, state `[B, H, K, V]`).
@@ -97,6 +97,7 @@ def chunkwise(q, k, v, log_decay, state, *, chunk_size: int = 0, segment_ids=Non
     if chunk_size < 0:
         raise ValueError(f"chunk_size={chunk_size}: at least 1 is needed, or 0 to choose it by the widths")
     chunk_size = chunk_size or best_chunk_size(q.shape[-1], v.shape[-1])
+    state = _empty_state(k, v) if state is None else state
     backend = resolve(backend)
     if backend == "pallas":
         from mixkabrn_jax.ops.kernels import retention as kernel  # a third of a second that others need not wait
@@ -154,16 +155,24 @@ def best_chunk_size(key_width: int, value_width: int) -> int:
     return min(max(2 ** round(math.log2(best)), 32), 256)
 
 
-def recurrent(q, k, v, log_decay, state):
+def recurrent(q, k, v, log_decay, state=None):
     """One position: O(1) work and memory at any length.
 
     Args:
-        q, k: `[B, H, K]`; v: `[B, H, V]`; log_decay: `[H]` or `[B, H]`; state: `[B, H, K, V]` float32.
+        q, k: `[B, H, K]`; v: `[B, H, V]`; log_decay: `[H]` or `[B, H]`; state: `[B, H, K, V]` float32, or
+            None for an empty one.
     Returns: (`[B, H, V]` in v's dtype, state `[B, H, K, V]`).
     """
+    state = _empty_state(k, v) if state is None else state
     gamma_BH11 = jnp.exp(log_decay).reshape(-1, q.shape[1], 1, 1)
     state = gamma_BH11 * state + k[..., :, None].astype(state.dtype) * v[..., None, :].astype(state.dtype)
     return jnp.einsum("bhk,bhkv->bhv", q.astype(state.dtype), state).astype(v.dtype), state
+
+
+def _empty_state(k, v):
+    """`[B, H, K, V]` of zeros, float32 or better."""
+    dtype = jnp.promote_types(jnp.result_type(k, v), jnp.float32)
+    return jnp.zeros((k.shape[0], *k.shape[-2:], v.shape[-1]), dtype)
 
 
 class _Chunks(NamedTuple):

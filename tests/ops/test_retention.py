@@ -175,6 +175,24 @@ def test_a_strong_decay_over_many_positions_neither_overflows_nor_gives_nan(stre
         reference.assert_close(got_bar, want_bar, terms=terms(q))
 
 
+@pytest.mark.parametrize("order", ["recurrent", 4, "pallas"])
+def test_no_state_is_the_empty_state(order):
+    q, k, v, state = inputs()
+
+    @jax.jit
+    def start(q, k, v, state):
+        if order == "recurrent":
+            return retention.recurrent(q[:, 0], k[:, 0], v[:, 0], LOG_DECAY, state)
+        how = {"chunk_size": 4} if order == 4 else {"chunk_size": 4, "backend": "pallas"}
+        return retention.chunkwise(q, k, v, LOG_DECAY, state, **how)
+
+    for dtype in (jnp.float32, jnp.bfloat16):
+        qkv = [jnp.asarray(a, dtype) for a in (q, k, v)]
+        want, got = start(*qkv, np.zeros_like(state)), start(*qkv, None)
+        assert got[1].dtype == jnp.float32
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
 def test_states_are_accumulated_in_single_precision_whatever_the_inputs():
     q, k, v, state = inputs(1, 40, 3)
     q, k, v = (jnp.asarray(a, jnp.bfloat16) for a in (q, k, v))
