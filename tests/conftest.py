@@ -16,7 +16,8 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_platforms", "cpu")
         # Nearly all of the suite's time is compilation, each program for a few small runs: without the optimiser it is
         # half. Processes that tests start inherit it; flags given from outside come later and win.
-        os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+        cheap = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        os.environ["XLA_FLAGS"] = f"{cheap} {os.environ.get('XLA_FLAGS', '')}"
     jax.config.update("jax_num_cpu_devices", 8)
     # A missing axis is a wrong formula far more often than a shorthand.
     jax.config.update("jax_numpy_rank_promotion", "raise")
