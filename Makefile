@@ -22,10 +22,10 @@ train: $(VENV)/installed
 	@echo '  an idea off      $(BIN)/python -m experiments.train --config=$(CONFIG) --workdir=runs/mlp --config.model.ffn=mlp'
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu"
 
 # On Debian's Slurm, unpacked into a folder of this tree: nothing is installed, and no rights are needed.
 test-slurm: $(VENV)/installed $(SLURM)/unpacked

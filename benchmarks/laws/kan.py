@@ -167,5 +167,5 @@ LAWS = (
     Law("pykan", "eight 64-wide layers keep the size of a signal", pykan_size, our_size),
     Law("jaxkan", "layers start from different numbers", jaxkan_seeds, our_seeds),
     Law("jaxkan", "a saved state holds the grid", jaxkan_state, our_state),
-    Law("jaxkan", "one sample updates a grid", jaxkan_one_sample, our_one_sample),
+    Law("jaxkan", "a grid update with one sample leaves a finite layer", jaxkan_one_sample, our_one_sample),
 )

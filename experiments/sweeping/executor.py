@@ -58,7 +58,8 @@ class LocalExecutor:
         self._previous = {}
 
     def __enter__(self):
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # Windows has no SIGHUP.
+        for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP under nohup
                 self._previous[number] = signal.signal(number, lambda number, _frame: self.received.append(number))
         return self

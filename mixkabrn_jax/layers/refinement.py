@@ -186,7 +186,7 @@ def extend_grid(layer: KanLayer, num_intervals: int) -> KanLayer:
 
     for _ in spline.shape[:-2]:
         one_layer = jax.vmap(one_layer)
-    spline, new_DM = one_layer(spline, knots_DM)
+    spline, new_DM = jax.jit(one_layer)(spline, knots_DM)  # else each of its hundred operations is compiled alone
     return _with(layer, new_grid, spline, None if knots_DM is None else new_DM)
 
 

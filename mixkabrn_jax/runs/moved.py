@@ -54,7 +54,8 @@ _VALUES = {
 
 def rename(name: str, value) -> tuple[str, object]:
     """A field of a config by its dotted name and value, old or new, as (name, value) of today."""
-    return MOVED.get(name, name), _VALUES.get(name, {}).get(value, value)
+    changed = [new for old, new in _VALUES.get(name, {}).items() if old == value]
+    return MOVED.get(name, name), changed[0] if changed else value
 
 
 def nested(config: Mapping) -> dict:

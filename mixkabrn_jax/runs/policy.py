@@ -18,8 +18,9 @@ class CheckpointConfig:
     """So many with the lowest validation loss are kept, of those before the newest; 0 for none."""
 
     def __post_init__(self):
-        if self.every < 1 or self.keep < 1:
-            raise ValueError(f"config.checkpoint.every={self.every}, keep={self.keep}: at least 1 is needed")
+        for name in ("every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"config.checkpoint.{name}={getattr(self, name)}: at least 1 is needed")
         if self.keep_every < 0 or self.keep_every % self.every:
             raise ValueError(
                 f"config.checkpoint.keep_every={self.keep_every}: a multiple of config.checkpoint.every={self.every} "

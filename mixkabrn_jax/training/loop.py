@@ -56,7 +56,7 @@ def prepare(config: Mapping, workdir: Path, *, extend: bool = False) -> Training
                 metrics.read(workdir / "metrics.jsonl")  # raises for a file that could not be gone on with
         tokenizer = workdirs.load_tokenizer(workdir)
         if tokenizer is None and experiment.init_from:
-            tokenizer = start.tokenizer_of(experiment.init_from)
+            tokenizer = start.tokenizer_of(experiment)
         corpus = pipeline.load(experiment.data, tokenizer)
     fingerprints = corpus.fingerprints()
     processes.require_same(config=flatten(config), data=fingerprints)

@@ -14,6 +14,7 @@ from mixkabrn_jax.data.tokenizers import Tokenizer
 from mixkabrn_jax.layers import variables
 from mixkabrn_jax.runs import arrays, workdir
 from mixkabrn_jax.runs.checkpoint import Checkpoints, DoesNotFitError
+from mixkabrn_jax.runs.model import abstract
 from mixkabrn_jax.training import guard, optimizer
 from mixkabrn_jax.training.experiment import Experiment
 from mixkabrn_jax.training.signals import interruptible
@@ -34,14 +35,24 @@ def new(experiment: Experiment, vocab_size: int, mesh: jax.sharding.Mesh) -> tup
     return setup, jax.jit(start, out_shardings=_layout(jax.eval_shape(start), mesh))()
 
 
-def tokenizer_of(init_from: str) -> Tokenizer:
-    """The tokenizer of the run whose parameters a new run starts from.
+def tokenizer_of(experiment: Experiment) -> Tokenizer:
+    """The tokenizer of the run whose parameters a new run starts from, once it is seen that they fit.
 
-    Raises: FileNotFoundError where there is no such run.
+    Raises: FileNotFoundError where there is no such run, DoesNotFitError naming the arrays in which the models differ.
     """
-    tokenizer = workdir.load_tokenizer(Path(init_from))
+    where, directory = f"config.init_from={experiment.init_from!r}", Path(experiment.init_from)
+    tokenizer = workdir.load_tokenizer(directory)
     if tokenizer is None:
-        raise FileNotFoundError(f"config.init_from={init_from!r} holds no tokenizer.json: a run's workdir is needed")
+        raise FileNotFoundError(f"{where} holds no tokenizer.json: a run's workdir is needed")
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        step = checkpoints.latest_step()
+        if step is None:
+            raise FileNotFoundError(f"{where} holds no checkpoint yet: train it longer")
+        there = {name: array for name, array in checkpoints.arrays(step).items() if name.startswith("model.")}
+    _, part = abstract(experiment.model, tokenizer.vocab_size)
+    wrong = arrays.differences(there, arrays.describe({"model": part}))
+    if wrong:
+        raise DoesNotFitError(f"{where} holds another model: {'; '.join(wrong)}")
     return tokenizer
 
 
@@ -49,15 +60,11 @@ def from_run(init_from: str, state: TrainState) -> TrainState:
     """The state before the first update with the parameters and buffers of another run's newest checkpoint.
 
     Args:
-        init_from: `config.init_from`, that run's workdir.
-    Raises: DoesNotFitError naming the arrays in which the models differ; FileNotFoundError, OSError as `runs.open`.
+        init_from: `config.init_from`, that run's workdir, of a model that fits.
+    Raises: FileNotFoundError, OSError as `runs.open`.
     """
     model, _, _ = runs.open(init_from)
     _, params, buffers = variables.split(model)
-    ours = parts(state)["model"]
-    wrong = arrays.differences(arrays.describe({"params": params, "buffers": buffers}), arrays.describe(ours))
-    if wrong:
-        raise DoesNotFitError(f"config.init_from={init_from!r} holds another model: {'; '.join(wrong)}")
     layout = jax.tree.map(lambda leaf: leaf.sharding, (state.params, state.buffers))
     params, buffers = jax.device_put(jax.device_get((params, buffers)), layout)
     return state._replace(params=params, buffers=buffers)

@@ -29,15 +29,20 @@ SMALL = {
 }
 
 
-def test_it_trains_on_a_text_and_prints_a_sample_and_its_metrics_are_explained(tmp_path, capsys):
-    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 100)
-    train_text_dataset.main(str(tmp_path / "text.txt"), str(tmp_path / "run"), **SMALL)
-    sample = capsys.readouterr().out.partition("checkpoints\n")[2]
-    assert len(sample) > 50
-    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+def check_explained(run):
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if record["split"] == "train"] == [1, 2]
     explained = set(re.findall(r"`([a-z_]+)`", METRICS.read_text()))
     assert {field for record in records for field in record} <= explained
+
+
+def test_it_trains_on_a_text_and_prints_a_sample_and_its_metrics_are_explained(tmp_path, capsys):
+    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 100)
+    simple = {"model.ffn": "mlp", "model.linear": "dense"}  # compiles fast
+    train_text_dataset.main(str(tmp_path / "text.txt"), str(tmp_path / "run"), **SMALL, **simple)
+    sample = capsys.readouterr().out.partition("checkpoints\n")[2]
+    assert len(sample) > 50
+    check_explained(tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -46,6 +51,7 @@ def test_the_code_of_the_documents_runs_on_a_trained_model(tmp_path, capsys, mon
     (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 100)
     train_text_dataset.main("text.txt", "runs/tiny", **SMALL)
     capsys.readouterr()
+    check_explained(tmp_path / "runs" / "tiny")
     for document in ("README.md", "docs/models.md"):
         space = {}
         for code in blocks(ROOT / document, "python"):

@@ -289,7 +289,7 @@ def test_a_failing_trial_is_reported_and_run_again_alone(folder):
     assert num_starts(folder) == [1, 2, 1]
 
 
-@pytest.mark.parametrize("with_children", [False, True])
+@pytest.mark.parametrize("with_children", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_killed_sweep_run_again_ends_in_one_complete_table(folder, with_children):
     arguments = ("--slots=2", "--config.num_steps=24", "--config.pause=0.2")
     with start_sweep(folder, *arguments) as process:

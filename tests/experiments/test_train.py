@@ -18,7 +18,7 @@ from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.runs import metrics, workdir
 from mixkabrn_jax.runs.checkpoint import Checkpoints
 from mixkabrn_jax.runs.config import build
-from mixkabrn_jax.training import guard, optimizer, step
+from mixkabrn_jax.training import guard, loop, optimizer, step
 from tests import toy
 
 ROOT = Path(__file__).parents[2]
@@ -94,10 +94,10 @@ def lines(directory):
 
 
 def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_been(tmp_path):
-    config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **RESUMED)
+    shallow = {"model__num_layers": 1, "model__first_dense_layers": 0}  # starts fast
+    config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **RESUMED, **shallow)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    code, output = finish(start(command(tmp_path, config, whole)))
-    assert code == 0, output
+    assert loop.train(loop.prepare(config, whole)) == 0
 
     again = command(tmp_path, config, broken)
     code, output = stop_at(start(again), broken, 12, signal.SIGKILL)
@@ -121,7 +121,7 @@ def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_been(tmp_p
     assert len(lines(whole)) == 14 + 2
 
 
-@pytest.mark.parametrize("size", DISKS)
+@pytest.mark.parametrize("size", [DISKS[0], *(pytest.param(size, marks=pytest.mark.slow) for size in DISKS[1:])])
 def test_a_full_disk_ends_a_run_with_a_sentence_and_leaves_the_checkpoint_before(tmp_path, size):
     """On a file system of a given size, which a process of its own user namespace may mount."""
     disk = tmp_path / "disk"
@@ -194,7 +194,8 @@ def test_a_mistake_is_all_that_the_command_prints(tmp_path):
     assert output == "error: config.model.num_heads=3 does not divide d_model=16\n"
 
 
-def test_what_was_left_out_of_the_data_is_said_and_changed_data_is_refused(tmp_path):
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_what_was_left_out_of_the_data_is_said_and_changed_data_is_refused(entry, tmp_path, caplog):
     folder = tmp_path / "texts"
     folder.mkdir()
     text = Path(toy.write_text(folder / "a.txt"))
@@ -202,12 +203,13 @@ def test_what_was_left_out_of_the_data_is_said_and_changed_data_is_refused(tmp_p
     (folder / "empty.txt").write_text("")
     changes = RESUMED | {"num_steps": 1, "evaluate_every": 1, "model__num_experts": 0, "data__tokenizer": "characters"}
     config = toy.experiment(str(folder), **changes)
-    arguments = command(tmp_path, config, tmp_path / "run")
-    code, output = finish(start(arguments))
-    assert code == 0, output
-    assert "skipped 1 empty; read 1 files" in output
-    assert "1 places replaced by U+FFFD" in output
+    arguments = command(tmp_path, config, tmp_path / "run")[3:]
+    program = entry("train")
+    caplog.set_level("INFO")
+    assert not program.run(*arguments)
+    assert "skipped 1 empty; read 1 files" in caplog.text
+    assert "1 places replaced by U+FFFD" in caplog.text
     text.write_bytes(text.read_bytes()[:-2] + b"a\xff")
-    code, output = finish(start(arguments))
-    assert code == 1, output
-    assert "holds a run on other data: " in output.splitlines()[-1]
+    with pytest.raises(SystemExit, match=r"holds a run on other data: ") as ended:
+        program.run(*arguments)
+    assert "\n" not in ended.value.code

@@ -29,7 +29,11 @@ def generate(model, prompt, max_tokens, sampling=DRAWN, seed=0, stop_token=None)
 
 @pytest.mark.parametrize(
     ("mixer", "linear", "num_experts"),
-    [("retention", "dense", 0), ("attention", "dense", 4), ("retention", "ternary", 4)],
+    [
+        pytest.param("retention", "dense", 0, marks=pytest.mark.slow),
+        ("attention", "dense", 4),
+        ("retention", "ternary", 4),
+    ],
 )
 def test_greedy_tokens_are_the_best_of_the_whole_pass_repeated(mixer, linear, num_experts):
     prompt, number = toy.tokens(1, 3, 6), 14

@@ -58,7 +58,7 @@ def assert_golden(got, want, dtype):
 
 
 @GOLDEN
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("dtype", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("x64")
 def test_a_layer_and_its_update_from_samples_and_its_refinement_are_pykans(stem, dtype):
     z = reference.golden(stem)

@@ -60,7 +60,11 @@ def learns_one_batch_and_repeats_it(mixer, ffn, linear, num_experts, **more):
     assert (drawn == stream[:, 4:]).mean() > 0.9
 
 
-@pytest.mark.parametrize(("mixer", "ffn", "linear", "num_experts"), COVER)
+# The first has all four ideas, the last of the others none.
+@pytest.mark.parametrize(
+    ("mixer", "ffn", "linear", "num_experts"),
+    [COVER[0], COVER[1], *(pytest.param(*combination, marks=pytest.mark.slow) for combination in COVER[2:])],
+)
 def test_a_combination_learns_one_batch_and_repeats_it(mixer, ffn, linear, num_experts):
     learns_one_batch_and_repeats_it(mixer, ffn, linear, num_experts)
 

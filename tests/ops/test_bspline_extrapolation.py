@@ -43,7 +43,7 @@ def ragged_knots(degree):
 
 @pytest.mark.parametrize(
     ("degree", "extrapolation"),
-    [(0, "clamp"), (1, "clamp"), (3, "clamp"), *((degree, "linear") for degree in range(6))],
+    [(0, "clamp"), (3, "clamp"), *((degree, "linear") for degree in (0, 1, 3, 5))],
 )
 @pytest.mark.usefixtures("x64")
 def test_outside_the_grid_the_value_is_kept_or_goes_on_with_the_slope_of_the_end(degree, extrapolation):

@@ -104,6 +104,7 @@ def test_any_capacity_keeps_the_choices_of_the_definition(tokens, E, choices, ca
     each = st.permutations(range(E)).map(lambda experts: experts[:choices])
     indices = np.array(data.draw(st.lists(each, min_size=tokens, max_size=tokens)), np.int32)
     mask = np.array(data.draw(st.lists(st.integers(0, 1), min_size=tokens, max_size=tokens)), np.float32)
-    assignment = dispatch.assign_with_capacity(jnp.asarray(indices), E, capacity, jnp.asarray(mask))
+    assign = jax.jit(dispatch.assign_with_capacity, static_argnums=(1, 2))
+    assignment = assign(indices, E, capacity, mask)
     kept = np.asarray(dispatch.has_row(assignment)).reshape(indices.shape)
     np.testing.assert_array_equal(kept, reference.within_capacity(indices, E, capacity, mask))

@@ -477,7 +477,13 @@ def test_states_of_the_parts_of_a_sequence_compose(parts, gated):
             outputs.append(retention.chunkwise(*now, decays[at], state, chunk_size=3, segment_ids=ids[at])[0])
         return jnp.concatenate(outputs, axis=1)
 
-    reference.assert_close(composed(q, k, v), whole(q, k, v), terms=length * key_width)
-    grads = [jax.grad(lambda *a, f=f: jnp.sum(jnp.sin(f(*a))), argnums=(0, 1, 2))(q, k, v) for f in (composed, whole)]
+    @jax.jit
+    def both(*qkv):
+        return [f(*qkv) for f in (composed, whole)], [
+            jax.grad(lambda *a, f=f: jnp.sum(jnp.sin(f(*a))), argnums=(0, 1, 2))(*qkv) for f in (composed, whole)
+        ]
+
+    (got, want), grads = both(q, k, v)
+    reference.assert_close(got, want, terms=length * key_width)
     for got, want in zip(*grads, strict=True):
         reference.assert_close(got, want, terms=length**2 * key_width)

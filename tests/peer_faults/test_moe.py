@@ -31,6 +31,7 @@ def mixture(num_experts=4, dispatch="sorted", capacity_factor=0.0):
     return MixtureOfExperts(D, MoeConfig(num_experts, 2, 1, router), make_experts, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.slow
 def test_the_auxiliary_losses_are_minimised_and_reported_alike_at_any_accumulation():
     """Of four microbatches that are the same: their mean, not their sum, and in the total that the log shows."""
     coefficients = {name: 0.1 + 0.1 * i for i, name in enumerate(totals.AUXILIARY_LOSSES)}

@@ -283,6 +283,7 @@ def test_too_many_skips_in_a_row_end_the_run_and_nothing_is_saved(train, tmp_pat
     assert "step 7 skipped for its non-finite loss" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(6, 2), (2, 6)])
 def test_another_distance_between_records_changes_no_skip_and_no_bit_of_the_state(train, tmp_path, before, after):
     """Stopped after skips that are in no record yet, of which there are more than the new distance has steps."""

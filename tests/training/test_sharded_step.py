@@ -108,14 +108,14 @@ def check_equal(model, mesh, training=TRAINING):
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes"),
+    ("name", "sizes", "training"),
     [
-        ("retention, KAN experts", (2, 2, 1, 2)),
-        ("attention, MLP experts", (1, 2, 2, 2)),
+        ("retention, KAN experts", (2, 2, 1, 2), TRAINING),
+        ("attention, MLP experts", (1, 2, 2, 2), LOSSES | {"accumulation_steps": 2}),
     ],
 )
-def test_a_step_on_a_mesh_is_the_step_on_one_device(name, sizes):
-    check_equal(model_of(name), mesh_of(*sizes))
+def test_a_step_on_a_mesh_is_the_step_on_one_device(name, sizes, training):
+    check_equal(model_of(name), mesh_of(*sizes), training)
 
 
 @pytest.mark.slow
@@ -131,6 +131,7 @@ def test_a_step_on_any_mesh_is_the_step_on_one_device(name, sizes):
     check_equal(model_of(name), mesh_of(*sizes))
 
 
+@pytest.mark.slow
 def test_microbatches_of_a_mesh_are_those_of_one_device():
     training = LOSSES | {"accumulation_steps": 2}
     changes = {"mixer": "attention", "ffn": "mlp", "router__dispatch": "dense"}
