@@ -106,7 +106,11 @@ def test_one_of_two_processes_is_signalled_and_the_run_ends_as_if_it_had_not_bee
     ("last", "message"),
     [
         ("--config.seed=5", "this is not process 1 of the run of process 0: config.seed=5 (there: 0)"),
-        ("--config.data.path=absent.txt", "config.data.path='absent.txt' does not exist"),
+        pytest.param(
+            "--config.data.path=absent.txt",
+            "config.data.path='absent.txt' does not exist",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_is_wrong_in_one_process_is_said_by_all_and_nothing_is_written(tmp_path, last, message):

@@ -54,7 +54,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients_are_finite(case, dtype):
     tokens = toy.tokens(0, 2, LENGTH)

@@ -117,7 +117,7 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", ["grid", pytest.param("ternary", marks=pytest.mark.slow)])
 def test_a_model_that_was_changed_is_opened_as_it_was_saved(tmp_path, change):
     function, fields = CHANGES[change]
     train(tmp_path / "trained")

@@ -249,6 +249,7 @@ def test_the_share_of_inputs_outside_the_grid_is_a_mean_over_microbatches_and_up
     jax.tree.map(np.testing.assert_array_equal, state.buffers, before.buffers)
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one():
     """The loads of routing and the bias that follows them are those of the whole batch, not of one device's part."""
     figures = {}
