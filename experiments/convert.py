@@ -1,4 +1,4 @@
-"""Gives a run of before the names of today: python -m experiments.convert --workdir=runs/old
+"""Rewrites an old run's config.json with the current fields: python -m experiments.convert --workdir=runs/old
 
 Fields of a config have moved into sections. The run's config.json is written anew with the new names, and its values,
 checkpoints and metrics stay as they are; the old file is kept as config.json.old. A config that has the new names

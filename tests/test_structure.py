@@ -21,16 +21,16 @@ ROOMS = {
     "runs": {"ops", "sharding", "processes", "layers", "models", "data"},
     **{
         room: {"ops", "sharding", "processes", "layers", "models", "data", "runs"}
-        for room in ("training", "inference", "interpret", "interop")
+        for room in ("training", "inference", "interop")
     },
 }
 HOMES = {
-    "optax": ("mixkabrn_jax/training/optimizer.py", "mixkabrn_jax/training/step.py"),
+    "optax": ("mixkabrn_jax/training/optimizer.py",),
     "orbax": ("mixkabrn_jax/runs/arrays.py",),
     "grain": ("mixkabrn_jax/data/",),
     "matplotlib": ("mixkabrn_jax/training/curve.py",),
     "flax": (
-        *("mixkabrn_jax/layers/", "mixkabrn_jax/models/", "mixkabrn_jax/interpret/", "mixkabrn_jax/interop/"),
+        *("mixkabrn_jax/layers/", "mixkabrn_jax/models/", "mixkabrn_jax/interop/"),
         # Models are split and merged here, and made for a run.
         *("mixkabrn_jax/training/step.py", "mixkabrn_jax/training/experiment.py", "mixkabrn_jax/runs/model.py"),
     ),

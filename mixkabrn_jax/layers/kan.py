@@ -88,6 +88,15 @@ class KanLayer(nnx.Module):
             return map_groups(product, weights, x, group_sizes_E)
         return jax.checkpoint(product)(weights, x, group_sizes_E)
 
+    def edges(self, x_BD):
+        """The functions on the edges at these inputs, to look at: `[B, D]` -> `[B, D, F]`, summed over D the output."""
+        base_DF = effective_weight(self.base[...], self.linear.linear)
+        num_basis = self.features.num_basis
+        spline = effective_spline(self.spline[...], num_basis, self.features.config.spline_linear)
+        spline_GDF = spline.reshape(num_basis, *base_DF.shape)
+        silu_BD = effective_activation(jax.nn.silu(x_BD), self.linear)
+        return silu_BD[..., None] * base_DF[None] + jnp.einsum("bgd,gdf->bdf", self.features(x_BD), spline_GDF)
+
     def _by_kernels(self, x, base, spline, group_sizes_E):
         from mixkabrn_jax.ops.kernels.spline import spline_matmul  # a third of a second that others need not wait
 
@@ -160,8 +169,8 @@ def _mean_square(config) -> tuple[float, float]:
         x = jnp.linspace(-6, 6, 2401)
         density = jnp.exp(-(x**2) / 2)
         density = density / jnp.sum(density)
-        basis_GX = Features(x.size, config)(x)  # every lattice point an input of its own
-        return float(jnp.sum(density * jax.nn.silu(x) ** 2)), float(jnp.sum(density[None] * basis_GX**2))
+        basis_GD = Features(x.size, config)(x)  # every lattice point an input of its own
+        return float(jnp.sum(density * jax.nn.silu(x) ** 2)), float(jnp.sum(density[None] * basis_GD**2))
 
 
 def _pykan_init(rngs, grid, shape, scale, letters):

@@ -13,7 +13,8 @@ def open(workdir: str | Path) -> tuple["LanguageModel", "Tokenizer", dict]:
 
     Returns: (model, tokenizer, config), where config is what `config.json` holds.
     Raises: FileNotFoundError when the workdir holds no run, or no checkpoint yet; OSError when no checkpoint is intact;
-        ValueError when one of its files cannot be read or the checkpoint is of another model than its config.
+        ValueError when one of its files cannot be read or the checkpoint is of another model than its config; TypeError
+        when that config has a field that there is not.
     """
     from mixkabrn_jax.runs import model
 

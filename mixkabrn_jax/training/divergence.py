@@ -12,7 +12,7 @@ from mixkabrn_jax.training.guard import History
 
 @dataclass(frozen=True)
 class Divergence:
-    """Looks for it in one run."""
+    """Looks for divergence in one run."""
 
     workdir: Path
     experiment: Experiment

@@ -111,6 +111,10 @@ def train(training: Training) -> int:
 
 
 def _train(training):
+    """The order of one step: the update is started; while the device works, the record before it is written and errors
+    of checkpoints are met; then signals are read, and what is due is done, a checkpoint before its validation, so that
+    a run killed in between validates again.
+    """
     workdir, experiment, mesh, corpus = training.workdir, training.experiment, training.mesh, training.corpus
     began, last, batch_size = time.monotonic(), experiment.num_steps, experiment.data.batch_size
     setup, state = start.new(experiment, corpus.tokenizer.vocab_size, mesh)

@@ -15,7 +15,7 @@ class ProfileConfig:
     start: int
     """The first step that is traced, counted from 1. The first one of a process is slower than the others."""
     steps: int
-    """How many; 0 traces nothing."""
+    """How many steps are traced; 0 traces nothing."""
 
     def __post_init__(self):
         if self.start < 1:

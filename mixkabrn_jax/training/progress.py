@@ -10,7 +10,7 @@ class Progress:
     def __init__(self, num_steps: int, start_step: int, stream=None, *, is_shown: bool = True):
         """
         Args:
-            is_shown: False for a process that is not the one that speaks.
+            is_shown: whether this process is the one that writes to the terminal.
         """
         self._num_steps, self._start_step, self._is_shown = num_steps, start_step, is_shown
         self._stream = sys.stdout if stream is None else stream

@@ -21,7 +21,7 @@ class Signals:
     def __init__(self, *, is_told: bool = True):
         """
         Args:
-            is_told: False for a process that is not the one that speaks.
+            is_told: whether this process is the one that writes to the terminal.
         """
         self.received = 0
         self._is_told, self._previous = is_told, {}

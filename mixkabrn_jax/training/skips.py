@@ -23,7 +23,7 @@ class Skips(NamedTuple):
 
 
 def init(num_places: int) -> Skips:
-    """None so far.
+    """The list of a run in which no update has been skipped.
 
     Args:
         num_places: steps from one record of the log to the next, at most.
@@ -38,7 +38,7 @@ def init(num_places: int) -> Skips:
 
 
 def add(skips: Skips, is_skipped: jax.Array, **figures: jax.Array) -> Skips:
-    """With one update more, where it is one that was skipped.
+    """The list with this update in it, where it was skipped.
 
     Args:
         is_skipped: `[]` bool.

@@ -88,7 +88,10 @@ def init(model: nnx.Module, optimizer: Optimizer, history: History | None = None
 
 
 def parts(state: TrainState) -> dict[str, dict]:
-    """The state as a checkpoint stores it: the model can be read without the optimiser."""
+    """The state as a checkpoint stores it: the model can be read without the optimiser.
+
+    "sums" is the name that checkpoints have for the totals.
+    """
     optimizer_part = {"step": state.step, "optimizer": state.optimizer, "sums": state.totals, "guard": state.guard}
     return {"model": {"params": state.params, "buffers": state.buffers}, "optimizer": optimizer_part}
 

@@ -49,7 +49,7 @@ class Totals(NamedTuple):
 
 
 def zeros(model: language.LanguageModel) -> Totals:
-    """Totals over nothing."""
+    """Totals before the first batch."""
     config = model.config
     shape = (config.num_layers - config.first_dense_layers, config.num_experts)
     load_LE = jnp.zeros(shape) if config.num_experts else None

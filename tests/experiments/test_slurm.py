@@ -38,7 +38,7 @@ pytestmark = [
     ),
 ]
 
-# As the README gives it to users. No trap for SIGTERM: a job that is cancelled would requeue itself.
+# As docs/clusters.md gives it to users. No trap for SIGTERM: a job that is cancelled would requeue itself.
 SCRIPT = """#!/bin/bash
 #SBATCH --ntasks=2 --requeue --open-mode=append
 #SBATCH --signal=USR1@60

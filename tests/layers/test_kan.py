@@ -70,6 +70,19 @@ def test_a_layer_is_the_sum_over_edges_of_silu_and_spline(linear):
     reference.assert_close(layer_bar.base[...], want, terms=12)
 
 
+@pytest.mark.parametrize("linear", ["dense", "ternary"])
+def test_the_functions_on_the_edges_are_each_of_one_input_and_add_up_to_the_layer(linear):
+    layer, x = make(linear=linear), inputs(8, D)
+    found = np.asarray(jax.jit(lambda layer, x: layer.edges(x))(layer, x))
+    assert found.shape == (8, D, F)
+    reference.assert_close(found.sum(axis=1), layer(x), terms=D * (GRID.num_basis + 1) * 4)
+    if linear == "dense":  # the scale of activation codes is that of all inputs
+        x[:, 1] += 0.5
+        other = np.asarray(jax.jit(lambda layer, x: layer.edges(x))(layer, x))
+        np.testing.assert_array_equal(np.delete(other, 1, axis=1), np.delete(found, 1, axis=1))
+        assert np.abs(other[:, 1] - found[:, 1]).max() > 0.1
+
+
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 def test_a_layer_is_the_sum_over_edges_at_every_degree(degree):
     kan = toy.kan(-1.5, 2.5, 3, degree)

@@ -8,5 +8,6 @@ The step (`training.step`) asks three things of it, all of them pure functions o
     totals(model, batch) -> Totals                          what an evaluation reports, without coefficients
 
 `Counts` and `Totals` are those of `training.totals`. Gradients, accumulation, meshes, the guard and the log are the
-same for all objectives: adapters or images are another file beside `language.py`, not another trainer.
+same for all objectives: adapters are another file beside `language.py`, not another trainer. What reports in other
+units than nats and bytes also changes `training.totals`, and a second objective the type of `config.objective`.
 """
