@@ -6,7 +6,6 @@ import pathlib
 import re
 import runpy
 import shlex
-import string
 import sys
 from collections import Counter
 from xml.etree import ElementTree
@@ -21,7 +20,6 @@ README = ROOT / "README.md"
 DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 OURS = ("benchmarks", "configs", "docs", "examples", "experiments", "mixkabrn_jax", "tests")
-LEGEND = "### The shape is in the name"
 
 
 def name(path):
@@ -154,15 +152,6 @@ def test_the_readme_is_of_one_length_and_in_one_order():
         "Why to trust it",
         "More",
     ]
-
-
-def test_the_legend_gives_each_letter_one_meaning():
-    legend = README.read_text().partition(LEGEND)[2].partition("\n## ")[0].partition("\n\n`B` ")[2]
-    items = ("`B` " + " ".join(legend.split())).split(" · ")
-    letters = [letter for item in items for letter in re.findall(r"`([A-Z])`", item)]
-    assert max(Counter(letters).values()) == 1
-    assert set(letters) == set("BTSCIDHKVFENRGMPWLUAXY") <= set(string.ascii_uppercase)
-    assert all(re.fullmatch(r"`[A-Z]`( and `[A-Z]`)? \S.*", item) for item in items)
 
 
 @pytest.mark.parametrize("path", [README, ROOT / "docs" / "layers.md", ROOT / "docs" / "models.md"], ids=name)

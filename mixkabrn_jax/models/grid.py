@@ -35,8 +35,8 @@ def update_grid(
     """The model with adaptive knots that follow the inputs of all its KAN layers on these tokens, its splines refitted.
 
     A routed expert's samples are the tokens that it is run for; padding does not count; a layer or expert with fewer
-    than `refinement.SAMPLES_PER_FUNCTION` samples for each basis function keeps its grid. Arguments and errors are those
-    of `grid_changes`.
+    than `refinement.SAMPLES_PER_FUNCTION` samples for each basis function keeps its grid. Arguments and errors are
+    those of `grid_changes`.
     """
     changes = grid_changes(model, tokens_BT, segment_ids_BT, mask_BT, uniform_fraction=uniform_fraction)
     return change_grids(model, changes)
