@@ -34,9 +34,13 @@ class MeshConfig:
     """Devices along each axis; fields are those of `config.mesh`."""
 
     data: int
+    """Rows of the batch; parameters and moments are split along it while they are not in use (FSDP)."""
     expert: int
+    """Rows of the batch, and experts."""
     model: int
+    """Heads and hidden units (tensor parallelism)."""
     context: int
+    """Parts of each sequence."""
 
     def __post_init__(self):
         for axis, size in asdict(self).items():

@@ -1,6 +1,9 @@
 """The configs that ship: each builds, and has the size that its header says."""
 
+import ast
 import dataclasses
+import inspect
+import itertools
 import typing
 
 import jax
@@ -85,6 +88,23 @@ def test_the_other_configs_have_the_fields_of_the_full_document(config):
 
 def test_a_retnet_has_a_head_of_its_own_as_in_both_references():
     assert not retnet.get_config("300m").model.tied_embeddings
+
+
+def undocumented(cls):
+    """Fields of a section and of those in it that no docstring follows, but for the sections themselves."""
+    (tree,) = ast.parse(inspect.getsource(cls)).body
+    types = typing.get_type_hints(cls)
+    for statement, following in itertools.pairwise([*tree.body, ast.Pass()]):
+        if not isinstance(statement, ast.AnnAssign):
+            continue
+        if dataclasses.is_dataclass(types[statement.target.id]):
+            yield from undocumented(types[statement.target.id])
+        elif not isinstance(getattr(following, "value", None), ast.Constant) or isinstance(following, ast.AnnAssign):
+            yield f"{cls.__name__}.{statement.target.id}"
+
+
+def test_every_field_says_what_it_means():
+    assert not list(undocumented(Experiment))
 
 
 def test_a_default_reaches_no_experiment():

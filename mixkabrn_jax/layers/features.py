@@ -36,8 +36,9 @@ class KanConfig:
     spline_share: float = 0.5
     """The part of the output's initial variance that comes from the splines, 0 to 1, where init is "variance"."""
     train_base: bool = True
-    """A part that is not trained is a `Buffer`: saved, without gradient."""
+    """Whether the base is trained: a part that is not is a `Buffer`, saved, without gradient."""
     train_spline: bool = True
+    """Whether the splines are trained, or the functions that stand in for them."""
     spline_linear: str = "dense"
     """Number format of the splines' coefficients, "dense" or "ternary" with a scale for each basis function."""
 

@@ -27,6 +27,7 @@ class RouterConfig:
     num_groups: int = 1
     """Experts form so many equal groups, of which a token may use `groups_per_token` (V2, V3)."""
     groups_per_token: int = 1
+    """Groups with the highest scores, in which a token's experts are looked for."""
     normalize: bool = False
     """Divide a token's gates by their sum."""
     scale: float = 1.0

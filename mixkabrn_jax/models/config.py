@@ -25,7 +25,9 @@ class ModelConfig:
     d_model: int
     """Width of the residual stream."""
     num_layers: int
+    """Blocks, each a mixer and a feed-forward."""
     num_heads: int
+    """Of a mixer."""
     key_width: int
     """Of one head."""
     value_width: int
@@ -44,7 +46,9 @@ class ModelConfig:
     num_experts: int
     """Routed experts of a layer; 0 for one dense feed-forward."""
     experts_per_token: int
+    """Routed experts that a token is run through (top-k)."""
     num_shared_experts: int
+    """Experts that every token is run through besides."""
     first_dense_layers: int
     """So many layers at the start have a dense feed-forward."""
     tied_embeddings: bool

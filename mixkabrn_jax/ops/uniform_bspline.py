@@ -36,8 +36,11 @@ class UniformGrid:
     """
 
     low: float = -3.0
+    """Left end."""
     high: float = 3.0
+    """Right end."""
     num_intervals: int = 3
+    """Between the ends."""
     degree: int = 3
     """Of the polynomial pieces: 3 is cubic."""
     extrapolation: str = "fade"

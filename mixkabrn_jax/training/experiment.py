@@ -23,11 +23,16 @@ class Experiment:
     """A config, checked: an unknown key is a TypeError, an impossible value a ValueError that names its field."""
 
     seed: int
+    """Of the first parameters and of the order of the data."""
     num_steps: int
+    """Updates of the whole run."""
     log_every: int
+    """Steps between records of training."""
     evaluate_every: int
+    """Steps between validations; the last step is always validated."""
     evaluate_windows: int
     """Validation windows of an evaluation on the way; the last one takes all."""
+    # Sections: the meaning of each stands with its dataclass.
     model: ModelConfig
     data: DataConfig
     optimizer: OptimizerConfig

@@ -22,15 +22,25 @@ class OptimizerConfig:
     half of the steps the rate drops onto the line of `second_peak_rate` with the same end, and weight decay to 0.
     cosine: half a cosine down to the end. wsd: constant, then a line down over the last `decay_fraction` of steps."""
     peak_rate: float
+    """Learning rate once it is warm."""
     second_peak_rate: float
+    """Where the line of the second half begins; of two_stage alone."""
     final_fraction: float
+    """Learning rate at the end, as a fraction of `peak_rate`."""
     decay_fraction: float
+    """Of the steps, in which the rate falls; of wsd alone."""
     warmup_steps: int
+    """So many steps the rate rises from 0."""
     b1: float
+    """Decay of Adam's mean of gradients."""
     b2: float
+    """Decay of Adam's mean of squared gradients."""
     epsilon: float
+    """Added to the root of that mean."""
     weight_decay: float
+    """Of matrices, times the learning rate (AdamW)."""
     clip_norm: float
+    """Larger gradients are scaled down to this norm."""
 
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
