@@ -24,6 +24,7 @@ def run(main: Callable[[], int | None]) -> None:
     def checked(_):
         # Of what the standard output has no letters for, question marks: a model's text may hold anything.
         sys.stdout.reconfigure(errors="replace")
+        sys.unraisablehook = _end_if_interrupted
         keep_compiled_programs()
         # JAX comes with it: only once the flags are read, so that a wrong one is answered at once.
         from mixkabrn_jax import host
@@ -36,6 +37,16 @@ def run(main: Callable[[], int | None]) -> None:
             sys.exit(130)
 
     app.run(checked, flags_parser=lambda argv: parse(argv, main))
+
+
+def _end_if_interrupted(unraisable):
+    """Ends the program at a Ctrl-C that came within a callback, as JAX has one for the garbage collector: Python
+    prints such an exception and goes on.
+    """
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.stdout.flush()
+        os._exit(130)
+    sys.__unraisablehook__(unraisable)
 
 
 def define_config() -> flags.FlagHolder:

@@ -156,3 +156,25 @@ def test_help_is_there_at_once_and_a_success():
 def test_what_the_standard_output_has_no_letters_for_is_replaced():
     program = "from experiments import command_line\ncommand_line.run(lambda: print('ä\\ufffd—b'))"
     assert run_program(program, PYTHONIOENCODING="ascii") == (0, "???b\n", "")
+
+
+def test_an_interrupt_that_a_callback_swallows_ends_the_program():
+    program = """
+import gc, os, signal
+from experiments import command_line
+
+def interrupt(phase, info):
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000):
+        pass
+
+def main():
+    print("begins")
+    gc.callbacks.append(interrupt)
+    gc.collect()
+    print("goes on")
+
+command_line.run(main)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "begins\n", "")
