@@ -155,11 +155,13 @@ def _wrong_config(error, config_file, path, argv):
 
 def _quotes_part_of(argument, message):
     path = argument.removeprefix("--").partition("=")[0]
-    return any(f"'{name}'" in message or f'"{name}"' in message for name in path.split("."))
+    name = re.search(r"['\"](\w+)", message)  # the first: behind it may come one that was meant
+    return name is not None and name[1] in path.split(".")
 
 
 def _one_line(error):
     text = str(error.args[-1] if isinstance(error, KeyError) else error).replace("\\n", " ")
+    text = re.sub(r"^'(\\'.*)'$", r"\1", text).replace("\\'", "'")  # quoted twice
     if "Traceback" in text:  # of a config file that failed to load: its last line says why
         text = text.strip().splitlines()[-1].removeprefix("ValueError: ")
     # absl puts before a sentence of ours the flags that it is about, with their values.

@@ -25,6 +25,8 @@ class MetricsFile:
         self.kept = [record for record in read(path) if record["step"] <= resume_step] if path.exists() else []
         """The records of the run so far."""
         if is_written:
+            if resume_step and not path.exists():
+                _log.warning("%s is missing: it begins anew, without the records up to step %d", path, resume_step)
             write_atomically(path, "".join(json.dumps(record) + "\n" for record in self.kept))
         self._path, self._is_written = path, is_written
         self._file = self._opened()

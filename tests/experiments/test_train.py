@@ -159,6 +159,11 @@ def contents(directory):
     ("changes", "arguments", "message"),
     [
         ({}, ["--config.model.foo=1"], "--config.model.foo=1: the config file declares no such field"),
+        (
+            {},
+            ["--config.model.d_model=16", "--config.model.dmodel=3"],
+            "error: --config.model.dmodel=3: the config file declares no such field ('dmodel' Did you mean \"d",
+        ),
         ({}, ["--config.num_steps=many"], "num_steps"),
         ({}, ["stray"], "'stray' is not a flag"),
         ({"model__num_heads": 3}, [], "config.model.num_heads=3 does not divide d_model=16"),

@@ -112,3 +112,12 @@ def test_a_file_that_is_deleted_while_a_run_goes_on_is_begun_anew_and_the_log_sa
     path.unlink()
     file.close()
     assert file.records() == []
+
+
+def test_a_file_that_is_gone_when_a_run_goes_on_is_begun_anew_and_the_log_says_so(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    MetricsFile(path, 0).close()
+    assert not caplog.messages
+    path.unlink()
+    MetricsFile(path, 4).close()
+    assert caplog.messages == [f"{path} is missing: it begins anew, without the records up to step 4"]
