@@ -5,12 +5,11 @@
 
 | size | total | active | hardware | bits per byte of the held-out documents |
 |---|---|---|---|---|
-| tiny | 0.94 M | 0.71 M | 2 CPU cores, 1.3 GB | 1.994 after 2.7 M bytes, 7 to 8 minutes |
+| tiny | 0.94 M | 0.71 M | 2 CPU cores, 1.3 GB | 1.994 after 2.7 M bytes (more in README) |
 | small | 27.6 M | 15.2 M | meant for one GPU | not trained yet |
 | base | 338 M | 123 M | meant for one GPU | not trained yet |
 | large | 5.0 G | 1.34 G | meant for pods: see `--plan` | not trained yet |
 
-Tiny's is of 2026-11-24, commit cfffb2c; five runs that differ by rounding alone ended at 1.990 to 2.006.
 With 1700 steps (3.5 M bytes) tiny ends at 1.934 bits per byte. Recomputing whole layers (remat) takes 64 MB instead of
 151 for a step of tiny, and a tenth longer. Parameters are counted by `count_parameters`; active ones are those that one
 token passes through.

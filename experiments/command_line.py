@@ -6,6 +6,7 @@ import platform
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,6 +75,8 @@ def user_errors() -> Iterator[None]:
 def keep_to_our_sentences() -> None:
     """What we warn of is seen, and what our libraries tell of themselves is not."""
     logging.getLogger().setLevel(logging.WARNING)  # absl lowers it to INFO
+    # Of a process that was killed while it kept a program, which is compiled anew.
+    warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
     # Orbax reports every file it touches, and each of its threads a full disk, before our sentence does.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
 

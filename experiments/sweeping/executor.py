@@ -58,8 +58,8 @@ class LocalExecutor:
         self._previous = {}
 
     def __enter__(self):
-        # Windows has no SIGHUP.
-        for number in {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:
+        names = ("SIGINT", "SIGTERM", "SIGHUP")  # the last of which Windows lacks
+        for number in [getattr(signal, name) for name in names if hasattr(signal, name)]:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP under nohup
                 self._previous[number] = signal.signal(number, lambda number, _frame: self.received.append(number))
         return self

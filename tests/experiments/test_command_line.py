@@ -176,5 +176,17 @@ def main():
 
 command_line.run(main)
 """
-    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "begins\n", "")
+    assert run_program(program) == (130, "begins\n", "")
+
+
+def test_a_kept_program_that_was_cut_short_is_compiled_anew_without_a_word(tmp_path):
+    """By a kill while it was written: JAX warns of it at every start, and a user can do nothing with that."""
+    program = "from experiments import command_line\n"
+    program += "command_line.run(lambda: print(__import__('jax').numpy.arange(3).sum()))"
+    settings = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    assert run_program(program, **settings) == (0, "3\n", "")
+    kept = list(tmp_path.glob("*-cache"))
+    assert kept
+    for file in kept:
+        file.write_bytes(file.read_bytes()[:9])
+    assert run_program(program, **settings) == (0, "3\n", "")

@@ -44,7 +44,13 @@ def output(layer, x):
     return y[0] if isinstance(y, tuple) else y
 
 
-@pytest.mark.parametrize("name", ["kan layer", "retention", "mixture"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("kan layer", "retention", "mixture"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("linear", "glu", "attention")),
+    ],
+)
 def test_a_layer_is_made_in_a_line_and_takes_an_array_of_numpy_outside_of_jit(name):
     layer, x = LAYERS[name](nnx.Rngs(0)), reference.normal(1, B, T, D)
     y = output(layer, x)

@@ -76,7 +76,10 @@ def test_documents_go_on_from_a_state():
 
 @pytest.mark.parametrize(
     ("mixer", "room"),
-    [("retention", None), ("attention", 14), pytest.param("attention", None, marks=pytest.mark.slow)],
+    [
+        *(("retention", None), ("attention", 14)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("retention", 14), ("attention", None))),
+    ],
 )
 def test_padding_left_or_right_changes_nothing_and_is_gone_on_from(mixer, room):
     config = toy.model_config(mixer=mixer, ffn="mlp")
@@ -177,7 +180,13 @@ def test_deepnorm_starts_with_smaller_branches():
         reference.assert_close(got.kernel[...], ratio * np.asarray(want.kernel[...]))
 
 
-@pytest.mark.parametrize(("mixer", "dispatch"), [("retention", "sorted"), ("attention", "dense")])
+@pytest.mark.parametrize(
+    ("mixer", "dispatch"),
+    [
+        *(("retention", "sorted"), ("attention", "dense")),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("retention", "dense"), ("attention", "sorted"))),
+    ],
+)
 def test_a_later_token_changes_no_earlier_logit(mixer, dispatch):
     config = toy.model_config(mixer=mixer, linear="ternary", router__dispatch=dispatch, ffn="swiglu")
     model, tokens = toy.make(config), toy.tokens(0, 2, 12)
