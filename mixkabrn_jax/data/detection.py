@@ -39,7 +39,8 @@ def not_text(head: bytes) -> str | None:
             return f"not text ({kind})"
     if b"\0" in head:
         zeros = [head[place::2].count(0) for place in (0, 1)]
-        return "not text (UTF-16)" if max(zeros) > len(head) / 5 and min(zeros) * 4 < max(zeros) else "not text (binary)"
+        is_utf16 = max(zeros) > len(head) / 5 and min(zeros) * 4 < max(zeros)  # every other byte, of Latin letters
+        return "not text (UTF-16)" if is_utf16 else "not text (binary)"
     # A character that the end of the head cuts through is none of the broken ones.
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
     controls = sum(head.count(byte) for byte in range(32) if byte not in b"\t\n\r\f\v\b\x1b")
