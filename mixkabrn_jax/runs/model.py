@@ -20,13 +20,13 @@ def read(directory: Path) -> tuple[LanguageModel, Tokenizer, dict]:
     config = workdir.load_config(directory)
     tokenizer = workdir.load_tokenizer(directory)
     if tokenizer is None or not (directory / "checkpoints").is_dir():
-        raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
+        raise FileNotFoundError(f"{directory} holds no checkpoint yet: train longer")
     model_config = build(ModelConfig, config["model"], "config.model", is_complete=False)
     graph, part = abstract(model_config, tokenizer.vocab_size)
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         latest = checkpoints.latest_intact_step()
         if latest is None:
-            raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
+            raise FileNotFoundError(f"{directory} holds no checkpoint yet: train longer")
         part = checkpoints.restore(latest, {"model": part})[0]["model"]
     return nnx.merge(graph, part["params"], part["buffers"]), tokenizer, config
 

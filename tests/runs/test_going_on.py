@@ -95,7 +95,9 @@ def test_a_finished_run_is_trained_on_to_more_steps_on_request_and_says_what_tha
     (directory / "metrics.jsonl").unlink()
     capsys.readouterr()
     longer = toy.experiment(text, **SMALL | {"num_steps": 9})
-    with pytest.raises(ValueError, match=r"config\.num_steps=9 \(there: 6\).*, or give --extend to train that one"):
+    with pytest.raises(
+        ValueError, match=r"config\.num_steps=9 \(there: 6\).*, or give --extend \(extend=True\) to train that one"
+    ):
         loop.prepare(longer, directory)
     assert train(longer, directory, extend=True) == 0
     rate = float(optimizer.learning_rate(optimizer.OptimizerConfig(**longer["optimizer"]), 9)(6))
