@@ -43,16 +43,12 @@ def check(workdir: Path, config: Mapping, defaults: Mapping | None = None, *, ex
     if not (workdir / "config.json").exists():
         _require_empty(workdir)
         return
-    changes = _differences(workdir, config, defaults)
+    changes = differences(workdir, config, defaults)
     there, mine = changes.get("num_steps", (0, 0))
     is_longer = isinstance(there, int) and isinstance(mine, int) and mine > there
     if extend and is_longer:
         del changes["num_steps"]
-    differing = [
-        f"config.{field}={mine!r} (there: {there!r})"
-        for field, (there, mine) in changes.items()
-        if not is_bookkeeping(field)
-    ]
+    differing = in_words({field: values for field, values in changes.items() if not is_bookkeeping(field)})
     if differing:
         hint = (
             ", or give --extend (extend=True) to train that one longer"
@@ -98,7 +94,7 @@ def create(
             f"{workdir} holds a run on other data: {there}, but this is {data}; restore the data, or choose "
             "another workdir"
         )
-    changes = _differences(workdir, config, defaults)
+    changes = differences(workdir, config, defaults)
     if changes:
         write_atomically(workdir / "config.json", contents["config.json"] + "\n")
     return [f"{field} {there} -> {mine}" for field, (there, mine) in changes.items()]
@@ -113,11 +109,21 @@ def _require_empty(workdir):
         raise ValueError(f"{workdir} has no config.json but holds {named}: choose another workdir, a new or empty one")
 
 
-def _differences(workdir, config, defaults):
-    """{field: (value there, value here)} of those that differ; None where a side has no such field."""
+def differences(workdir: Path, config: Mapping, defaults: Mapping | None = None) -> dict[str, tuple]:
+    """{field: (value there, value here)} of those that differ; None where a side has no such field.
+
+    Args:
+        defaults: as for `check`.
+    Raises: as `load_config`.
+    """
     here, there = flatten(json.loads(json.dumps(config))), (defaults or {}) | flatten(load_config(workdir))
     fields = [field for field in sorted(here.keys() | there.keys()) if here.get(field) != there.get(field)]
     return {field: (there.get(field), here.get(field)) for field in fields}
+
+
+def in_words(changes: Mapping[str, tuple]) -> list[str]:
+    """`config.seed=1 (there: 0)`, for each of the `differences`."""
+    return [f"config.{field}={here!r} (there: {there!r})" for field, (there, here) in changes.items()]
 
 
 def leave_token(workdir: Path) -> str:
