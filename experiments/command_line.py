@@ -1,13 +1,15 @@
 """How every entry point starts: flags are read, and a user's mistake ends in one line instead of a traceback."""
 
+import difflib
 import logging
 import os
 import platform
 import re
+import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,6 +52,12 @@ def _end_if_interrupted(unraisable):
     sys.__unraisablehook__(unraisable)
 
 
+def raise_interrupts() -> None:
+    """From here on a Ctrl-C raises KeyboardInterrupt, for what is begun has to be ended in order; see `experiments`."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def define_config() -> flags.FlagHolder:
     """The flag --config of an entry point, which has to be given, and with it --config.x=value for each field."""
     holder = config_flags.DEFINE_config_file("config", help_string="config file, with a size after a colon")
@@ -58,9 +66,9 @@ def define_config() -> flags.FlagHolder:
 
 
 def require(name: str, example: str) -> None:
-    """A flag that is not given is answered with an example of it and what it is."""
+    """A flag that is not given, or as nothing, is answered with an example of it and what it is."""
     message = f"--{name}={example} is needed: {flags.FLAGS[name].help}"
-    flags.register_validator(name, lambda value: value is not None, message)
+    flags.register_validator(name, bool, message)
 
 
 @contextmanager
@@ -107,7 +115,7 @@ def parse(argv: list[str], main: Callable) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
-        sys.exit(f"error: {_one_line(error)}")
+        sys.exit(f"error: {wrong_flag(error, flags.FLAGS, usage.own_flags(main))}")
     except Exception as error:  # whatever a config file raises; and ml_collections, of a field that is not there
         if path is None:
             raise
@@ -117,6 +125,44 @@ def parse(argv: list[str], main: Callable) -> list[str]:
     if len(rest) > 1:
         sys.exit(f"error: {rest[1]!r} is not a flag: write --name=value")
     return rest
+
+
+def wrong_flag(error: flags.Error, values: flags.FlagValues, own: Iterable[flags.Flag] = ()) -> str:
+    """What absl found wrong with a command line, in a sentence that says what would be right.
+
+    Args:
+        values: with the flags that it was read by.
+        own: flags of which one may have been meant.
+    """
+    if isinstance(error, flags.UnrecognizedFlagError):
+        # Its value is the whole argument.
+        return f"{error.flagvalue}: there is no such flag; {_meant(error.flagname, [flag.name for flag in own])}"
+    found = re.fullmatch(r"flag --([\w.]+)=(.*?): (.*)", str(error), re.DOTALL)
+    if found is None or found[1] not in values:
+        return _one_line(error)
+    name, value, reason = found.groups()
+    parser = values[name].parser
+    if "as a ConfigDict" in reason:
+        inside = [field for field in _fields() if field.startswith(f"{name}.")]
+        return f"--{name}={value}: it is a section of the config: set its fields, such as --{(inside or [name])[0]}"
+    if isinstance(parser, flags.BooleanParser):
+        return f"--{name}={value}: true or false is needed"
+    if isinstance(parser, flags.FloatParser | flags.IntegerParser):
+        wanted = parser.syntactic_help
+        article = "" if wanted.startswith(("a ", "an ")) else f"{parser.number_article} "
+        return f"--{name}={value}: {article}{wanted} is needed"
+    return _one_line(error)
+
+
+def _meant(name, names):
+    """Which of the names a user may have meant."""
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"is --{near[0]} meant?" if near else "--help lists those that there are"
+
+
+def _fields():
+    """`config.num_steps` and the other fields of a config."""
+    return [line.strip().removeprefix("--").partition("=")[0] for line in usage.fields()]
 
 
 def locate(error: BaseException, path: str) -> str | None:
@@ -153,7 +199,8 @@ def _wrong_config(error, config_file, path, argv):
     if not overrides:
         return f"--config={config_file}: {type(error).__name__}: {message}"
     unknown = [argument for argument in overrides if _quotes_part_of(argument, message)] or overrides
-    return f"{' '.join(unknown)}: the config file declares no such field ({message})"
+    meant = _meant(unknown[0].removeprefix("--").partition("=")[0], _fields())
+    return f"{' '.join(unknown)}: the config file declares no such field; {meant}"
 
 
 def _quotes_part_of(argument, message):

@@ -36,6 +36,7 @@ def main():
         from ray.train.v2.jax import JaxConfig, JaxTrainer
     except ImportError as error:
         raise SystemExit(f'error: {error}: this example needs Ray, pip install "ray[train]"') from error
+    command_line.raise_interrupts()
     config = _CONFIG.value.to_dict()
     if config["data"]["path"]:
         config["data"]["path"] = str(Path(config["data"]["path"]).resolve())  # workers run in folders of their own

@@ -22,7 +22,7 @@ _EXTEND = flags.DEFINE_bool("extend", False, "train a finished run on to a large
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "print the config with all that was set, as JSON, and end")
 flags.register_multi_flags_validator(
     ["workdir", "plan", "print_config"],
-    lambda given: given["plan"] or given["print_config"] or given["workdir"] is not None,
+    lambda given: given["plan"] or given["print_config"] or given["workdir"],
     f"--workdir=runs/tiny is needed: {flags.FLAGS['workdir'].help}",
 )
 
@@ -47,6 +47,7 @@ def main():
         from mixkabrn_jax.runs.checkpoint import DoesNotFitError
         from mixkabrn_jax.training import loop
 
+        command_line.raise_interrupts()
         process_flags.join()
     try:
         with processes.exchange():

@@ -13,6 +13,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from experiments.command_line import wrong_flag
 from mixkabrn_jax.runs import workdir
 from mixkabrn_jax.runs.config import flatten
 
@@ -99,7 +100,7 @@ def resolve(config_file: str, overrides: Mapping) -> tuple[dict, dict]:
     try:
         values(argv)
     except flags.Error as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(wrong_flag(error, values)) from error
     return values["config"].value.to_dict(), config_flags.get_override_values(values["config"])
 
 

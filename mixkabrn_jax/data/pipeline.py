@@ -72,7 +72,7 @@ def load(config: DataConfig, tokenizer: tokenizers.Tokenizer | None = None) -> C
 
     A run that goes on brings the tokenizer it was saved with; without one it is made here, from all documents, as
     nanoGPT does. A tokenizer of another kind than the config's is a ValueError; so is what `sources` and `tokenizers`
-    find wrong with the data.
+    find wrong with the data, and a training part that does not fill one window.
     """
     documents = sources.text(config.path) if config.path else sotu.documents()
     if tokenizer is None:
@@ -81,12 +81,17 @@ def load(config: DataConfig, tokenizer: tokenizers.Tokenizer | None = None) -> C
         )
     elif tokenizer.name != config.tokenizer:
         raise ValueError(f"config.data.tokenizer={config.tokenizer!r}, but the given one is of {tokenizer.name!r}")
-    train, validation = sources.hold_out(documents, config.validation_fraction)
-    return Corpus(
-        tokenizer,
-        packing.Windows(train, tokenizer, config.sequence_length),
-        packing.Windows(validation, tokenizer, config.sequence_length),
-    )
+    parts = sources.hold_out(documents, config.validation_fraction)
+    corpus = Corpus(tokenizer, *(packing.Windows(part, tokenizer, config.sequence_length) for part in parts))
+    if corpus.train.num_targets < config.sequence_length:
+        raise ValueError(
+            f"config.data.path={config.path!r} has {sum(len(document.content) for document in documents):,} bytes, "
+            f"{corpus.train.num_targets:,} tokens of them for training, which do not fill one window of "
+            f"config.data.sequence_length={config.sequence_length}: at least "
+            f"{math.ceil((config.sequence_length - 1) / (1 - config.validation_fraction)):,} bytes are needed, or a "
+            "shorter window"
+        )
+    return corpus
 
 
 def vocab_size(config: DataConfig) -> int:

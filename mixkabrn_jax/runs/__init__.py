@@ -28,7 +28,7 @@ def save(workdir: str | Path, model: "LanguageModel", tokenizer: "Tokenizer", co
     Args:
         config: that of the run which the model comes from; its model section becomes the model's own.
     Raises: FileExistsError when the workdir holds anything; ValueError for a model that no config describes, such as
-        one with some of its layers quantised.
+        one with some of its layers quantised, or one of integers.
     """
     from mixkabrn_jax.runs import model as models
 

@@ -17,8 +17,10 @@ def build(cls: type, values: Mapping, path: str = "config", *, is_complete: bool
         path: of the section.
         is_complete: every field must be there. Else one that is missing has its default: a run's config may be older
             than the field, and a field that came later has as its default what was done before.
-    Raises: TypeError for a field that is unknown or missing, ValueError for an impossible value.
+    Raises: TypeError for a field that is unknown, missing or of another type, ValueError for an impossible value.
     """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"{path}={values!r} is a section: a dict of its fields is needed")
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in sorted(values.keys() - fields.keys()):
         raise TypeError(f"{path}.{name}: there is no such field; there are {', '.join(sorted(fields))}")
@@ -29,7 +31,7 @@ def build(cls: type, values: Mapping, path: str = "config", *, is_complete: bool
     built = {
         name: build(types[name], value, f"{path}.{name}", is_complete=is_complete)
         if dataclasses.is_dataclass(types[name])
-        else value
+        else _of_type(types[name], value, f"{path}.{name}")
         for name, value in values.items()
     }
     try:
@@ -38,6 +40,22 @@ def build(cls: type, values: Mapping, path: str = "config", *, is_complete: bool
         if str(error).startswith("config."):  # of a section that stands in one place only, and says where
             raise
         raise ValueError(f"{path}.{error}") from error
+
+
+_TYPES = {
+    bool: (bool, "True or False"),
+    int: (int, "an integer"),
+    float: ((int, float), "a number"),
+    str: (str, "a text"),
+}
+
+
+def _of_type(cls, value, path):
+    """The value; what a field's own checks compare it with is of its type."""
+    types, wanted = _TYPES.get(cls, (object, ""))
+    if not isinstance(value, types):
+        raise TypeError(f"{path}={value!r}: {wanted} is needed")
+    return value
 
 
 def defaults(cls: type) -> dict:

@@ -8,8 +8,10 @@ import jax
 from flax import nnx
 
 from mixkabrn_jax.data.tokenizers import Tokenizer
+from mixkabrn_jax.models import surgery
 from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.models.language import LanguageModel
+from mixkabrn_jax.models.quantize import linear_type
 from mixkabrn_jax.runs import arrays, workdir
 from mixkabrn_jax.runs.checkpoint import Checkpoints
 from mixkabrn_jax.runs.config import build
@@ -20,13 +22,13 @@ def read(directory: Path) -> tuple[LanguageModel, Tokenizer, dict]:
     config = workdir.load_config(directory)
     tokenizer = workdir.load_tokenizer(directory)
     if tokenizer is None or not (directory / "checkpoints").is_dir():
-        raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
+        raise FileNotFoundError(f"{directory} holds no checkpoint yet: train longer")
     model_config = build(ModelConfig, config["model"], "config.model", is_complete=False)
     graph, part = abstract(model_config, tokenizer.vocab_size)
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         latest = checkpoints.latest_intact_step()
         if latest is None:
-            raise FileNotFoundError(f"--workdir={directory} holds no checkpoint yet: train longer")
+            raise FileNotFoundError(f"{directory} holds no checkpoint yet: train longer")
         part = checkpoints.restore(latest, {"model": part})[0]["model"]
     return nnx.merge(graph, part["params"], part["buffers"]), tokenizer, config
 
@@ -35,6 +37,11 @@ def write(directory: Path, model: LanguageModel, tokenizer: Tokenizer, config: M
     """Writes the workdir of a model; see `runs.save`."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise FileExistsError(f"{directory} is not empty: a new or empty directory is needed")
+    if any(linear_type(layer) == "integers" for _, layer in surgery.layers(model)):
+        raise ValueError(
+            "the model has integer layers, which no checkpoint holds yet: save the model that to_integers was given, "
+            "and call to_integers again where it is opened"
+        )
     config = {**config, "model": dataclasses.asdict(model.config)}
     # What `read` makes of this config has to be this model.
     graph, part = abstract(build(ModelConfig, config["model"], "config.model"), tokenizer.vocab_size)

@@ -39,24 +39,24 @@ def check(workdir: Path, config: Mapping, defaults: Mapping | None = None, *, ex
         `config.json` that cannot be read, or files that are not a run's; NotADirectoryError for a path that is a file.
     """
     if workdir.exists() and not workdir.is_dir():
-        raise NotADirectoryError(f"--workdir={workdir} is a file: a directory is needed")
+        raise NotADirectoryError(f"{workdir} is a file: a directory is needed")
     if not (workdir / "config.json").exists():
         _require_empty(workdir)
         return
-    changes = _differences(workdir, config, defaults)
+    changes = differences(workdir, config, defaults)
     there, mine = changes.get("num_steps", (0, 0))
     is_longer = isinstance(there, int) and isinstance(mine, int) and mine > there
     if extend and is_longer:
         del changes["num_steps"]
-    differing = [
-        f"config.{field}={mine!r} (there: {there!r})"
-        for field, (there, mine) in changes.items()
-        if not is_bookkeeping(field)
-    ]
+    differing = in_words({field: values for field, values in changes.items() if not is_bookkeeping(field)})
     if differing:
-        hint = ", or give --extend to train that one longer" if is_longer and not extend and len(differing) == 1 else ""
+        hint = (
+            ", or give --extend (extend=True) to train that one longer"
+            if is_longer and not extend and len(differing) == 1
+            else ""
+        )
         raise ValueError(
-            f"--workdir={workdir} holds a run of another config: {', '.join(differing)}; choose another --workdir{hint}"
+            f"{workdir} holds a run of another config: {', '.join(differing)}; choose another workdir{hint}"
         )
 
 
@@ -91,10 +91,10 @@ def create(
     there = _read_json(workdir / "data.json")
     if data != there:
         raise ValueError(
-            f"--workdir={workdir} holds a run on other data: {there}, but this is {data}; restore the data, or choose "
-            "another --workdir"
+            f"{workdir} holds a run on other data: {there}, but this is {data}; restore the data, or choose "
+            "another workdir"
         )
-    changes = _differences(workdir, config, defaults)
+    changes = differences(workdir, config, defaults)
     if changes:
         write_atomically(workdir / "config.json", contents["config.json"] + "\n")
     return [f"{field} {there} -> {mine}" for field, (there, mine) in changes.items()]
@@ -106,16 +106,24 @@ def _require_empty(workdir):
     strays = [name for name in strays if Path(name).suffix not in _OUTPUTS]
     if strays:
         named = ", ".join(strays[:3]) + (f" and {len(strays) - 3} more" if len(strays) > 3 else "")
-        raise ValueError(
-            f"--workdir={workdir} has no config.json but holds {named}: choose another --workdir, a new or empty one"
-        )
+        raise ValueError(f"{workdir} has no config.json but holds {named}: choose another workdir, a new or empty one")
 
 
-def _differences(workdir, config, defaults):
-    """{field: (value there, value here)} of those that differ; None where a side has no such field."""
+def differences(workdir: Path, config: Mapping, defaults: Mapping | None = None) -> dict[str, tuple]:
+    """{field: (value there, value here)} of those that differ; None where a side has no such field.
+
+    Args:
+        defaults: as for `check`.
+    Raises: as `load_config`.
+    """
     here, there = flatten(json.loads(json.dumps(config))), (defaults or {}) | flatten(load_config(workdir))
     fields = [field for field in sorted(here.keys() | there.keys()) if here.get(field) != there.get(field)]
     return {field: (there.get(field), here.get(field)) for field in fields}
+
+
+def in_words(changes: Mapping[str, tuple]) -> list[str]:
+    """`config.seed=1 (there: 0)`, for each of the `differences`."""
+    return [f"config.{field}={here!r} (there: {there!r})" for field, (there, here) in changes.items()]
 
 
 def leave_token(workdir: Path) -> str:
@@ -134,7 +142,7 @@ def await_token(workdir: Path, token: str, seconds: float = 60.0) -> None:
     while not (workdir / _TOKEN).is_file() or (workdir / _TOKEN).read_text() != token:
         if time.monotonic() > deadline:
             raise FileNotFoundError(
-                f"--workdir={workdir} is not the directory of process 0, whose {_TOKEN} is not seen here after "
+                f"{workdir} is not the directory of process 0, whose {_TOKEN} is not seen here after "
                 f"{seconds:g} s: one on a file system that all processes share is needed"
             )
         time.sleep(0.1)
@@ -149,7 +157,7 @@ def lock(workdir: Path) -> Iterator[None]:
     with (workdir / "config.json").open("r+b") as file:  # for writing: network file systems lock no other
         if not try_lock(file):
             raise BlockingIOError(
-                f"another process trains in --workdir={workdir}: wait for its end, or choose another; processes of one "
+                f"another process trains in {workdir}: wait for its end, or choose another; processes of one "
                 "run are told of each other by --distributed"
             )
         yield
@@ -162,7 +170,8 @@ def load_config(workdir: Path) -> dict:
     """
     path = workdir / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"--workdir={workdir} holds no config.json: a directory that training wrote is needed")
+        found = "holds no config.json" if workdir.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{workdir} {found}: a directory that training wrote is needed")
     return moved.nested(_read_json(path))
 
 

@@ -43,5 +43,5 @@ class Divergence:
         checkpoint = f"that of step {last} in {self.workdir / 'checkpoints'}" if last else "not there yet"
         return FloatingPointError(
             f"{how}; the last good checkpoint is {checkpoint}; {advice}config.optimizer.peak_rate={rate} in another "
-            "--workdir"
+            "workdir"
         )

@@ -1,6 +1,7 @@
 """Where a run begins: with a new state, or with that of its newest checkpoint."""
 
 import json
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mixkabrn_jax.data.tokenizers import Tokenizer
 from mixkabrn_jax.layers import variables
 from mixkabrn_jax.runs import arrays, workdir
 from mixkabrn_jax.runs.checkpoint import Checkpoints, DoesNotFitError
+from mixkabrn_jax.runs.config import defaults
 from mixkabrn_jax.runs.model import abstract
 from mixkabrn_jax.training import guard, optimizer
 from mixkabrn_jax.training.experiment import Experiment
@@ -38,12 +40,20 @@ def new(experiment: Experiment, vocab_size: int, mesh: jax.sharding.Mesh) -> tup
 def tokenizer_of(experiment: Experiment) -> Tokenizer:
     """The tokenizer of the run whose parameters a new run starts from, once it is seen that they fit.
 
-    Raises: FileNotFoundError where there is no such run, DoesNotFitError naming the arrays in which the models differ.
+    Raises: FileNotFoundError where there is no such run, ValueError for a tokenizer of another kind than the config's,
+        DoesNotFitError naming the fields in which the models' configs differ or, where none does, the arrays.
     """
     where, directory = f"config.init_from={experiment.init_from!r}", Path(experiment.init_from)
-    tokenizer = workdir.load_tokenizer(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{where}: there is no such folder; a run's workdir is needed")
+    tokenizer, wanted = workdir.load_tokenizer(directory), experiment.data.tokenizer
     if tokenizer is None:
         raise FileNotFoundError(f"{where} holds no tokenizer.json: a run's workdir is needed")
+    if tokenizer.name != wanted:
+        raise ValueError(
+            f"config.data.tokenizer={wanted!r}, but the run of {where} has {tokenizer.name!r}, and this one takes over "
+            f"its tokenizer: set config.data.tokenizer={tokenizer.name}"
+        )
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         step = checkpoints.latest_step()
         if step is None:
@@ -52,7 +62,9 @@ def tokenizer_of(experiment: Experiment) -> Tokenizer:
     _, part = abstract(experiment.model, tokenizer.vocab_size)
     wrong = arrays.differences(there, arrays.describe({"model": part}))
     if wrong:
-        raise DoesNotFitError(f"{where} holds another model: {'; '.join(wrong)}")
+        changes = workdir.differences(directory, asdict(experiment), defaults(Experiment))
+        fields = workdir.in_words({name: both for name, both in changes.items() if name.startswith("model.")})
+        raise DoesNotFitError(f"{where} holds another model: {', '.join(fields) or '; '.join(wrong)}")
     return tokenizer
 
 

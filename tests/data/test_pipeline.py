@@ -117,6 +117,18 @@ def test_a_file_of_one_byte_is_refused_by_name(tmp_path):
         pipeline.load(dataclasses.replace(CONFIG, path=str(tmp_path / "a.txt")))
 
 
+@pytest.mark.parametrize("tokenizer", tokenizers.NAMES)
+def test_a_text_that_does_not_fill_a_window_of_training_is_refused_with_what_is_needed(tmp_path, tokenizer):
+    config = dataclasses.replace(CONFIG, tokenizer=tokenizer, path=str(tmp_path / "a.txt"))  # windows of 8
+    (tmp_path / "a.txt").write_bytes(b"ab")
+    message = r"a\.txt' has 2 bytes, 2 tokens of them for training, which .*sequence_length=8: at least 8 bytes are"
+    with pytest.raises(ValueError, match=message):
+        pipeline.load(config)
+    (tmp_path / "a.txt").write_bytes(b"ab" * 4)
+    (window,) = pipeline.load(config).train
+    assert window["loss_mask"].all()
+
+
 def test_training_batches_have_static_shapes_and_the_keys_of_a_window():
     windows = _windows(10)
     batch = next(_iterator(windows))

@@ -81,8 +81,26 @@ def test_help_says_what_a_field_is_for(entry, capsys):
         (
             "train",
             ["--config=configs/lm.py", "--plan", "--config.sed=1"],
-            "--config.sed=1: the config file declares no",
+            "--config.sed=1: the config file declares no such field; is --config.seed meant?",
         ),
+        (
+            "train",
+            ["--config=configs/lm.py", "--plan", "--config.num_steps=six"],
+            "--config.num_steps=six: an integer is needed",
+        ),
+        (
+            "train",
+            ["--config=configs/lm.py", "--plan", "--config.model.tied_embeddings=maybe"],
+            "--config.model.tied_embeddings=maybe: true or false is needed",
+        ),
+        ("train", ["--config=configs/lm.py", "--plan", "--chip_flops=-1"], "--chip_flops=-1: a number >= 1 is needed"),
+        (
+            "train",
+            ["--config=configs/lm.py", "--plan", "--config.model=3"],
+            "--config.model=3: it is a section of the config: set its fields, such as --config.model.d_model",
+        ),
+        ("train", ["--config=configs/lm.py", "--wrkdir=x"], "--wrkdir=x: there is no such flag; is --workdir meant?"),
+        ("train", ["--config=configs/lm.py", "--x"], "--x: there is no such flag; --help lists those that there are"),
         ("train", ["--config=configs/lm.py", "--plan", "stray"], "'stray' is not a flag: write --name=value"),
         (
             "train",
@@ -97,6 +115,15 @@ def test_a_wrong_command_line_is_answered_with_a_sentence(entry, name, arguments
     with pytest.raises(SystemExit) as ended:
         program.parse(*arguments)
     assert ended.value.code.startswith(f"error: {message}")
+    assert "\n" not in ended.value.code
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_an_empty_workdir_is_none(entry, name):
+    program = entry(name)
+    config = [] if name in ("convert", "generate") else ["--config=configs/lm.py:tiny"]
+    with pytest.raises(SystemExit, match=r"^error: --workdir=\S+ is needed: ") as ended:
+        program.parse(*config, *["--sweep=ablation"] * (name == "sweep"), "--workdir=")
     assert "\n" not in ended.value.code
 
 
@@ -177,6 +204,16 @@ def main():
 command_line.run(main)
 """
     assert run_program(program) == (130, "begins\n", "")
+
+
+@pytest.mark.parametrize("library", ["absl", "jax"])
+def test_an_interrupt_that_comes_while_a_library_is_imported_ends_the_program_without_a_word(tmp_path, library):
+    """Whatever the library makes of it; absl comes before the flags are read, and JAX after it."""
+    (tmp_path / f"{library}.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n1 / 0\n")
+    command = [sys.executable, "-m", "experiments.train", "--config=configs/lm.py:tiny", f"--workdir={tmp_path}/run"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_a_kept_program_that_was_cut_short_is_compiled_anew_without_a_word(tmp_path):

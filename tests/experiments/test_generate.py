@@ -53,7 +53,7 @@ def test_the_command_prints_the_prompt_and_what_the_model_makes_of_it(trained):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--workdir=/nowhere"], "--workdir=/nowhere holds no config.json"),
+        (["--workdir=/nowhere"], "error: /nowhere does not exist: a directory that training wrote is needed"),
         ([], "--workdir"),
         (["--workdir={}", "--temperature=-1"], "temperature=-1.0: 0 or more is needed"),
         (["--workdir={}", "--prompt=xyz"], "character 'x' at position 0 of --prompt"),

@@ -202,7 +202,7 @@ def test_overrides_with_the_same_config_are_one_trial(entry, folder, capsys):
     [
         ({"model.mixxer": "attention"}, "config.model.mixxer, which"),
         ({"model": {}}, "config.model, which"),
-        ({"model.width": "wide"}, "config.model.width=wide"),
+        ({"model.width": "wide"}, "--config.model.width=wide: an integer is needed"),
         ({"model.width": 2.5}, "config.model.width=2.5"),
         ({"model.mixer": 3}, "would be taken as '3'"),
         ({"model.mixer": None}, "would be taken as 'None'"),

@@ -162,7 +162,7 @@ def contents(directory):
         (
             {},
             ["--config.model.d_model=16", "--config.model.dmodel=3"],
-            "error: --config.model.dmodel=3: the config file declares no such field ('dmodel' Did you mean \"d",
+            "error: --config.model.dmodel=3: the config file declares no such field; is --config.model.d_model meant?",
         ),
         ({}, ["--config.num_steps=many"], "num_steps"),
         ({}, ["stray"], "'stray' is not a flag"),

@@ -65,6 +65,23 @@ def test_a_field_that_is_unknown_or_missing_is_a_type_error(values, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        (document() | {"spline": 3}, "config.spline=3 is a section: a dict of its fields is needed"),
+        (document() | {"width": "wide"}, "config.width='wide': an integer is needed"),
+        (document() | {"width": 2.5}, "config.width=2.5: an integer is needed"),
+        (document() | {"name": 3}, "config.name=3: a text is needed"),
+        (document(low="a"), "config.spline.grid.low='a': a number is needed"),
+        (document(share=None), "config.spline.share=None: a number is needed"),
+    ],
+)
+def test_a_value_of_another_type_than_its_field_s_is_a_type_error(values, message):
+    with pytest.raises(TypeError) as error:
+        build(Model, values)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
         (document(degree=-1), "config.spline.grid.degree=-1: 0 or more is needed"),
         (document(share=-1), "config.spline.share=-1: 0 or more is needed"),
         (document(share=3), "config.spline.grid.degree=2 is less than share=3"),

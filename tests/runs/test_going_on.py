@@ -95,7 +95,9 @@ def test_a_finished_run_is_trained_on_to_more_steps_on_request_and_says_what_tha
     (directory / "metrics.jsonl").unlink()
     capsys.readouterr()
     longer = toy.experiment(text, **SMALL | {"num_steps": 9})
-    with pytest.raises(ValueError, match=r"config\.num_steps=9 \(there: 6\).*, or give --extend to train that one"):
+    with pytest.raises(
+        ValueError, match=r"config\.num_steps=9 \(there: 6\).*, or give --extend \(extend=True\) to train that one"
+    ):
         loop.prepare(longer, directory)
     assert train(longer, directory, extend=True) == 0
     rate = float(optimizer.learning_rate(optimizer.OptimizerConfig(**longer["optimizer"]), 9)(6))
@@ -156,11 +158,21 @@ def test_a_run_from_another_one_that_is_killed_ends_as_if_it_had_not_been(first,
 
 
 def test_a_run_from_one_that_is_of_another_model_or_not_there_is_refused_by_name(text, first, tmp_path):
-    message = r"config\.init_from='.*first' holds another model: .*embedding_WD\.value is float32\[\d+, 16\], not "
-    with pytest.raises(DoesNotFitError, match=message + r"float32\[\d+, 8\]"):
-        loop.prepare(toy.experiment(text, **NEW | {"model__d_model": 8}, init_from=str(first)), tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match=r"config\.init_from='nowhere' holds no tokenizer\.json"):
-        loop.prepare(toy.experiment(text, **NEW, init_from="nowhere"), tmp_path / "none")
+    def refused(error, message, init_from=str(first), **changes):
+        with pytest.raises(error, match=message):
+            loop.prepare(toy.experiment(text, **NEW | changes, init_from=str(init_from)), tmp_path / "none")
+
+    message = r"^config\.init_from='.*first' holds another model: "
+    refused(DoesNotFitError, message + r"config\.model\.d_model=8 \(there: 16\)$", model__d_model=8)
+    config = workdir.load_config(first)
+    config["model"]["d_model"] = 8  # as if no field told
+    (first / "config.json").write_text(json.dumps(config))
+    message += r".*embedding_WD\.value is float32\[\d+, 16\], not float32\[\d+, 8\]"
+    refused(DoesNotFitError, message, model__d_model=8)
+    message = r"^config\.data\.tokenizer='bytes', but the run of config\.init_from='.*first' has 'characters', "
+    refused(ValueError, message, data__tokenizer="bytes")
+    refused(FileNotFoundError, r"^config\.init_from='nowhere': there is no such folder; a run's", "nowhere")
+    refused(FileNotFoundError, r"^config\.init_from='.*' holds no tokenizer\.json: a run's workdir", tmp_path)
     assert not (tmp_path / "none").exists()
 
 

@@ -14,7 +14,7 @@ from flax import nnx
 from mixkabrn_jax import runs
 from mixkabrn_jax.data import tokenizers
 from mixkabrn_jax.models import grid
-from mixkabrn_jax.models.quantize import quantize
+from mixkabrn_jax.models.quantize import quantize, to_integers
 from mixkabrn_jax.runs import workdir
 from mixkabrn_jax.runs.checkpoint import Checkpoints, DoesNotFitError
 from mixkabrn_jax.runs.config import flatten
@@ -155,6 +155,8 @@ def test_a_model_that_no_config_describes_is_refused_and_nothing_is_written(tmp_
     mixed = quantize(model, "ternary", ["routed_blocks.mixer.*"])
     with pytest.raises(ValueError, match=r"layers are not those of its config.*all of them have to be"):
         runs.save(tmp_path / "new", mixed, TOKENIZER, experiment())
+    with pytest.raises(ValueError, match=r"^the model has integer layers, .*: save the model that to_"):
+        runs.save(tmp_path / "new", to_integers(mixed), TOKENIZER, experiment())
     with pytest.raises(ValueError, match=r"params\.embedding_WD\.value is float32\[4, 16\], not float32\[257, 16\]"):
         runs.save(tmp_path / "new", model, tokenizers.Bytes(), experiment())
     assert not (tmp_path / "new").exists()

@@ -127,7 +127,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, part):
     directory = created(tmp_path)
     before = contents(directory)
     config = toy.experiment("text.txt")
-    with pytest.raises(ValueError, match=rf"--workdir={directory} holds a run on other data: .*'{part}': 'new'"):
+    with pytest.raises(ValueError, match=rf"^{directory} holds a run on other data: .*'{part}': 'new'"):
         workdir.create(directory, config, tokenizers.Characters("abc"), DATA | {part: "new"})
     assert contents(directory) == before
 
@@ -138,7 +138,7 @@ def test_a_directory_that_another_process_trains_in_is_named_and_is_free_when_it
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", holder, directory / "config.json"], **pipes) as process:
         process.stdout.readline()
-        message = f"another process trains in --workdir={directory}"
+        message = f"another process trains in {directory}"
         with pytest.raises(BlockingIOError, match=message), workdir.lock(directory):
             pass
         process.kill()
@@ -155,13 +155,15 @@ def test_a_new_or_empty_directory_is_free(tmp_path):
 
 def test_a_file_in_place_of_the_directory_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match=r"--workdir=.*file is a file"):
+    with pytest.raises(NotADirectoryError, match=rf"^{tmp_path / 'file'} is a file"):
         workdir.check(tmp_path / "file", toy.experiment("text.txt"))
 
 
 def test_a_directory_without_a_run_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"--workdir=.* holds no config\.json"):
+    with pytest.raises(FileNotFoundError, match=rf"^{tmp_path} holds no config\.json: "):
         workdir.load_config(tmp_path)
+    with pytest.raises(FileNotFoundError, match=rf"^{tmp_path / 'none'} does not exist: "):
+        workdir.load_config(tmp_path / "none")
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])

@@ -179,7 +179,7 @@ def test_a_platform_without_a_signal_does_without_it(monkeypatch):
 
 
 def test_what_is_hardly_meant_is_said_in_a_line_each(tmp_path, caplog, capsys):
-    (tmp_path / "text.txt").write_bytes(b"ab")
+    (tmp_path / "text.txt").write_bytes(b"a" * 17)
     config = toy.experiment(tmp_path / "text.txt", **SMALL, num_steps=2, optimizer__warmup_steps=2)
     assert train(config, tmp_path / "run") == 0
     assert len(caplog.messages) == 2

@@ -59,6 +59,8 @@ def chunkwise(q, k, v, log_decay, state, *, chunk_size: int, segment_ids=None, i
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: at least 1 is needed")
+    if 0 in (*q.shape, *v.shape):  # no blocks to launch: nothing is read, and nothing added to the state
+        return jnp.zeros_like(v), state
     dtype = jnp.result_type(q, k, v)
     rows = block_size(min(chunk_size, q.shape[1]), ROWS)
     static = _Static(rows, max(1, min(chunk_size, q.shape[1]) // rows), interpret)

@@ -57,6 +57,8 @@ def rows_matmul(functions: Functions, x, w, group_sizes, *, interpret: bool | No
     Returns: `[R, F]`, in the dtype of x and w combined, summed in float32.
     """
     dtype = jnp.result_type(x, w)
+    if 0 in (*x.shape, *w.shape):  # no blocks to launch: sums of nothing
+        return jnp.zeros((x.shape[0], w.shape[-1]), dtype)
     return _rows_matmul(functions, interpret, x.astype(dtype), w.astype(dtype), group_sizes)
 
 

@@ -53,6 +53,15 @@ def test_any_sizes_give_the_values_and_gradients_of_a_loop_over_experts(ends):
     np.testing.assert_array_equal(w_bar[sizes == 0], np.zeros_like(w)[sizes == 0])
 
 
+@pytest.mark.parametrize("shape", [(0, 2, 4, 3), (5, 0, 4, 3), (5, 2, 0, 3), (5, 2, 4, 0)])
+def test_without_rows_experts_or_widths_there_are_zeros_of_the_shapes(shape):
+    num_rows, num_experts, d_in, d_out = shape
+    x, w, out_bar = np.ones((num_rows, d_in)), np.ones((num_experts, d_in, d_out)), np.ones((num_rows, d_out))
+    got = run_and_pull_back(*(jnp.asarray(a, jnp.float32) for a in (x, w)), jnp.zeros(num_experts, int), out_bar)
+    for got_one, like in zip(got, (out_bar, x, w), strict=True):
+        np.testing.assert_array_equal(got_one, np.zeros_like(like))
+
+
 def test_half_precision_is_summed_in_single_precision():
     # All of one sign: sums in half precision would be rounded at every block, not once at the end.
     x, w, out_bar = (

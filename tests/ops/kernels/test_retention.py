@@ -104,6 +104,20 @@ def test_half_precision_keeps_its_states_in_single():
         reference.assert_close(got_one, want_one, dtype=jnp.bfloat16)
 
 
+@pytest.mark.parametrize("empty", [np.s_[:0], np.s_[:, :0]], ids=["no rows", "no positions"])
+def test_of_nothing_the_outputs_are_empty_and_the_state_and_its_gradient_stay_as_they_were(empty):
+    q, k, v, state = inputs()
+    q, k, v = (jnp.asarray(a[empty]) for a in (q, k, v))
+    rows = slice(q.shape[0])
+    out_bar, state_bar = bars()
+    given = q, k, v, state[rows], LOG_DECAY, None, (out_bar[empty], state_bar[rows])
+    *got, decay_bar = run_and_pull_back_to_decays(*given)
+    want = v, state[rows], q, k, v, state_bar[rows]
+    for got_one, want_one in zip(got, want, strict=True):
+        np.testing.assert_array_equal(got_one, want_one)
+    np.testing.assert_array_equal(decay_bar, np.zeros(H))
+
+
 def test_an_impossible_chunk_size_is_refused():
     with pytest.raises(ValueError, match="chunk_size=0"):
         chunkwise(*inputs()[:3], LOG_DECAY, inputs()[3], None, chunk_size=0)
