@@ -46,7 +46,7 @@ def psum_gradients(grads):
 
 
 def unsharded(module):
-    """The module with whole parameters, where the program is that of one device among others."""
+    """The module with its parameters unsharded, where the program is that of one device among others."""
     if not sharding.is_per_device():
         return module
     return jax.tree.map(lambda leaf: _unsharded(leaf) if _is_variable(leaf) else leaf, module, is_leaf=_is_variable)
@@ -54,8 +54,8 @@ def unsharded(module):
 
 def _unsharded(variable):
     value = variable[...]
-    whole = sharding.unshard(value, _letters(variable))
-    return variable if whole is value else variable.replace(whole)
+    unsharded_value = sharding.unshard(value, _letters(variable))
+    return variable if unsharded_value is value else variable.replace(unsharded_value)
 
 
 def _spec(variable):
