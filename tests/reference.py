@@ -408,7 +408,7 @@ def z_loss(logits, mask):
 
 
 def within_capacity(indices_TN, num_experts, capacity, mask_T):
-    """Which choices find room: token after token, best choice first, while their expert has any; padding never."""
+    """Which choices are kept: token after token, best choice first, up to their expert's capacity; padding never."""
     used, kept = np.zeros(num_experts, int), np.zeros(np.shape(indices_TN), bool)
     for t, n in np.ndindex(kept.shape):
         e = indices_TN[t][n]

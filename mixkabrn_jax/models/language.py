@@ -130,7 +130,7 @@ class LanguageModel(nnx.Module):
         """An empty state.
 
         Args:
-            max_length: positions an attention cache has room for; None for no cache. Retention needs no room.
+            max_length: positions of an attention cache; None for no cache. Retention needs none.
         """
         config = self.config
 

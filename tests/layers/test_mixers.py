@@ -111,8 +111,8 @@ def test_a_mixer_is_its_formula(mixer, changes, segmented):
 @pytest.mark.parametrize(("mixer", "changes"), [("retention", {}), ("attention", {}), ("retention", DECAYS[-1])])
 def test_a_mixer_fed_one_position_at_a_time_is_its_formula(mixer, changes):
     layer, x = make(mixer, **changes), reference.normal(1, 2, 9, D)
-    room = (jnp.zeros((2, 11, H, K)), jnp.zeros((2, 11, H, V)))
-    state = jnp.zeros((2, H, K, V)) if mixer == "retention" else room
+    cache = (jnp.zeros((2, 11, H, K)), jnp.zeros((2, 11, H, V)))
+    state = jnp.zeros((2, H, K, V)) if mixer == "retention" else cache
     rows = []
     for t in range(9):
         y, state = run(layer, x[:, t : t + 1], state, np.full((2, 1), t, np.int32), None)

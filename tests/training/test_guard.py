@@ -33,7 +33,7 @@ SMALL = {"model__ffn": "mlp", "model__num_experts": 0, "model__mixer": "attentio
 
 @functools.partial(jax.jit, static_argnums=0)
 def reviewed(config, losses, grad_norms):
-    """(which updates of a run were accepted, the history at its end), with a line of the log at the end alone."""
+    """(which updates of a run were accepted, the history at its end), with a record of the log at the end alone."""
 
     def one(history, figures):
         return guard.review(history, config, *figures)[::-1]
@@ -250,7 +250,7 @@ def test_skipped_updates_are_told_and_a_run_stopped_among_them_goes_on_bit_for_b
         # The schedule goes by accepted updates; the optimiser has its position from its own count.
         updates = at - sum(skip["step"] <= at for skip in skipped)
         assert record["learning_rate"] == float(optimizer.learning_rate(config, 14)(updates - 1))
-        assert (record["loss"] is None) == (at == 6)  # a line of skipped updates alone has no mean
+        assert (record["loss"] is None) == (at == 6)  # a record of skipped updates alone has no mean
 
     # After a skip that is in no line yet; then the line is written, and the process killed before the next checkpoint.
     assert train("broken", bad, stop_at=8, **changes) == 128 + signal.SIGTERM

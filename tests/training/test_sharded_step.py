@@ -232,14 +232,14 @@ def test_parameters_and_moments_take_a_device_one_part_of_their_bytes(devices):
     model = toy.make(toy.model_config())
     state = start(model, mesh_of(devices, 1, 1, 1), "adam")
     matrices = jax.tree.leaves((state.params, state.optimizer))
-    whole = sum(leaf.nbytes for leaf in matrices)
-    copied = sum(leaf.nbytes for leaf in matrices if leaf.sharding.is_fully_replicated)
+    total = sum(leaf.nbytes for leaf in matrices)
+    replicated = sum(leaf.nbytes for leaf in matrices if leaf.sharding.is_fully_replicated)
     on_one = sum(leaf.addressable_shards[0].data.nbytes for leaf in matrices)
     if devices > 1:
-        assert on_one == copied + (whole - copied) // devices
-        assert copied < 0.05 * whole  # scales of norms
+        assert on_one == replicated + (total - replicated) // devices
+        assert replicated < 0.05 * total  # scales of norms
     else:
-        assert on_one == whole
+        assert on_one == total
 
 
 def test_a_checkpoint_of_any_mesh_is_restored_on_any_other(tmp_path):

@@ -206,13 +206,13 @@ def test_dropped_choices_are_counted():
     model = toy.make(toy.model_config(ffn="mlp", mixer="attention", router__capacity_factor=0.5))
     _, params, buffers = variables.split(model)
     batch = ragged_batch()
-    sums = jax.jit(toy.evaluate_step(model))(params, buffers, batch)
-    values = totals.means(sums._replace(updates=1.0), objective())
-    # Each of 4 experts has room for an eighth of two choices a position, in each of two layers.
-    room = 2 * 4 * (2 * batch["loss_mask"].size // 8)
-    assert 1 - room / float(np.sum(sums.load_LE)) - 1e-6 <= values["dropped"] < 1
-    assert round(float(sums.dropped)) > 0
-    reference.assert_close(sums.dropped, round(float(sums.dropped)), terms=2)
+    found = jax.jit(toy.evaluate_step(model))(params, buffers, batch)
+    values = totals.means(found._replace(updates=1.0), objective())
+    # The capacity of each of 4 experts is an eighth of two choices a position, in each of two layers.
+    capacity = 2 * 4 * (2 * batch["loss_mask"].size // 8)
+    assert 1 - capacity / float(np.sum(found.load_LE)) - 1e-6 <= values["dropped"] < 1
+    assert round(float(found.dropped)) > 0
+    reference.assert_close(found.dropped, round(float(found.dropped)), terms=2)
 
 
 def test_codes_are_counted_over_the_updates_of_a_line():
