@@ -150,8 +150,8 @@ class MixtureOfExperts(nnx.Module):
         """Whether a token is among an expert's: it chose it, was not dropped, and is no padding. `[E, B * T]` bool."""
         indices_TN = self.route(x_BTD)[1].reshape(-1, self.config.experts_per_token)
         mask_T = None if mask_BT is None else mask_BT.reshape(-1)
-        num_experts, factor = self.config.num_experts, self.config.router.capacity_factor
-        assigned = dispatching.assign_by_capacity(indices_TN, num_experts, factor, mask_T)
+        num_experts, capacity_factor = self.config.num_experts, self.config.router.capacity_factor
+        assigned = dispatching.assign_by_capacity(indices_TN, num_experts, capacity_factor, mask_T)
         indices_TN = dispatching.without_dropped(indices_TN, num_experts, assigned)
         return dispatching.chosen(dispatching.local_indices(indices_TN, num_experts), num_experts, mask_T)
 
