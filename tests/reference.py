@@ -154,9 +154,9 @@ def group_rational(x, numerator_PK, denominator_PK):
 # --- Retention ---------------------------------------------------------------------------------------------------
 
 
-def log_decay(num_heads, first_exponent=5.0):
-    """gamma_h = 1 - 2^(-first_exponent - h)."""
-    return np.log1p(-(2.0 ** (-first_exponent - np.arange(num_heads, dtype=np.float64))))
+def log_decay(num_heads, first_decay_exponent=5.0):
+    """gamma_h = 1 - 2^(-first_decay_exponent - h)."""
+    return np.log1p(-(2.0 ** (-first_decay_exponent - np.arange(num_heads, dtype=np.float64))))
 
 
 def segment_runs(segment_ids_BT):

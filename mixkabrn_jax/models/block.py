@@ -22,7 +22,7 @@ class Block(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, *, routed: bool, rngs: nnx.Rngs):
-        has_mixer_norm = config.residual == "deepnorm" or not config.branch.normalizes_input
+        has_mixer_norm = config.residual == "deepnorm" or not config.branch.normalize_input
         has_ffn_norm = has_mixer_norm or config.ffn == "kan"
         self.mixer_norm = RMSNorm(config.d_model, config.norm_epsilon) if has_mixer_norm else None
         self.mixer = _mixer(config, rngs)
@@ -30,8 +30,8 @@ class Block(nnx.Module):
         width = config.expert_width if routed else config.hidden_width
         make = partial(feed_forward.make, config.ffn, config.d_model, width, config.kan, config.branch)
         if routed:
-            router_epsilon = None if has_ffn_norm else config.norm_epsilon
-            self.ffn = MixtureOfExperts(config.d_model, config.moe, make, router_epsilon, rngs=rngs)
+            router_norm_epsilon = None if has_ffn_norm else config.norm_epsilon
+            self.ffn = MixtureOfExperts(config.d_model, config.moe, make, router_norm_epsilon, rngs=rngs)
         else:
             self.ffn = make(rngs=rngs)
         self.routed = routed

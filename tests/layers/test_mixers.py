@@ -18,7 +18,7 @@ D, H, K, V, EPSILON = 12, 3, 4, 6, 1e-6
 HEADS = HeadsConfig(H, K, V)
 RETENTION = RetentionConfig(decay="paper", first_decay_exponent=1.0, normalization="sqrt_sum", chunk_size=4)
 ROTARY = RotaryConfig("linspace", base=100.0, layout="half")
-BRANCH = BranchConfig("dense", sub_norm=True, epsilon=EPSILON, scales=(1.0, 0.5))
+BRANCH = BranchConfig("dense", sub_norm=True, norm_epsilon=EPSILON, scales=(1.0, 0.5))
 SEGMENTS = np.array([[1, 1, 1, 1, 2, 2, 2, 2, 2], [1, 2, 2, 2, 3, 3, 3, 0, 0]], np.int32)
 POSITIONS = np.array([[0, 1, 2, 3, 0, 1, 2, 3, 4], [0, 0, 1, 2, 0, 1, 2, 0, 1]], np.int32)
 
