@@ -51,22 +51,22 @@ class Block(nnx.Module):
             (y_BTD, outside), balance = self.ffn(h_BTD, row_mask=row_mask_BT), None
         return self._add(self.ffn_norm, x_BTD, y_BTD), state, balance, outside
 
-    def grid_change(self, x_BTD, state, position_BT, segment_ids_BT, mask_BT, uniform_fraction):
+    def compute_grid_update(self, x_BTD, state, position_BT, segment_ids_BT, mask_BT, uniform_fraction):
         """
-        Returns: (`[B, T, D]` of the block whose feed-forward has changed its grids, that change for `refinement`).
+        Returns: (`[B, T, D]` of the block whose feed-forward is on updated grids, that update for `refinement`).
         """
         x_BTD, _ = self._mix(x_BTD, state, position_BT, segment_ids_BT, mask_BT)
         h_BTD = self._before(self.ffn_norm, x_BTD)
         row_mask_BT = _row_mask(segment_ids_BT, mask_BT)
         if self.routed:
-            change = refinement.mixture_change(self.ffn, h_BTD, uniform_fraction, row_mask_BT)
-            y_BTD = refinement.change_grid(self.ffn, change)(h_BTD, row_mask_BT)[0]
+            update = refinement.compute_mixture_grid_update(self.ffn, h_BTD, uniform_fraction, row_mask_BT)
+            y_BTD = refinement.apply_grid_update(self.ffn, update)(h_BTD, row_mask_BT)[0]
         else:
             mask_BT = jnp.ones(h_BTD.shape[:-1]) if row_mask_BT is None else row_mask_BT
             h_RD = h_BTD.reshape(-1, h_BTD.shape[-1])
-            change = refinement.kan_change(self.ffn, h_RD, uniform_fraction, mask_BT.reshape(-1))
-            y_BTD = refinement.change_grid(self.ffn, change)(h_BTD)[0]
-        return self._add(self.ffn_norm, x_BTD, y_BTD), change
+            update = refinement.compute_kan_grid_update(self.ffn, h_RD, uniform_fraction, mask_BT.reshape(-1))
+            y_BTD = refinement.apply_grid_update(self.ffn, update)(h_BTD)[0]
+        return self._add(self.ffn_norm, x_BTD, y_BTD), update
 
     def _mix(self, x_BTD, state, position_BT, segment_ids_BT, mask_BT):
         h_BTD = self._before(self.mixer_norm, x_BTD)
