@@ -1,7 +1,7 @@
 """What a module owns: `nnx.Param`, and a second kind of leaf, `Buffer`; and how both are laid out over devices.
 
 A matrix carries the letters of its trailing dimensions as metadata, `nnx.Param(value, letters="DF")`, and
-`mixkabrn_jax.sharding` says what they mean. A variable without letters has a copy on every device.
+`mixkabrn_jax.sharding` says what they mean. A variable without letters is replicated on every device.
 """
 
 import jax
@@ -41,7 +41,7 @@ def layout(tree):
 
 
 def psum_gradients(grads):
-    """Gradients of parameters as they lie, summed over the devices that hold the same part."""
+    """Gradients of parameters as they lie: the psum over the devices that hold the same part."""
     return jax.tree.map(lambda grad: sharding.psum_gradient(grad, _spec(grad)), grads, is_leaf=_is_variable)
 
 

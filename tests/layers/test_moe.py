@@ -189,7 +189,7 @@ def test_the_router_reads_float32_whatever_the_compute_dtype():
     np.testing.assert_array_equal(balance.load_E, [0, 3, 0, 0, 0, 0])
 
 
-def test_with_a_capacity_choices_that_find_no_room_are_dropped_and_counted():
+def test_choices_beyond_the_capacity_are_dropped_and_counted():
     x, out_bar = reference.normal(1, B, T, D), reference.normal(2, B, T, D)
     mask = np.ones((B, T), np.float32)
     mask[0, 5:] = 0

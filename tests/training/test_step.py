@@ -107,7 +107,7 @@ def test_padding_has_no_influence():
     assert (np.asarray(got.totals.load_LE).sum(axis=-1) == batch["loss_mask"].sum() * CONFIG.experts_per_token).all()
 
 
-def test_sums_add_up_and_their_means_are_the_figures():
+def test_totals_add_up_and_their_means_are_the_figures():
     update, state = make(router_bias_rate=0.25, **ALL)
     batches = [even_batch(), ragged_batch() | {"num_bytes": 3 * ragged_batch()["num_bytes"]}]
     evaluate_step = jax.jit(toy.evaluate_step(toy.make(CONFIG)))
@@ -138,7 +138,7 @@ def test_sums_add_up_and_their_means_are_the_figures():
     for name, value in want.items():
         reference.assert_close(values[name], value, terms=8 * 12 * 29)
     assert 0 < norm < float(state.totals.grad_norm)
-    # The same sums without updates tell of the loss alone.
+    # The same totals without updates tell of the loss alone.
     total = evaluate(evaluate_step, state.params, state.buffers, batches, place=lambda batch: batch)
     assert totals.means(total, objective(**ALL)).keys() == {"loss", "bits_per_byte"}
     reference.assert_close(total.nats, sum(float(evaluate_step(state.params, state.buffers, b).nats) for b in batches))
@@ -215,7 +215,7 @@ def test_dropped_choices_are_counted():
     reference.assert_close(found.dropped, round(float(found.dropped)), terms=2)
 
 
-def test_codes_are_counted_over_the_updates_of_a_line():
+def test_codes_are_counted_over_the_updates_of_a_record():
     model = toy.make(toy.model_config(ffn="mlp", mixer="attention", num_experts=0, num_layers=1, linear="ternary"))
     graph, _, _ = variables.split(model)
     update = jax.jit(toy.train_step(model, ADAMW))
