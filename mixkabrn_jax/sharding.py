@@ -1,12 +1,12 @@
 """The mesh, and the one table from dimension letters to mesh axes: a layout is written once.
 
 Letters as in the README's legend. A training step runs as one program per device (`jax.shard_map`): rows of the batch
-are split over `data` and `expert`, time over `context`, experts over `expert`, and parameters lie split over `data`
-while they are not in use (FSDP: Rajbhandari et al. 2020, ZeRO stage 3). What has to cross between these devices is
-written where it happens, by the functions below; outside of such a program each of them leaves its argument alone, so
-one device needs no mesh. Along `model` (heads, hidden width) devices have the same tokens, and XLA's partitioner writes
-what crosses: scales and norms are over whole matrices and rows wherever those lie. The vocabulary is not split: 256
-bytes and three marks divide by nothing.
+are split over `data` and `expert`, time over `context`, experts over `expert`, and parameters are fully sharded over
+`data` while they are not in use (FSDP: Rajbhandari et al. 2020, ZeRO stage 3). What has to cross between these devices
+is written where it happens, by the functions below; outside of such a program each of them leaves its argument alone,
+so one device needs no mesh. Along `model` (heads, hidden width) devices have the same tokens, and XLA's partitioner
+writes what crosses: scales and norms are over whole matrices and rows wherever those lie. The vocabulary is not split:
+256 bytes and three special tokens divide by nothing.
 """
 
 import math

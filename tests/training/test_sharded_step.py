@@ -195,7 +195,7 @@ def test_between_devices_goes_what_the_layers_ask_for(sizes, changes, gathers, s
 
 
 def test_parameters_are_all_gathered_for_a_layer_and_their_gradients_reduce_scattered():
-    """FSDP: each split matrix is gathered on the way there and on the way back, and its gradient is scattered once."""
+    """FSDP: each matrix is gathered on the way there and on the way back, and its gradient is reduce-scattered once."""
     model = toy.make(toy.model_config(ffn="mlp", **NO_EXPERTS))
     update, state = compiled(model, mesh_of(8, 1, 1, 1))
     found = collectives(update)
