@@ -88,7 +88,7 @@ def get_config(size="tiny"):
     config.model.router.scale = 1.0
     config.model.router.device_groups = 1  # devices that experts are shared out to, for device_balance_loss
     config.model.router.dispatch = "dense"  # for few narrow experts; sorted where work must not grow with their number
-    config.model.router.capacity_factor = 0.0  # 0 drops nothing; above, each expert has room for so many even parts
+    config.model.router.capacity_factor = 0.0  # 0 drops nothing; above, an expert's capacity in even parts
 
     config.model.quantization = ConfigDict()
     config.model.quantization.activation_bits = 8

@@ -1,12 +1,12 @@
 """The mesh, and the one table from dimension letters to mesh axes: a layout is written once.
 
 Letters as in the README's legend. A training step runs as one program per device (`jax.shard_map`): rows of the batch
-are split over `data` and `expert`, time over `context`, experts over `expert`, and parameters lie split over `data`
-while they are not in use (FSDP: Rajbhandari et al. 2020, ZeRO stage 3). What has to cross between these devices is
-written where it happens, by the functions below; outside of such a program each of them leaves its argument alone, so
-one device needs no mesh. Along `model` (heads, hidden width) devices have the same tokens, and XLA's partitioner writes
-what crosses: scales and norms are over whole matrices and rows wherever those lie. The vocabulary is not split: 256
-bytes and three marks divide by nothing.
+are split over `data` and `expert`, time over `context`, experts over `expert`, and parameters are fully sharded over
+`data` while they are not in use (FSDP: Rajbhandari et al. 2020, ZeRO stage 3). What has to cross between these devices
+is written where it happens, by the functions below; outside of such a program each of them leaves its argument alone,
+so one device needs no mesh. Along `model` (heads, hidden width) devices have the same tokens, and XLA's partitioner
+writes what crosses: scales and norms are over whole matrices and rows wherever those lie. The vocabulary is not split:
+256 bytes and three special tokens divide by nothing.
 """
 
 import math
@@ -99,7 +99,7 @@ def _entry(axes):
 
 
 def place(tree, letters: str, mesh: Mesh):
-    """Puts every array of a tree on the mesh, laid out by its letters; `""` means a copy on every device."""
+    """Puts every array of a tree on the mesh, laid out by its letters; `""` replicates it on every device."""
     return jax.device_put(tree, NamedSharding(mesh, spec(letters)))
 
 
@@ -179,13 +179,13 @@ def psum(tree, axes: tuple[str, ...] = BATCH_AXES):
 
 
 def psum_gradient(grad, layout: PartitionSpec):
-    """Of a parameter: the sum over the devices that hold a copy of the same part."""
+    """Of a parameter: the psum over the devices that hold the same part."""
     split = {axis for entry in layout if entry for axis in axes_of(entry)}
     return psum(grad, tuple(axis for axis in BATCH_AXES if axis not in split))
 
 
 def unshard(value: jax.Array, letters: str) -> jax.Array:
-    """A parameter that lies split, as it is used; its gradient is summed over devices and split again.
+    """A fully sharded parameter as it is used, by all_gather; its gradient is reduce-scattered.
 
     Args:
         letters: of the trailing dimensions.

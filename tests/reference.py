@@ -154,9 +154,9 @@ def group_rational(x, numerator_PK, denominator_PK):
 # --- Retention ---------------------------------------------------------------------------------------------------
 
 
-def log_decay(num_heads, first_exponent=5.0):
-    """gamma_h = 1 - 2^(-first_exponent - h)."""
-    return np.log1p(-(2.0 ** (-first_exponent - np.arange(num_heads, dtype=np.float64))))
+def log_decay(num_heads, first_decay_exponent=5.0):
+    """gamma_h = 1 - 2^(-first_decay_exponent - h)."""
+    return np.log1p(-(2.0 ** (-first_decay_exponent - np.arange(num_heads, dtype=np.float64))))
 
 
 def segment_runs(segment_ids_BT):
@@ -408,7 +408,7 @@ def z_loss(logits, mask):
 
 
 def within_capacity(indices_TN, num_experts, capacity, mask_T):
-    """Which choices find room: token after token, best choice first, while their expert has any; padding never."""
+    """Which choices are kept: token after token, best choice first, up to their expert's capacity; padding never."""
     used, kept = np.zeros(num_experts, int), np.zeros(np.shape(indices_TN), bool)
     for t, n in np.ndindex(kept.shape):
         e = indices_TN[t][n]

@@ -21,16 +21,16 @@ def test_letters_name_the_axes_of_the_mesh():
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
-def test_a_batch_is_split_and_a_state_is_copied(devices):
+def test_a_batch_is_split_and_a_state_is_replicated(devices):
     mesh = sharding.make_mesh(MeshConfig(**(ONE | {"data": devices})))
     assert mesh.size == devices
     tree = {"a": np.arange(48.0, dtype=np.float32).reshape(8, 6), "b": np.arange(8, dtype=np.int32).reshape(8, 1)}
-    split, copied = sharding.place(tree, "BT", mesh), sharding.place(tree, "", mesh)
+    split, replicated = sharding.place(tree, "BT", mesh), sharding.place(tree, "", mesh)
     for key, want in tree.items():
         np.testing.assert_array_equal(split[key], want)
         assert {shard.data.shape for shard in split[key].addressable_shards} == {(8 // devices, want.shape[1])}
-        assert {shard.data.shape for shard in copied[key].addressable_shards} == {want.shape}
-        assert len(copied[key].sharding.device_set) == devices
+        assert {shard.data.shape for shard in replicated[key].addressable_shards} == {want.shape}
+        assert len(replicated[key].sharding.device_set) == devices
 
 
 @pytest.mark.parametrize("sizes", [{"data": 2, "expert": 2, "context": 2}, {"context": 4}, {"model": 2, "data": 4}])

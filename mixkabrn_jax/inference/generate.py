@@ -47,23 +47,23 @@ def generate(
 
 
 def _stream(model, prompt, max_tokens, sampling, seed, stop_token, mask):
-    # Room in whole strides: the last one may run past max_tokens.
-    room = prompt.shape[1] + -(-max_tokens // STRIDE) * STRIDE
-    carry = _prefill(model, jnp.asarray(prompt, jnp.int32), mask, room)
+    # In full strides: the last one may run past max_tokens.
+    max_length = prompt.shape[1] + -(-max_tokens // STRIDE) * STRIDE
+    carry = _prefill(model, jnp.asarray(prompt, jnp.int32), mask, max_length)
     key = jax.random.key(seed)
     for start in range(0, max_tokens, STRIDE):
-        carry, tokens_NB = _decode(model, carry, key, start, sampling, stop_token)
-        for token_B in np.asarray(tokens_NB)[: max_tokens - start]:
+        carry, tokens_TB = _decode(model, carry, key, start, sampling, stop_token)
+        for token_B in np.asarray(tokens_TB)[: max_tokens - start]:
             yield token_B
             if stop_token is not None and (token_B == stop_token).all():
                 return
 
 
 @partial(jax.jit, static_argnums=3)
-def _prefill(model, prompt_BT, mask_BT, room):
+def _prefill(model, prompt_BT, mask_BT, max_length):
     """Returns (logits of the next token `[B, W]`, state, which rows have stopped `[B]`)."""
     batch_size, length = prompt_BT.shape
-    output = model(prompt_BT, model.init_state(batch_size, room), mask_BT=mask_BT)
+    output = model(prompt_BT, model.init_state(batch_size, max_length), mask_BT=mask_BT)
     last_B = jnp.full(batch_size, length - 1)
     if mask_BT is not None:
         last_B = last_B - jnp.argmax(mask_BT[:, ::-1] > 0, axis=1)

@@ -217,14 +217,14 @@ def _official_name(name):
     return _HEAD if name == "lm_head.weight" else name.removeprefix("model.")
 
 
-def _without_embedding_norm(params, embedding_scale, epsilon):
+def _without_embedding_norm(params, embedding_scale, norm_epsilon):
     """The parameters of an equal model without `layernorm_embedding`: a norm right behind the embedding maps each token
     to one vector, so it is a part of the table. The head keeps the table of before."""
     table_WD, scale_D = params[_EMBEDDING], params[_EMBEDDING_NORM]
     if scale_D.shape != table_WD.shape[1:]:
         raise ValueError(f"{_EMBEDDING_NORM} of shape {scale_D.shape}: {table_WD.shape[1:]} is needed")
     scaled_WD = embedding_scale * table_WD.astype(np.float64)
-    size_W1 = np.sqrt(np.mean(scaled_WD**2, axis=-1, keepdims=True) + epsilon)
+    size_W1 = np.sqrt(np.mean(scaled_WD**2, axis=-1, keepdims=True) + norm_epsilon)
     return {_HEAD: table_WD} | params | {_EMBEDDING: (scaled_WD / size_W1 * scale_D).astype(np.float32)}
 
 

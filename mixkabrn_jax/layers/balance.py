@@ -24,7 +24,7 @@ class Balance(NamedTuple):
     z_loss: jax.Array
     """Mean square of the logits' logsumexp."""
     dropped: jax.Array
-    """Share of choices that found no room; exactly 0 when dropless."""
+    """Share of choices beyond their expert's capacity; exactly 0 when dropless."""
 
 
 def balance_of(config, logits_BTE, indices_BTN, mask_BT, assigned: dispatch.Assignment | None) -> Balance:

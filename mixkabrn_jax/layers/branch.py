@@ -32,7 +32,7 @@ class BranchConfig:
     quantization: QuantizationConfig = QuantizationConfig()
     sub_norm: bool = True
     """RMS-normalise the last matrix's input, so that its quantiser sees a steady range (SubLN; Wang et al. 2022)."""
-    epsilon: float = 1e-6
+    norm_epsilon: float = 1e-6
     """Added to the mean square in RMS norms."""
     scales: tuple[float, float] = (1.0, 1.0)
     """Factors on the initial size of what is carried through (the value and up projections) and of the last matrix."""
@@ -45,8 +45,8 @@ class BranchConfig:
         return LinearConfig(
             linear=self.linear,
             activation_bits=self.quantization.activation_bits,
-            normalize_input=self.normalizes_input,
-            epsilon=self.epsilon,
+            normalize_input=self.normalize_input,
+            norm_epsilon=self.norm_epsilon,
             backend=self.backend,
         )
 
@@ -61,16 +61,16 @@ class BranchConfig:
         return replace(
             self.input,
             activation_bits=self.quantization.down_activation_bits,
-            normalize_input=self.sub_norm or self.normalizes_input,
+            normalize_input=self.sub_norm or self.normalize_input,
             init_scale=self.scales[1],
         )
 
     @property
-    def normalized_out(self) -> LinearConfig:
+    def out_without_sub_norm(self) -> LinearConfig:
         """As `out`, for a branch that applies the sub-norm itself."""
-        return replace(self.out, normalize_input=self.normalizes_input)
+        return replace(self.out, normalize_input=self.normalize_input)
 
     @property
-    def normalizes_input(self) -> bool:
+    def normalize_input(self) -> bool:
         """Whether matrices normalise their own input: only quantised ones do, so that dense models keep their norms."""
         return self.quantization.normalize_input and self.linear != "dense"

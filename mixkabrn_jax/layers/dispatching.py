@@ -11,7 +11,7 @@ from mixkabrn_jax.ops import dispatch
 
 
 def assign_by_capacity(indices_TN, num_experts, capacity_factor, mask_T) -> dispatch.Assignment | None:
-    """Which row of its expert each choice of this device's tokens is computed in; None where all have room.
+    """Which row of its expert each choice of this device's tokens is computed in; None where none is dropped.
 
     Args:
         capacity_factor: as in `RouterConfig`; 0 gives None.
@@ -24,7 +24,7 @@ def assign_by_capacity(indices_TN, num_experts, capacity_factor, mask_T) -> disp
 
 
 def without_dropped(indices_TN, num_experts, assigned: dispatch.Assignment | None):
-    """The choices; num_experts, one past the last expert, stands for those that found no room."""
+    """The choices; num_experts, one past the last expert, stands for those that were dropped."""
     if assigned is None:
         return indices_TN
     return jnp.where(dispatch.has_row(assigned).reshape(indices_TN.shape), indices_TN, num_experts)
@@ -43,7 +43,7 @@ def num_local(num_experts) -> int:
 
 
 def chosen(indices_TN, num_experts, mask_T):
-    """Whether an expert's output of a token counts: chosen, with room, and no padding. `[E, T]` bool, E of this device.
+    """Whether an expert's output of a token counts: chosen, not dropped, no padding. `[E, T]` bool, E of this device.
 
     Args:
         indices_TN: `local_indices`.

@@ -35,9 +35,9 @@ class HeadsConfig:
         return jnp.zeros((batch_size, self.num_heads, self.key_width, self.value_width), jnp.float32)
 
     def empty_cache(self, batch_size: int, max_length: int, dtype) -> tuple[jax.Array, jax.Array]:
-        """An attention's cache with room for `max_length` positions: keys `[B, S, H, K]`, values `[B, S, H, V]`."""
-        room = (batch_size, max_length, self.num_heads)
-        return jnp.zeros((*room, self.key_width), dtype), jnp.zeros((*room, self.value_width), dtype)
+        """An attention's cache of `max_length` positions: keys `[B, S, H, K]`, values `[B, S, H, V]`."""
+        shape = (batch_size, max_length, self.num_heads)
+        return jnp.zeros((*shape, self.key_width), dtype), jnp.zeros((*shape, self.value_width), dtype)
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ class Kan(nnx.Module):
 
     def hidden(self, x, group_sizes_E=None):
         """What the second layer is given: `[..., D]` -> `[..., F]`."""
-        return rms_norm(self.up(x, group_sizes_E), self.up.linear.epsilon)
+        return rms_norm(self.up(x, group_sizes_E), self.up.linear.norm_epsilon)
 
 
 def _init(config, shape, scale, letters, rngs):

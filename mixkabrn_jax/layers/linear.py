@@ -28,7 +28,7 @@ class LinearConfig:
     """Bits of the input beside a ternary or binary matrix; a dense layer's input is not rounded."""
     normalize_input: bool = False
     """RMS-normalise the input before it is rounded, without a learned scale (BitNet, sec. 2.1)."""
-    epsilon: float = 1e-6
+    norm_epsilon: float = 1e-6
     """Added to the mean square in RMS norms."""
     init_scale: float = 1.0
     """Factor on the initial standard deviation 1 / sqrt(inputs)."""
@@ -126,7 +126,7 @@ class Linear(nnx.Module):
     def __call__(self, x, group_sizes_E=None):
         """`[..., D]` -> `[..., F]`; with experts, rows `[R, D]` sorted by expert and `group_sizes_E`."""
         if self.config.normalize_input:
-            x = rms_norm(x, self.config.epsilon)
+            x = rms_norm(x, self.config.norm_epsilon)
         weight = effective_weight(self.kernel[...], self.config.linear).astype(x.dtype)
         return multiply(effective_activation(x, self.config), weight, group_sizes_E, self.config.backend)
 
@@ -150,7 +150,7 @@ class IntegerLinear(nnx.Module):
     def __call__(self, x, group_sizes_E=None):
         """`[..., D]` -> `[..., F]`; with experts, rows `[R, D]` sorted by expert and `group_sizes_E`."""
         if self.config.normalize_input:
-            x = rms_norm(x, self.config.epsilon)
+            x = rms_norm(x, self.config.norm_epsilon)
         packed, scale = self.packed[...], self.scale[...]
         w_codes = over_matrices(lambda packed: ternary.unpack(packed, (self.d_in, packed.shape[-1])), packed)
         x_codes, x_scale = ternary.quantize_activation(x, self.config.activation_bits)

@@ -39,7 +39,7 @@ class RouterConfig:
     on every token and drops what was not chosen: for a few narrow experts it is faster, since all of them are one wide
     product. The results are the same."""
     capacity_factor: float = 0.0
-    """0 computes every choice (dropless). Above 0 every expert has room for this many times its even part of the
+    """0 computes every choice (dropless). Above 0 every expert's capacity is this many times its even part of the
     choices, and choices beyond it are dropped: shapes and work do not depend on the load then, but outputs depend on
     the other rows of the batch. Devices with tokens of their own count them by themselves (groups of GShard, Lepikhin
     et al. 2021)."""
@@ -147,11 +147,11 @@ class MixtureOfExperts(nnx.Module):
         return y_BTD, balance_of(self.config, logits_BTE, indices_BTN, mask_BT, assigned), outside
 
     def chosen(self, x_BTD, mask_BT=None):
-        """Whether a token is among an expert's: it chose it, found room, and is no padding. `[E, B * T]` bool."""
+        """Whether a token is among an expert's: it chose it, was not dropped, and is no padding. `[E, B * T]` bool."""
         indices_TN = self.route(x_BTD)[1].reshape(-1, self.config.experts_per_token)
         mask_T = None if mask_BT is None else mask_BT.reshape(-1)
-        num_experts, factor = self.config.num_experts, self.config.router.capacity_factor
-        assigned = dispatching.assign_by_capacity(indices_TN, num_experts, factor, mask_T)
+        num_experts, capacity_factor = self.config.num_experts, self.config.router.capacity_factor
+        assigned = dispatching.assign_by_capacity(indices_TN, num_experts, capacity_factor, mask_T)
         indices_TN = dispatching.without_dropped(indices_TN, num_experts, assigned)
         return dispatching.chosen(dispatching.local_indices(indices_TN, num_experts), num_experts, mask_T)
 

@@ -3,7 +3,7 @@
 Sources: Liu et al., KAN (2024), sec. 2.4 and appendix. All functions return something new and leave what they are given
 as it is, and can be traced; those of one layer take stacked layers: every leaf may have the same leading dimensions
 (experts, layers). The splines' coefficients change by a linear map, so a layer that holds an optimiser's moments
-changes by the same one.
+changes by the same one: `update_grid` is `compute_grid_update` and `apply_grid_update`, as in `models.grid`.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from mixkabrn_jax.layers.moe import MixtureOfExperts
 from mixkabrn_jax.ops import bspline, knot_insertion
 
 
-class GridChange(NamedTuple):
-    """What takes a KAN layer to other knots: made once from samples, applied to parameters and to moments alike."""
+class GridUpdate(NamedTuple):
+    """What takes a KAN layer to other knots: computed once from samples, applied to parameters and to moments alike."""
 
     knots_DM: jax.Array
     """The new ones, `[..., D, M]`."""
@@ -27,18 +27,18 @@ class GridChange(NamedTuple):
     """Old coefficients of each input to new ones, `[..., D, G, G]`."""
 
 
-class KanChange(NamedTuple):
-    """A `GridChange` for each layer of a `Kan`."""
+class KanGridUpdate(NamedTuple):
+    """A `GridUpdate` for each layer of a `Kan`."""
 
-    up: GridChange
-    down: GridChange
+    up: GridUpdate
+    down: GridUpdate
 
 
-class MixtureChange(NamedTuple):
-    """A `KanChange` for the experts of a mixture, with leading dimensions as they have them."""
+class MixtureGridUpdate(NamedTuple):
+    """A `KanGridUpdate` for the experts of a mixture, with leading dimensions as they have them."""
 
-    experts: KanChange
-    shared: KanChange | None
+    experts: KanGridUpdate
+    shared: KanGridUpdate | None
 
 
 SAMPLES_PER_FUNCTION = 8
@@ -52,14 +52,14 @@ def update_grid(
 ) -> KanLayer:
     """The layer with knots that follow the samples, its splines fitted to what they were on the samples.
 
-    Arguments and errors are those of `grid_change`.
+    Arguments and errors are those of `compute_grid_update`.
     """
-    return change_grid(layer, grid_change(layer, x, uniform_fraction, sample_mask))
+    return apply_grid_update(layer, compute_grid_update(layer, x, uniform_fraction, sample_mask))
 
 
-def grid_change(
+def compute_grid_update(
     layer: KanLayer, x: jax.Array, uniform_fraction: float, sample_mask: jax.Array | None = None
-) -> GridChange:
+) -> GridUpdate:
     """What `update_grid` does to a layer.
 
     Args:
@@ -87,28 +87,28 @@ def grid_change(
         num_samples = len(x_RD) if mask_R is None else jnp.sum(mask_R > 0, dtype=jnp.int32)
         is_kept = num_samples < SAMPLES_PER_FUNCTION * grid.num_basis
         same_DGG = jnp.broadcast_to(jnp.eye(grid.num_basis, dtype=map_DGG.dtype), map_DGG.shape)
-        return GridChange(jnp.where(is_kept, knots_DM, new_DM), jnp.where(is_kept, same_DGG, map_DGG))
+        return GridUpdate(jnp.where(is_kept, knots_DM, new_DM), jnp.where(is_kept, same_DGG, map_DGG))
 
     for _ in x.shape[:-2]:
         one_layer = jax.vmap(one_layer)
     return one_layer(knots_DM, x, sample_mask)
 
 
-def kan_change(kan: Kan, x: jax.Array, uniform_fraction: float, sample_mask: jax.Array) -> KanChange:
-    """Of both layers; the second one's samples are what the changed first one gives it.
+def compute_kan_grid_update(kan: Kan, x: jax.Array, uniform_fraction: float, sample_mask: jax.Array) -> KanGridUpdate:
+    """Of both layers; the second one's samples are what the updated first one gives it.
 
     Args:
-        x: `[R, D]`; sample_mask: `[R]`. Both and the fraction as for `grid_change`.
+        x: `[R, D]`; sample_mask: `[R]`. Both and the fraction as for `compute_grid_update`.
     """
-    up = grid_change(kan.up, x, uniform_fraction, sample_mask)
+    up = compute_grid_update(kan.up, x, uniform_fraction, sample_mask)
     new = nnx.clone(kan)
-    new.up = change_grid(kan.up, up)
-    return KanChange(up, grid_change(kan.down, new.hidden(x), uniform_fraction, sample_mask))
+    new.up = apply_grid_update(kan.up, up)
+    return KanGridUpdate(up, compute_grid_update(kan.down, new.hidden(x), uniform_fraction, sample_mask))
 
 
-def mixture_change(
+def compute_mixture_grid_update(
     moe: MixtureOfExperts, x_BTD: jax.Array, uniform_fraction: float, mask_BT: jax.Array | None = None
-) -> MixtureChange:
+) -> MixtureGridUpdate:
     """Of all experts: the samples of a routed one are the tokens that it is run for, those of a shared one all tokens.
 
     Args:
@@ -119,36 +119,38 @@ def mixture_change(
     # One expert after the other, on all tokens with the others' left out: whatever the load, shapes are the same, and
     # only one basis `[T, D, G]` is there at a time.
     def one(expert, mask_T):
-        return kan_change(expert, x_TD, uniform_fraction, mask_T)
+        return compute_kan_grid_update(expert, x_TD, uniform_fraction, mask_T)
 
     experts = jax.lax.map(lambda part: one(*part), (moe.experts, moe.chosen(x_BTD, mask_BT)))
     if moe.shared is None:
-        return MixtureChange(experts, None)
+        return MixtureGridUpdate(experts, None)
     mask_T = jnp.ones(len(x_TD)) if mask_BT is None else mask_BT.reshape(-1)
     if moe.config.num_shared_experts == 1:
-        return MixtureChange(experts, one(moe.shared, mask_T))
-    return MixtureChange(experts, jax.lax.map(lambda expert: one(expert, mask_T), moe.shared))
+        return MixtureGridUpdate(experts, one(moe.shared, mask_T))
+    return MixtureGridUpdate(experts, jax.lax.map(lambda expert: one(expert, mask_T), moe.shared))
 
 
-def change_grid(module, change):
-    """A copy of a `KanLayer`, `Kan` or `MixtureOfExperts`, or of a stack of them, on the grid of a change made for it.
+def apply_grid_update(module, update):
+    """A copy of a `KanLayer`, `Kan` or `MixtureOfExperts`, or of a stack of them, on the grid of its update.
 
     Linear in the coefficients: where the parameters are an optimiser's moments, they become those of the new layer.
     """
-    if isinstance(change, GridChange):
+    if isinstance(update, GridUpdate):
 
         def one_layer(spline, map_DGG):
-            return _change(spline, len(map_DGG), map_DGG.shape[-1], lambda coef_DFG: _apply(coef_DFG, map_DGG))
+            return _map_coefficients(
+                spline, len(map_DGG), map_DGG.shape[-1], lambda coef_DFG: _product(coef_DFG, map_DGG)
+            )
 
-        for _ in change.map_DGG.shape[:-3]:
+        for _ in update.map_DGG.shape[:-3]:
             one_layer = jax.vmap(one_layer)
         return _with(
-            module, module.features.config.grid, one_layer(module.spline[...], change.map_DGG), change.knots_DM
+            module, module.features.config.grid, one_layer(module.spline[...], update.map_DGG), update.knots_DM
         )
     new = nnx.clone(module)
-    for name, part in change._asdict().items():
+    for name, part in update._asdict().items():
         if part is not None:
-            setattr(new, name, change_grid(getattr(module, name), part))
+            setattr(new, name, apply_grid_update(getattr(module, name), part))
     return new
 
 
@@ -174,15 +176,15 @@ def extend_grid(layer: KanLayer, num_intervals: int) -> KanLayer:
         else:
             new_DM = knot_insertion.refine_knots(knots_DM, num_intervals, grid.degree)
 
-        def change(coef_DFG):
+        def refine(coef_DFG):
             if num_intervals % grid.num_intervals == 0:
                 return knot_insertion.insert_knots(coef_DFG, knots_DM, new_DM, grid.degree)
             inner_DM = knots_DM[:, grid.degree : knots_DM.shape[1] - grid.degree]
             x_RD = knot_insertion.refine_knots(inner_DM, 4 * (grid.degree + 1) * num_intervals, 0).T
             basis_RDG = bspline.basis(x_RD, knots_DM, grid.degree)
-            return _apply(coef_DFG, _refit(x_RD, basis_RDG, new_DM, grid.degree))
+            return _product(coef_DFG, _refit(x_RD, basis_RDG, new_DM, grid.degree))
 
-        return _change(spline, len(knots_DM), grid.num_basis, change), new_DM
+        return _map_coefficients(spline, len(knots_DM), grid.num_basis, refine), new_DM
 
     for _ in spline.shape[:-2]:
         one_layer = jax.vmap(one_layer)
@@ -198,13 +200,13 @@ def _parts(layer):
     return features.config.grid, None if features.knots_DM is None else features.knots_DM[...], layer.spline[...]
 
 
-def _change(spline, num_inputs, num_basis, change):
+def _map_coefficients(spline, num_inputs, num_basis, function):
     """Applies a function of coefficients `[D, F, G]` to a layer's matrix `[G * D, F]`.
 
     Where all inputs share their knots they count as one with D * F outputs: one insertion or factorisation for all.
     """
     coef_DFG = jnp.moveaxis(spline.reshape(num_basis, num_inputs, -1), 0, -1)
-    return jnp.moveaxis(change(coef_DFG), -1, 0).reshape(-1, spline.shape[-1])
+    return jnp.moveaxis(function(coef_DFG), -1, 0).reshape(-1, spline.shape[-1])
 
 
 def _refit(x_RD, basis_RDG, new_DM, degree, mask_R=None):
@@ -215,7 +217,7 @@ def _refit(x_RD, basis_RDG, new_DM, degree, mask_R=None):
     return bspline.fit(x_RD, basis_RDG, new_DM, degree, sample_mask=mask_R)
 
 
-def _apply(coef_DFG, map_DGG):
+def _product(coef_DFG, map_DGG):
     return jnp.einsum("dfg,dgh->dfh", coef_DFG, map_DGG.astype(coef_DFG.dtype), precision="highest")
 
 

@@ -82,8 +82,8 @@ class Retention(nnx.Module):
         self.key = Linear(d_model, keys, branch.input, "DH", rngs=rngs)
         self.value = Linear(d_model, values, branch.value, "DH", rngs=rngs)
         self.gate = Linear(d_model, values, branch.input, "DH", rngs=rngs)
-        self.out = Linear(values, d_model, branch.normalized_out, "HD", rngs=rngs)
-        self.sub_norm = branch.sub_norm and not branch.normalizes_input
+        self.out = Linear(values, d_model, branch.out_without_sub_norm, "HD", rngs=rngs)
+        self.sub_norm = branch.sub_norm and not branch.normalize_input
         log_decay_H = retention.log_decay(heads.num_heads, config.first_decay_exponent)
         is_learned, is_gated = config.decay == "learned", config.decay == "gated"
         self.decay_logit_H = nnx.Param(log_decay_H - jnp.log(-jnp.expm1(log_decay_H))) if is_learned else None
@@ -96,7 +96,7 @@ class Retention(nnx.Module):
         if self.config.decay == "gated":
             x_BTD = x_BTD.astype(jnp.float32)
             if self.query.config.normalize_input:  # where matrices normalise their own input, so does the gate
-                x_BTD = rms_norm(x_BTD, self.query.config.epsilon)
+                x_BTD = rms_norm(x_BTD, self.query.config.norm_epsilon)
             logit_BTH = jnp.einsum("btd,dh->bth", x_BTD, self.decay_gate[...], precision="highest")
             return jax.nn.log_sigmoid(logit_BTH) / _GATE_TEMPERATURE
         if self.config.decay == "learned":
@@ -149,10 +149,10 @@ class Retention(nnx.Module):
     def _gated(self, gate_BTF, y_BTHV, scale_BTH):
         if scale_BTH is not None:
             y_BTHV = y_BTHV * scale_BTH[..., None]
-        y_BTF = rms_norm(y_BTHV, self.query.config.epsilon).reshape(gate_BTF.shape).astype(gate_BTF.dtype)
+        y_BTF = rms_norm(y_BTHV, self.query.config.norm_epsilon).reshape(gate_BTF.shape).astype(gate_BTF.dtype)
         y_BTF = jax.nn.silu(gate_BTF) * y_BTF
         # Here rather than in `out`, so that the backward pass computes it again from what it has anyway.
-        return rms_norm(y_BTF, self.out.config.epsilon) if self.sub_norm else y_BTF
+        return rms_norm(y_BTF, self.out.config.norm_epsilon) if self.sub_norm else y_BTF
 
 
 def _from_earlier_devices(state_BHKV, k_BTHK, v_BTHV, log_decay, segment_ids_BT):

@@ -1,7 +1,7 @@
 """What a module owns: `nnx.Param`, and a second kind of leaf, `Buffer`; and how both are laid out over devices.
 
 A matrix carries the letters of its trailing dimensions as metadata, `nnx.Param(value, letters="DF")`, and
-`mixkabrn_jax.sharding` says what they mean. A variable without letters has a copy on every device.
+`mixkabrn_jax.sharding` says what they mean. A variable without letters is replicated on every device.
 """
 
 import jax
@@ -41,12 +41,12 @@ def layout(tree):
 
 
 def psum_gradients(grads):
-    """Gradients of parameters as they lie, summed over the devices that hold the same part."""
+    """Gradients of parameters as they lie: the psum over the devices that hold the same part."""
     return jax.tree.map(lambda grad: sharding.psum_gradient(grad, _spec(grad)), grads, is_leaf=_is_variable)
 
 
 def unsharded(module):
-    """The module with whole parameters, where the program is that of one device among others."""
+    """The module with its parameters unsharded, where the program is that of one device among others."""
     if not sharding.is_per_device():
         return module
     return jax.tree.map(lambda leaf: _unsharded(leaf) if _is_variable(leaf) else leaf, module, is_leaf=_is_variable)
@@ -54,8 +54,8 @@ def unsharded(module):
 
 def _unsharded(variable):
     value = variable[...]
-    whole = sharding.unshard(value, _letters(variable))
-    return variable if whole is value else variable.replace(whole)
+    unsharded_value = sharding.unshard(value, _letters(variable))
+    return variable if unsharded_value is value else variable.replace(unsharded_value)
 
 
 def _spec(variable):

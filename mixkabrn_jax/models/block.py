@@ -22,7 +22,7 @@ class Block(nnx.Module):
     """
 
     def __init__(self, config: ModelConfig, *, routed: bool, rngs: nnx.Rngs):
-        has_mixer_norm = config.residual == "deepnorm" or not config.branch.normalizes_input
+        has_mixer_norm = config.residual == "deepnorm" or not config.branch.normalize_input
         has_ffn_norm = has_mixer_norm or config.ffn == "kan"
         self.mixer_norm = RMSNorm(config.d_model, config.norm_epsilon) if has_mixer_norm else None
         self.mixer = _mixer(config, rngs)
@@ -30,8 +30,8 @@ class Block(nnx.Module):
         width = config.expert_width if routed else config.hidden_width
         make = partial(feed_forward.make, config.ffn, config.d_model, width, config.kan, config.branch)
         if routed:
-            router_epsilon = None if has_ffn_norm else config.norm_epsilon
-            self.ffn = MixtureOfExperts(config.d_model, config.moe, make, router_epsilon, rngs=rngs)
+            router_norm_epsilon = None if has_ffn_norm else config.norm_epsilon
+            self.ffn = MixtureOfExperts(config.d_model, config.moe, make, router_norm_epsilon, rngs=rngs)
         else:
             self.ffn = make(rngs=rngs)
         self.routed = routed
@@ -51,22 +51,22 @@ class Block(nnx.Module):
             (y_BTD, outside), balance = self.ffn(h_BTD, row_mask=row_mask_BT), None
         return self._add(self.ffn_norm, x_BTD, y_BTD), state, balance, outside
 
-    def grid_change(self, x_BTD, state, position_BT, segment_ids_BT, mask_BT, uniform_fraction):
+    def compute_grid_update(self, x_BTD, state, position_BT, segment_ids_BT, mask_BT, uniform_fraction):
         """
-        Returns: (`[B, T, D]` of the block whose feed-forward has changed its grids, that change for `refinement`).
+        Returns: (`[B, T, D]` of the block whose feed-forward is on updated grids, that update for `refinement`).
         """
         x_BTD, _ = self._mix(x_BTD, state, position_BT, segment_ids_BT, mask_BT)
         h_BTD = self._before(self.ffn_norm, x_BTD)
         row_mask_BT = _row_mask(segment_ids_BT, mask_BT)
         if self.routed:
-            change = refinement.mixture_change(self.ffn, h_BTD, uniform_fraction, row_mask_BT)
-            y_BTD = refinement.change_grid(self.ffn, change)(h_BTD, row_mask_BT)[0]
+            update = refinement.compute_mixture_grid_update(self.ffn, h_BTD, uniform_fraction, row_mask_BT)
+            y_BTD = refinement.apply_grid_update(self.ffn, update)(h_BTD, row_mask_BT)[0]
         else:
             mask_BT = jnp.ones(h_BTD.shape[:-1]) if row_mask_BT is None else row_mask_BT
             h_RD = h_BTD.reshape(-1, h_BTD.shape[-1])
-            change = refinement.kan_change(self.ffn, h_RD, uniform_fraction, mask_BT.reshape(-1))
-            y_BTD = refinement.change_grid(self.ffn, change)(h_BTD)[0]
-        return self._add(self.ffn_norm, x_BTD, y_BTD), change
+            update = refinement.compute_kan_grid_update(self.ffn, h_RD, uniform_fraction, mask_BT.reshape(-1))
+            y_BTD = refinement.apply_grid_update(self.ffn, update)(h_BTD)[0]
+        return self._add(self.ffn_norm, x_BTD, y_BTD), update
 
     def _mix(self, x_BTD, state, position_BT, segment_ids_BT, mask_BT):
         h_BTD = self._before(self.mixer_norm, x_BTD)

@@ -36,25 +36,25 @@ def update_grid(
 
     A routed expert's samples are the tokens that it is run for; padding does not count; a layer or expert with fewer
     than `refinement.SAMPLES_PER_FUNCTION` samples for each basis function keeps its grid. Arguments and errors are
-    those of `grid_changes`.
+    those of `compute_grid_update`.
     """
-    changes = grid_changes(model, tokens_BT, segment_ids_BT, mask_BT, uniform_fraction=uniform_fraction)
-    return change_grids(model, changes)
+    updates = compute_grid_update(model, tokens_BT, segment_ids_BT, mask_BT, uniform_fraction=uniform_fraction)
+    return apply_grid_update(model, updates)
 
 
-def grid_changes(
+def compute_grid_update(
     model: LanguageModel, tokens_BT, segment_ids_BT=None, mask_BT=None, *, uniform_fraction: float
 ) -> dict[str, Any]:
-    """What `update_grid` does to a model, for `change_grids`; small beside the samples it comes from.
+    """What `update_grid` does to a model, for `apply_grid_update`; small beside the samples it comes from.
 
-    Each layer's samples are the outputs of the layers before it as they are after their own change, as in pykan: on
+    Each layer's samples are the outputs of the layers before it as they are after their own update, as in pykan: on
     these tokens the new model's inputs are then just those that its knots were laid over and its splines were fitted
     on. With the outputs of the old layers, extremes would fall off the new grids by what the fits have left over.
 
     Args:
         tokens_BT, segment_ids_BT, mask_BT: as for the model's call.
         uniform_fraction: 1 = knots equally spaced between the extremes, 0 = at quantiles; pykan's value is 0.02.
-    Returns: a change for each stack of blocks, every leaf with a leading layer dimension.
+    Returns: an update for each stack of blocks, every leaf with a leading layer dimension.
     Raises: ValueError for a model without splines or without adaptive knots.
     """
     if model.config.ffn != "kan":
@@ -64,20 +64,20 @@ def grid_changes(
 
     def run(x_BTD, layer):
         block, mixer_state = layer
-        return block.grid_change(x_BTD, mixer_state, position_BT, segment_ids_BT, mask_BT, uniform_fraction)
+        return block.compute_grid_update(x_BTD, mixer_state, position_BT, segment_ids_BT, mask_BT, uniform_fraction)
 
-    changes = {}
+    updates = {}
     for (name, blocks), mixer_states in zip(model.stacks().items(), state.mixers, strict=True):
-        x_BTD, changes[name] = jax.lax.scan(run, x_BTD, (blocks, mixer_states))
-    return changes
+        x_BTD, updates[name] = jax.lax.scan(run, x_BTD, (blocks, mixer_states))
+    return updates
 
 
-def change_grids(model: LanguageModel, changes: dict[str, Any]) -> LanguageModel:
-    """The model on the grids of `grid_changes`. Linear in the splines' coefficients: where the parameters are an
+def apply_grid_update(model: LanguageModel, updates: dict[str, Any]) -> LanguageModel:
+    """The model on the grids of `compute_grid_update`. Linear in the splines' coefficients: where the parameters are an
     optimiser's moments, they become those of the new model.
     """
     new = nnx.clone(model)
-    for name, change in changes.items():
+    for name, update in updates.items():
         blocks = getattr(new, name)
-        blocks.ffn = refinement.change_grid(blocks.ffn, change)
+        blocks.ffn = refinement.apply_grid_update(blocks.ffn, update)
     return new

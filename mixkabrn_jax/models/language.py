@@ -86,7 +86,7 @@ class LanguageModel(nnx.Module):
             x_BTD, *produced = unsharded(block)(x_BTD, mixer_state, position_BT, segment_ids_BT, mask_BT)
             return x_BTD, produced
 
-        # Where parameters are split a layer's whole ones are there while it runs, and unsharded again on the way back.
+        # Where parameters are sharded a layer's are unsharded while it runs, and again on the way back.
         if config.remat or sharding.is_per_device():
             run = jax.checkpoint(run)
         balance = None
@@ -112,8 +112,8 @@ class LanguageModel(nnx.Module):
         if self.config.embedding_scale != 1:
             x_BTD = x_BTD * self.config.embedding_scale
         # Positions count from the start of documents, wherever that is: tokens of the other parts of a sequence matter.
-        whole = jax.tree.map(lambda a: sharding.all_gather(a, "context", 1), (tokens_BT, segment_ids_BT, mask_BT))
-        return x_BTD, sharding.local_shard(_positions(state.position_B, *whole), "context", 1)
+        sequences = jax.tree.map(lambda a: sharding.all_gather(a, "context", 1), (tokens_BT, segment_ids_BT, mask_BT))
+        return x_BTD, sharding.local_shard(_positions(state.position_B, *sequences), "context", 1)
 
     def step(self, tokens_B, state: State):
         """One token a row; an attention cache that is full drops what comes.
@@ -130,7 +130,7 @@ class LanguageModel(nnx.Module):
         """An empty state.
 
         Args:
-            max_length: positions an attention cache has room for; None for no cache. Retention needs no room.
+            max_length: positions of an attention cache; None for no cache. Retention needs none.
         """
         config = self.config
 

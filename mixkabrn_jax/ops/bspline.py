@@ -134,8 +134,8 @@ def adaptive_knots(
         x_RD = jnp.sort(jnp.where((sample_mask > 0)[:, None], x, jnp.where(num_samples > 0, jnp.inf, 0)), axis=0)
     # (R i) // I without the product, which could leave int32.
     intervals_I = np.arange(num_intervals)
-    whole, rest = num_samples // num_intervals, num_samples % num_intervals
-    picks_I = jnp.append(whole * intervals_I + rest * intervals_I // num_intervals, jnp.maximum(num_samples - 1, 0))
+    quotient, rest = num_samples // num_intervals, num_samples % num_intervals
+    picks_I = jnp.append(quotient * intervals_I + rest * intervals_I // num_intervals, jnp.maximum(num_samples - 1, 0))
     quantile_ID = x_RD[picks_I]
     ramp_I1 = jnp.linspace(0, 1, num_intervals + 1, dtype=x.dtype)[:, None]
     uniform_ID = quantile_ID[:1] + (quantile_ID[-1:] - quantile_ID[:1]) * ramp_I1

@@ -1,8 +1,8 @@
 """Tokens brought into the order of their experts and back: the sort, a capacity, dispatch and combine.
 
 Sources: Dai et al., DeepSeekMoE (2024), eq. 3; Lepikhin et al., GShard (2021), for the capacity. Letters: T token,
-E expert, N choice of a token (top-k slot), R row of the order by expert (tokens * N of them, or experts * capacity), or
-a choice among the tokens * N.
+E expert, N choice of a token (top-k slot) or, alone, of all tokens in turn, R row of the order by expert: one for each
+choice, or experts * capacity.
 """
 
 import math
@@ -14,15 +14,16 @@ import jax.numpy as jnp
 
 
 class Assignment(NamedTuple):
-    """Which choice each row of the order by expert computes: row r is choice order_R[r] % N of token order_R[r] // N.
+    """Which choice each row of the order by expert computes: row r choice order_R[r] of all tokens'.
 
-    An index one past the end stands for nothing: a row that no choice fills, or a choice that got no row.
+    Choice i is number i % experts_per_token of token i // experts_per_token. An index one past the end stands for
+    nothing: a row that no choice fills, or a choice that got no row.
     """
 
     order_R: jax.Array
-    """For each row, its choice among the tokens * N."""
-    inverse_R: jax.Array
-    """For each of the tokens * N choices, its row."""
+    """For each row, which of all choices it computes."""
+    inverse_N: jax.Array
+    """For each of all choices, its row."""
     group_sizes_E: jax.Array
     """Rows of each expert."""
 
@@ -32,17 +33,17 @@ def assign(indices: jax.Array, num_experts: int) -> Assignment:
 
     An index of num_experts stands for an expert elsewhere: its rows come last and belong to no group.
     """
-    flat_R = indices.reshape(-1)
-    order_R = jnp.argsort(flat_R, stable=True)
-    rows_R = jnp.arange(flat_R.shape[0], dtype=order_R.dtype)
-    inverse_R = jnp.zeros_like(order_R).at[order_R].set(rows_R)
-    group_sizes_E = jnp.sum(flat_R[:, None] == jnp.arange(num_experts)[None], axis=0, dtype=jnp.int32)
-    return Assignment(order_R, inverse_R, group_sizes_E)
+    flat_N = indices.reshape(-1)
+    order_R = jnp.argsort(flat_N, stable=True)
+    rows_R = jnp.arange(flat_N.shape[0], dtype=order_R.dtype)
+    inverse_N = jnp.zeros_like(order_R).at[order_R].set(rows_R)
+    group_sizes_E = jnp.sum(flat_N[:, None] == jnp.arange(num_experts)[None], axis=0, dtype=jnp.int32)
+    return Assignment(order_R, inverse_N, group_sizes_E)
 
 
-def capacity(num_tokens: int, num_experts: int, k: int, factor: float) -> int:
-    """Rows that every expert has: ceil(factor * num_tokens * k / num_experts), at least 1 and at most one a token."""
-    return min(max(math.ceil(factor * num_tokens * k / num_experts), 1), num_tokens)
+def capacity(num_tokens: int, num_experts: int, experts_per_token: int, capacity_factor: float) -> int:
+    """Rows that every expert has: its even part times the factor, rounded up, at least 1 and at most one a token."""
+    return min(max(math.ceil(capacity_factor * num_tokens * experts_per_token / num_experts), 1), num_tokens)
 
 
 def assign_with_capacity(
@@ -57,40 +58,40 @@ def assign_with_capacity(
     Args:
         indices: `[T, N]`; mask: `[T]` or None, a token with 0 (padding) takes no row.
     """
-    flat_R = indices.reshape(-1)
-    num_choices, num_rows = flat_R.shape[0], num_experts * capacity
-    mine_RE = (flat_R[:, None] == jnp.arange(num_experts)[None]).astype(jnp.int32)
+    flat_N = indices.reshape(-1)
+    num_choices, num_rows = flat_N.shape[0], num_experts * capacity
+    mine_NE = (flat_N[:, None] == jnp.arange(num_experts)[None]).astype(jnp.int32)
     if mask is not None:
-        mine_RE = mine_RE * jnp.repeat(mask > 0, indices.shape[-1]).astype(jnp.int32)[:, None]
+        mine_NE = mine_NE * jnp.repeat(mask > 0, indices.shape[-1]).astype(jnp.int32)[:, None]
     # The number of choices of the same expert up to and with this one; 0 for padding.
-    turn_R = jnp.sum(jnp.cumsum(mine_RE, axis=0) * mine_RE, axis=1)
-    inverse_R = jnp.where((turn_R > 0) & (turn_R <= capacity), flat_R * capacity + turn_R - 1, num_rows)
-    order_R = jnp.full(num_rows, num_choices).at[inverse_R].set(jnp.arange(num_choices), mode="drop")
-    return Assignment(order_R, inverse_R, jnp.full(num_experts, capacity, jnp.int32))
+    turn_N = jnp.sum(jnp.cumsum(mine_NE, axis=0) * mine_NE, axis=1)
+    inverse_N = jnp.where((turn_N > 0) & (turn_N <= capacity), flat_N * capacity + turn_N - 1, num_rows)
+    order_R = jnp.full(num_rows, num_choices).at[inverse_N].set(jnp.arange(num_choices), mode="drop")
+    return Assignment(order_R, inverse_N, jnp.full(num_experts, capacity, jnp.int32))
 
 
 def has_row(assignment: Assignment) -> jax.Array:
-    """For each of the tokens * N choices whether it has a row: `[R]` bool."""
-    return assignment.inverse_R < assignment.order_R.shape[0]
+    """For each of all choices whether it has a row: `[N]` bool."""
+    return assignment.inverse_N < assignment.order_R.shape[0]
 
 
 def has_choice(assignment: Assignment) -> jax.Array:
     """For each row whether a choice fills it: `[R]` bool."""
-    return assignment.order_R < assignment.inverse_R.shape[0]
+    return assignment.order_R < assignment.inverse_N.shape[0]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def dispatch(x: jax.Array, assignment: Assignment, num_choices: int) -> jax.Array:
+def dispatch(x: jax.Array, assignment: Assignment, experts_per_token: int) -> jax.Array:
     """Tokens `[T, D]` to rows `[R, D]` in expert order. Its gradient is a gather and a sum, not a scatter-add."""
-    return _take(x, assignment.order_R // num_choices)
+    return _take(x, assignment.order_R // experts_per_token)
 
 
-def _dispatch_forward(x, assignment, num_choices):
-    return dispatch(x, assignment, num_choices), assignment
+def _dispatch_forward(x, assignment, experts_per_token):
+    return dispatch(x, assignment, experts_per_token), assignment
 
 
-def _dispatch_backward(num_choices, assignment, grad_RD):
-    return jnp.sum(_take(grad_RD, assignment.inverse_R).reshape(-1, num_choices, grad_RD.shape[-1]), axis=1), None
+def _dispatch_backward(experts_per_token, assignment, grad_RD):
+    return jnp.sum(_take(grad_RD, assignment.inverse_N).reshape(-1, experts_per_token, grad_RD.shape[-1]), axis=1), None
 
 
 dispatch.defvjp(_dispatch_forward, _dispatch_backward)
@@ -104,7 +105,7 @@ def combine(y: jax.Array, gates: jax.Array, assignment: Assignment) -> jax.Array
 
 @jax.custom_vjp
 def _unsort(y_RD, assignment):
-    return _take(y_RD, assignment.inverse_R)
+    return _take(y_RD, assignment.inverse_N)
 
 
 _unsort.defvjp(

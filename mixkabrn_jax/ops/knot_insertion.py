@@ -28,8 +28,8 @@ def refine_knots(knots: jax.Array, num_intervals: int, degree: int) -> jax.Array
         raise ValueError(f"degree {degree} needs at least {2 * degree + 2} knots, got {knots.shape[-1]}")
     inner = knots[..., degree : degree + old_intervals + 1]
     # In integers, so that a point that stays has a weight of exactly 0 for its neighbour.
-    whole, rest = divmod(np.arange(num_intervals + 1) * old_intervals, num_intervals)
-    left, right = inner[..., whole], inner[..., np.minimum(whole + 1, old_intervals)]
+    quotient, rest = divmod(np.arange(num_intervals + 1) * old_intervals, num_intervals)
+    left, right = inner[..., quotient], inner[..., np.minimum(quotient + 1, old_intervals)]
     weight = jnp.asarray(rest / num_intervals, knots.dtype).reshape((1,) * (knots.ndim - 1) + (-1,))
     return bspline.extend_knots(left + weight * (right - left), degree)
 

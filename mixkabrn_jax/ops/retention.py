@@ -17,14 +17,14 @@ import jax.numpy as jnp
 from mixkabrn_jax.ops.backend import resolve
 
 
-def log_decay(num_heads: int, first_exponent: float = 5.0) -> jax.Array:
-    """log gamma_h = log(1 - 2^(-first_exponent - h)).
+def log_decay(num_heads: int, first_decay_exponent: float = 5.0) -> jax.Array:
+    """log gamma_h = log(1 - 2^(-first_decay_exponent - h)).
 
     By log1p: float32 `log(1 - 2^(-5-h))` is exactly 0, no decay at all, from h = 20 on.
 
     Returns: `[H]` in JAX's default float type, negative.
     """
-    return jnp.log1p(-(2.0 ** (-first_exponent - jnp.arange(num_heads, dtype=float))))
+    return jnp.log1p(-(2.0 ** (-first_decay_exponent - jnp.arange(num_heads, dtype=float))))
 
 
 def row_scale(position: jax.Array, log_decay: jax.Array) -> jax.Array:

@@ -34,7 +34,7 @@ class MetricsFile:
     def write(self, step: int, split: str, values: dict[str, float | str]) -> None:
         """Appends a record and hands it to the operating system. JSON knows no NaN and no infinity: they become null.
 
-        Raises: OSError naming the file and the step when there is no room for it, say.
+        Raises: OSError naming the file and the step when the disk is full, say.
         """
         finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
         line = (json.dumps({"step": step, "split": split, **finite}) + "\n").encode()

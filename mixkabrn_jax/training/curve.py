@@ -13,7 +13,7 @@ def plot(records: list[dict], path: Path) -> None:
     axes = figure.add_subplot()
     for split, style in (("train", "-"), ("validation", "o-")):
         points = [(record["step"], record["bits_per_byte"]) for record in records if record["split"] == split]
-        points = [(step, bits) for step, bits in points if bits is not None]  # null: a line of skipped updates alone
+        points = [(step, bits) for step, bits in points if bits is not None]  # null: a record of skipped updates alone
         if points:
             axes.plot(*zip(*points, strict=True), style, label=f"{split} (last {points[-1][1]:.3f})", markersize=4)
     axes.set_xlabel("step")

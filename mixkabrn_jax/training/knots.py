@@ -29,17 +29,17 @@ def move_if_due(state, batch: Mapping[str, jax.Array], setup):
 
 
 def _move(state, batch, setup):
-    changes = grid.grid_changes(
+    updates = grid.compute_grid_update(
         variables.merge(setup.graph, state.params, state.buffers),
         batch["tokens"],
         segment_ids_BT=batch["segment_ids"],
         uniform_fraction=setup.config.grid_uniform_fraction,
     )
 
-    def change(params):
-        model = grid.change_grids(variables.merge(setup.graph, params, state.buffers), changes)
+    def updated(params):
+        model = grid.apply_grid_update(variables.merge(setup.graph, params, state.buffers), updates)
         return variables.split(model)[1:]
 
-    params, buffers = change(state.params)
-    moments = carry_moments(state.optimizer, lambda params: change(params)[0])
+    params, buffers = updated(state.params)
+    moments = carry_moments(state.optimizer, lambda params: updated(params)[0])
     return state._replace(params=params, buffers=buffers, optimizer=moments)

@@ -121,7 +121,7 @@ class Log:
     def write_pending(self) -> None:
         """Writes the record that was taken, if there is one.
 
-        Raises: FloatingPointError where training has diverged, OSError where there is no room.
+        Raises: FloatingPointError where training has diverged, OSError where the disk is full.
         """
         if self._pending is None:
             return

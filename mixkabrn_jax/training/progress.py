@@ -52,5 +52,5 @@ class Progress:
 
 def in_words(seconds: float) -> str:
     """Hours, minutes and seconds, as in 1:02:03."""
-    whole = round(seconds)
-    return f"{whole // 3600:d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    seconds = round(seconds)
+    return f"{seconds // 3600:d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

@@ -118,8 +118,8 @@ def train_step(state: TrainState, batch: Mapping[str, jax.Array], setup: Setup) 
     """
     before = state
     state = knots.move_if_due(state, batch, setup)
-    whole = jax.tree.map(lambda count: jnp.maximum(count, 1), setup.objective.counts(batch))
-    grads, found = gradient.accumulate(state, batch, whole, setup)
+    batch_counts = jax.tree.map(lambda count: jnp.maximum(count, 1), setup.objective.counts(batch))
+    grads, found = gradient.accumulate(state, batch, batch_counts, setup)
     params, optimizer_state = optimizer.update(setup.optimizer, grads, state.optimizer, state.params)
     old, new = (variables.merge(setup.graph, values, state.buffers) for values in (state.params, params))
     # Every step, not for records only: flips need the codes before the update, and their mean over the steps of a
@@ -129,7 +129,7 @@ def train_step(state: TrainState, batch: Mapping[str, jax.Array], setup: Setup) 
     buffers = _move_router_bias(new, state.buffers, found, setup.config.router_bias_rate)
     added = jax.tree.map(jnp.add, state.totals, found)
     after = TrainState(state.step + 1, params, buffers, optimizer_state, added, state.guard)
-    return _unless_harmful(before, after, found.nats / whole.targets, found.grad_norm, setup.guard)
+    return _unless_harmful(before, after, found.nats / batch_counts.targets, found.grad_norm, setup.guard)
 
 
 def _move_router_bias(model, buffers, found, rate):

@@ -41,7 +41,7 @@ class Totals(NamedTuple):
     device_balance_loss: jax.Array
     router_z_loss: jax.Array
     dropped: jax.Array
-    """Choices that found no room, in all layers."""
+    """Choices beyond their expert's capacity, in all layers."""
     load_LE: jax.Array | None
     """Choices that fell on each expert; None without experts."""
     weights: WeightStatistics | None

@@ -62,7 +62,7 @@ def check_same(directory, other, config):
     assert got_position == want_position
     for (path, leaf), want_leaf in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
         assert np.asarray(leaf).tobytes() == np.asarray(want_leaf).tobytes(), jax.tree_util.keystr(path)
-    assert runs.lines(directory) == runs.lines(other)
+    assert runs.records(directory) == runs.records(other)
 
 
 def test_one_of_two_processes_is_killed_and_the_run_ends_as_one_of_one_process_with_two_devices(tmp_path):

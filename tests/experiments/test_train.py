@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 def get_config():
     return ConfigDict(json.loads({text!r})).lock()
 """
-# Everything that a run carries from step to step: a router bias, two moments, sums of a log line cut in two.
+# Everything that a run carries from step to step: a router bias, two moments, totals of a record cut in two.
 RESUMED = {
     "num_steps": 40,
     "log_every": 3,
@@ -86,8 +86,8 @@ def final(directory, config):
     return step.from_parts(state), iterator_state
 
 
-def lines(directory):
-    """The lines of the metrics without the figures of the machine."""
+def records(directory):
+    """The records of the metrics without the figures of the machine."""
     records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     machine = {"tokens_per_second", "model_flops_per_second", "peak_memory_bytes"}
     return [json.dumps({key: value for key, value in record.items() if key not in machine}) for record in records]
@@ -117,8 +117,8 @@ def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_been(tmp_p
     assert got_position == want_position
     for (path, leaf), want_leaf in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
         assert np.asarray(leaf).tobytes() == np.asarray(want_leaf).tobytes(), jax.tree_util.keystr(path)
-    assert lines(broken) == lines(whole)
-    assert len(lines(whole)) == 14 + 2
+    assert records(broken) == records(whole)
+    assert len(records(whole)) == 14 + 2
 
 
 @pytest.mark.parametrize("size", [DISKS[0], *(pytest.param(size, marks=pytest.mark.slow) for size in DISKS[1:])])

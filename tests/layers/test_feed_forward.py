@@ -19,7 +19,7 @@ ERF = np.vectorize(math.erf)
 
 
 def make(name, linear="dense", num_experts=0, sub_norm=True):
-    branch = BranchConfig(linear, sub_norm=sub_norm, epsilon=EPSILON, scales=(1.0, 0.5))
+    branch = BranchConfig(linear, sub_norm=sub_norm, norm_epsilon=EPSILON, scales=(1.0, 0.5))
     if name == "kan":
         return Kan(D, WIDTH, toy.kan(-3.0, 3.0, 3, 3), branch, num_experts, rngs=nnx.Rngs(0))
     if name == "mlp":

@@ -140,7 +140,7 @@ def test_ternary_splines_are_the_sum_over_edges_of_their_codes():
 
 
 def test_two_layers_meet_at_a_hidden_layer_of_unit_size():
-    kan = Kan(D, 7, KAN, BranchConfig("dense", epsilon=1e-6, scales=(1.0, 0.5)), rngs=nnx.Rngs(3))
+    kan = Kan(D, 7, KAN, BranchConfig("dense", norm_epsilon=1e-6, scales=(1.0, 0.5)), rngs=nnx.Rngs(3))
     x = inputs(9, D)
     hidden = edges(x, kan.up.base[...], kan.up.spline[...], GRID)
     hidden /= np.sqrt((hidden**2).mean(axis=-1, keepdims=True) + 1e-6)

@@ -18,7 +18,7 @@ D, H, K, V, EPSILON = 12, 3, 4, 6, 1e-6
 HEADS = HeadsConfig(H, K, V)
 RETENTION = RetentionConfig(decay="paper", first_decay_exponent=1.0, normalization="sqrt_sum", chunk_size=4)
 ROTARY = RotaryConfig("linspace", base=100.0, layout="half")
-BRANCH = BranchConfig("dense", sub_norm=True, epsilon=EPSILON, scales=(1.0, 0.5))
+BRANCH = BranchConfig("dense", sub_norm=True, norm_epsilon=EPSILON, scales=(1.0, 0.5))
 SEGMENTS = np.array([[1, 1, 1, 1, 2, 2, 2, 2, 2], [1, 2, 2, 2, 3, 3, 3, 0, 0]], np.int32)
 POSITIONS = np.array([[0, 1, 2, 3, 0, 1, 2, 3, 4], [0, 0, 1, 2, 0, 1, 2, 0, 1]], np.int32)
 
@@ -111,8 +111,8 @@ def test_a_mixer_is_its_formula(mixer, changes, segmented):
 @pytest.mark.parametrize(("mixer", "changes"), [("retention", {}), ("attention", {}), ("retention", DECAYS[-1])])
 def test_a_mixer_fed_one_position_at_a_time_is_its_formula(mixer, changes):
     layer, x = make(mixer, **changes), reference.normal(1, 2, 9, D)
-    room = (jnp.zeros((2, 11, H, K)), jnp.zeros((2, 11, H, V)))
-    state = jnp.zeros((2, H, K, V)) if mixer == "retention" else room
+    cache = (jnp.zeros((2, 11, H, K)), jnp.zeros((2, 11, H, V)))
+    state = jnp.zeros((2, H, K, V)) if mixer == "retention" else cache
     rows = []
     for t in range(9):
         y, state = run(layer, x[:, t : t + 1], state, np.full((2, 1), t, np.int32), None)

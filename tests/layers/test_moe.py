@@ -189,7 +189,7 @@ def test_the_router_reads_float32_whatever_the_compute_dtype():
     np.testing.assert_array_equal(balance.load_E, [0, 3, 0, 0, 0, 0])
 
 
-def test_with_a_capacity_choices_that_find_no_room_are_dropped_and_counted():
+def test_choices_beyond_the_capacity_are_dropped_and_counted():
     x, out_bar = reference.normal(1, B, T, D), reference.normal(2, B, T, D)
     mask = np.ones((B, T), np.float32)
     mask[0, 5:] = 0
@@ -229,7 +229,7 @@ def test_with_a_capacity_choices_that_find_no_room_are_dropped_and_counted():
 
 @pytest.mark.parametrize(("num_shared", "capacity_factors"), [(1, (0.0, 0.8, float(E))), (2, (0.0,))])
 def test_inputs_outside_the_grid_count_where_a_token_chose_the_expert(num_shared, capacity_factors):
-    """Not in empty room, not at padding, not for choices without room, not where dense dispatch runs the others."""
+    """Not in empty rows, not at padding, not for dropped choices, not where dense dispatch runs the others."""
     x = reference.normal(1, B, T, D)
     mask = np.ones((B, T), np.float32)
     mask[0, 4:] = 0
@@ -249,9 +249,9 @@ def test_inputs_outside_the_grid_count_where_a_token_chose_the_expert(num_shared
     forward = jax.jit(lambda moe, x, mask: (moe(x, mask)[2], moe.chosen(x, mask)))
     seen = set()
     for capacity_factor in capacity_factors:
-        room = 4 if capacity_factor == 0.8 else B * T
+        capacity = 4 if capacity_factor == 0.8 else B * T
         given, counts_T = (None, np.ones(B * T)) if num_shared == 2 else (mask, mask.reshape(-1))
-        kept_TN = reference.within_capacity(indices_TN, E, room, counts_T)
+        kept_TN = reference.within_capacity(indices_TN, E, capacity, counts_T)
         off, inputs = 0, 0
         for t, n in zip(*np.nonzero(kept_TN), strict=True):
             off, inputs = off + off_grid_ET[indices_TN[t, n], t], inputs + D + 5
@@ -263,7 +263,7 @@ def test_inputs_outside_the_grid_count_where_a_token_chose_the_expert(num_shared
             assert outside == want
             np.testing.assert_array_equal(chosen, chosen_ET)
         seen.add(want)
-    assert len(seen) == (2 if num_shared == 1 else 1)  # room for all is as no capacity at all
+    assert len(seen) == (2 if num_shared == 1 else 1)  # a capacity for all is as none
 
 
 @pytest.mark.parametrize("dispatch", DISPATCHES)

@@ -58,7 +58,7 @@ def by_hand(model, tokens, mask):
         new = nnx.clone(kan)
         new.up = refinement.update_grid(kan.up, h_RD, FRACTION, sample_mask_R)
         hidden = new.up(h_RD)
-        hidden = hidden / jnp.sqrt(jnp.mean(hidden**2, axis=-1, keepdims=True) + kan.up.linear.epsilon)
+        hidden = hidden / jnp.sqrt(jnp.mean(hidden**2, axis=-1, keepdims=True) + kan.up.linear.norm_epsilon)
         new.down = refinement.update_grid(kan.down, hidden, FRACTION, sample_mask_R)
         return new
 

@@ -75,28 +75,28 @@ def test_documents_go_on_from_a_state():
 
 
 @pytest.mark.parametrize(
-    ("mixer", "room"),
+    ("mixer", "max_length"),
     [
         *(("retention", None), ("attention", 14)),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in (("retention", 14), ("attention", None))),
     ],
 )
-def test_padding_left_or_right_changes_nothing_and_is_gone_on_from(mixer, room):
+def test_padding_left_or_right_changes_nothing_and_is_gone_on_from(mixer, max_length):
     config = toy.model_config(mixer=mixer, ffn="mlp")
     model, tokens = toy.make(config), toy.tokens(0, 2, 9)
     mask = np.ones((2, 9), np.int32)
     mask[0, :4], mask[1, 5:] = 0, 0
-    output = forward(model, tokens, model.init_state(2, room), None, mask)
+    output = forward(model, tokens, model.init_state(2, max_length), None, mask)
     np.testing.assert_array_equal(output.state.position_B, [5, 5])
     # Every token of both rows is routed to two experts in each layer, padding to none.
     np.testing.assert_array_equal(output.balance.load_E.sum(axis=-1), [2 * 10] * 2)
     for row in range(2):
         kept = tokens[row : row + 1, mask[row] == 1]
-        alone = forward(model, kept, model.init_state(1, room))
+        alone = forward(model, kept, model.init_state(1, max_length))
         atol = toy.rounding(alone.logits_BTW, config, 9)
         got = np.asarray(output.logits_BTW)[row : row + 1, mask[row] == 1]
         reference.assert_close(got, alone.logits_BTW, atol=atol)
-        if mixer == "attention" and room is None:
+        if mixer == "attention" and max_length is None:
             continue  # nothing was kept to go on from
         more = toy.tokens(1, 1)
         got, _ = step(model, np.repeat(more, 2), output.state)

@@ -353,9 +353,9 @@ def test_fit_shares_one_factorisation_among_the_outputs():
     largest = max(_sizes(jax.make_jaxpr(lambda x, y: bspline.fit(x, y, knots, degree))(x, y).jaxpr))
     # A copy of the basis, or of its Gram matrix, for each output would be F times larger than itself.
     shared = max((R + G) * F, (R + G) * G, G * G)
-    copied = min(R * G * F, G * G * F)
-    assert 4 * shared < copied
-    assert largest <= 4 * D * shared < D * copied
+    for_each_output = min(R * G * F, G * G * F)
+    assert 4 * shared < for_each_output
+    assert largest <= 4 * D * shared < D * for_each_output
 
 
 # --- Adaptive knots ----------------------------------------------------------------------------------------------

@@ -66,10 +66,10 @@ def pull_back(q, k, v, state, segment_ids, out_bar, state_bar, *, order):
 # --- Decay and row scale -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first_exponent", [5.0, 2.0])
-def test_log_decay_is_that_of_one_minus_a_power_of_two(first_exponent):
-    got = np.asarray(retention.log_decay(32, first_exponent=first_exponent))
-    np.testing.assert_allclose(got, reference.log_decay(32, first_exponent), rtol=4 * np.finfo(np.float32).eps)
+@pytest.mark.parametrize("first_decay_exponent", [5.0, 2.0])
+def test_log_decay_is_that_of_one_minus_a_power_of_two(first_decay_exponent):
+    got = np.asarray(retention.log_decay(32, first_decay_exponent=first_decay_exponent))
+    np.testing.assert_allclose(got, reference.log_decay(32, first_decay_exponent), rtol=4 * np.finfo(np.float32).eps)
     np.testing.assert_array_equal(np.asarray(retention.log_decay(4)), np.asarray(retention.log_decay(4, 5.0)))
 
 

@@ -11,7 +11,7 @@ from mixkabrn_jax.training import curve
 VALUES = {"loss": 1.5, "bits_per_byte": 2.25, "tokens_per_second": 12345.6}
 
 
-def lines(path, steps):
+def written(path, steps):
     path.write_text("".join(json.dumps({"step": step, "split": "train", "loss": 1 / step}) + "\n" for step in steps))
     return path
 
@@ -36,8 +36,8 @@ def test_what_is_no_number_is_null_in_the_file_and_not_in_the_curve(tmp_path):
     curve.plot(metrics.read(tmp_path / "metrics.jsonl")[::-1], tmp_path / "loss.png")
 
 
-def test_lines_after_the_step_of_a_resumed_run_are_dropped(tmp_path):
-    path = lines(tmp_path / "metrics.jsonl", [2, 4, 6, 8])
+def test_records_after_the_step_of_a_resumed_run_are_dropped(tmp_path):
+    path = written(tmp_path / "metrics.jsonl", [2, 4, 6, 8])
     kept = path.read_text().splitlines()[:2]
     file = MetricsFile(path, 5)
     assert path.read_text().splitlines() == kept
@@ -47,15 +47,15 @@ def test_lines_after_the_step_of_a_resumed_run_are_dropped(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_line_of_the_very_step_is_kept(tmp_path):
-    path = lines(tmp_path / "metrics.jsonl", [2, 4])
+def test_a_record_of_the_very_step_is_kept(tmp_path):
+    path = written(tmp_path / "metrics.jsonl", [2, 4])
     MetricsFile(path, 4).close()
     assert len(metrics.read(path)) == 2
 
 
 @pytest.mark.parametrize("torn", ['{"step": 6, "spl', '{"step": 6', "{"])
 def test_a_torn_last_line_is_left_out(tmp_path, torn):
-    path = lines(tmp_path / "metrics.jsonl", [2, 4])
+    path = written(tmp_path / "metrics.jsonl", [2, 4])
     path.write_text(path.read_text() + torn)
     assert [record["step"] for record in metrics.read(path)] == [2, 4]
     file = MetricsFile(path, 9)
@@ -65,7 +65,7 @@ def test_a_torn_last_line_is_left_out(tmp_path, torn):
 
 
 def test_a_torn_line_in_the_middle_is_named(tmp_path):
-    path = lines(tmp_path / "metrics.jsonl", [2])
+    path = written(tmp_path / "metrics.jsonl", [2])
     path.write_text('{"step"\n' + path.read_text())
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1: not a JSON object"):
         metrics.read(path)
@@ -73,13 +73,13 @@ def test_a_torn_line_in_the_middle_is_named(tmp_path):
 
 @pytest.mark.parametrize("line", ["3", "[]", '{"step": 1}'])
 def test_a_line_that_is_no_record_is_named(tmp_path, line):
-    path = lines(tmp_path / "metrics.jsonl", [2])
+    path = written(tmp_path / "metrics.jsonl", [2])
     path.write_text(path.read_text() + line + "\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: an object with step and split"):
         metrics.read(path)
 
 
-def test_the_lines_so_far_are_on_the_disk_when_a_checkpoint_needs_them(tmp_path, monkeypatch):
+def test_the_records_so_far_are_on_the_disk_when_a_checkpoint_needs_them(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}")))
     file = MetricsFile(tmp_path / "metrics.jsonl", 0)
@@ -89,7 +89,7 @@ def test_the_lines_so_far_are_on_the_disk_when_a_checkpoint_needs_them(tmp_path,
     assert synced == [str(tmp_path / "metrics.jsonl")]
 
 
-def test_a_line_for_which_there_is_no_room_is_named_and_closing_does_not_try_again(tmp_path):
+def test_a_record_for_which_the_disk_has_no_space_is_named_and_closing_does_not_try_again(tmp_path):
     file = MetricsFile(tmp_path / "metrics.jsonl", 0)
     file.close()
     with Path("/dev/full").open("ab", buffering=0) as file._file:

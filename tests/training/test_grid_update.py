@@ -55,13 +55,13 @@ def moved(state, batch):
     """The state with its knots where they are due, and with the new knots under the old coefficients."""
     graph, params, buffers = variables.split(model_of(state))
     where = {"segment_ids_BT": batch["segment_ids"], "uniform_fraction": SCHEDULE["grid_uniform_fraction"]}
-    changes = grid.grid_changes(model_of(state), batch["tokens"], **where)
+    updates = grid.compute_grid_update(model_of(state), batch["tokens"], **where)
 
-    def change(params):
-        return variables.split(grid.change_grids(nnx.merge(graph, params, buffers), changes))[1]
+    def updated(params):
+        return variables.split(grid.apply_grid_update(nnx.merge(graph, params, buffers), updates))[1]
 
     _, params, buffers = variables.split(grid.update_grid(model_of(state), batch["tokens"], **where))
-    moments = optimizer.carry_moments(state.optimizer, change)
+    moments = optimizer.carry_moments(state.optimizer, updated)
     return state._replace(params=params, buffers=buffers, optimizer=moments), state._replace(buffers=buffers)
 
 

@@ -33,7 +33,7 @@ SMALL = {"model__ffn": "mlp", "model__num_experts": 0, "model__mixer": "attentio
 
 @functools.partial(jax.jit, static_argnums=0)
 def reviewed(config, losses, grad_norms):
-    """(which updates of a run were accepted, the history at its end), with a line of the log at the end alone."""
+    """(which updates of a run were accepted, the history at its end), with a record of the log at the end alone."""
 
     def one(history, figures):
         return guard.review(history, config, *figures)[::-1]
@@ -43,7 +43,7 @@ def reviewed(config, losses, grad_norms):
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_updates_are_skipped_by_the_rule_and_told_with_their_figures(seed):
+def test_updates_are_skipped_by_the_criterion_and_told_with_their_figures(seed):
     rng = np.random.default_rng(seed)
     losses, grad_norms = rng.uniform(1, 3, (2, 40)).astype(np.float32)
     for figures in (losses, grad_norms):
@@ -209,8 +209,8 @@ def train(tmp_path, monkeypatch):
     return run
 
 
-def lines(directory):
-    """The lines of the metrics, read as strict JSON, without the figures of the machine."""
+def records(directory):
+    """The records of the metrics, read as strict JSON, without the figures of the machine."""
 
     def refuse(constant):
         raise ValueError(f"{constant} is not JSON")
@@ -237,7 +237,7 @@ def final(directory, num_places=None):
 def test_skipped_updates_are_told_and_a_run_stopped_among_them_goes_on_bit_for_bit(train, tmp_path):
     bad, changes = {4, 5, 8, 13}, SHORT | {"checkpoint__every": 100}
     assert train("whole", bad, **changes) == 0
-    whole = lines(tmp_path / "whole")
+    whole = records(tmp_path / "whole")
     skipped = [record for record in whole if record["split"] == "skipped"]
     assert skipped == [
         {"step": n + 1, "split": "skipped", "reason": "non-finite loss", "loss": None, "grad_norm": None, "batch": n}
@@ -250,7 +250,7 @@ def test_skipped_updates_are_told_and_a_run_stopped_among_them_goes_on_bit_for_b
         # The schedule goes by accepted updates; the optimiser has its position from its own count.
         updates = at - sum(skip["step"] <= at for skip in skipped)
         assert record["learning_rate"] == float(optimizer.learning_rate(config, 14)(updates - 1))
-        assert (record["loss"] is None) == (at == 6)  # a line of skipped updates alone has no mean
+        assert (record["loss"] is None) == (at == 6)  # a record of skipped updates alone has no mean
 
     # After a skip that is in no line yet; then the line is written, and the process killed before the next checkpoint.
     assert train("broken", bad, stop_at=8, **changes) == 128 + signal.SIGTERM
@@ -260,7 +260,7 @@ def test_skipped_updates_are_told_and_a_run_stopped_among_them_goes_on_bit_for_b
     shutil.rmtree(tmp_path / "broken" / "checkpoints")
     shutil.copytree(saved / "checkpoints", tmp_path / "broken" / "checkpoints")
     assert train("broken", bad, **changes) == 0
-    assert lines(tmp_path / "broken") == whole
+    assert records(tmp_path / "broken") == whole
     (got, got_position), (want, want_position) = final(tmp_path / "broken"), final(tmp_path / "whole")
     assert got_position == want_position == {"next_index": 14}
     assert_same_bits(got, want)
@@ -278,8 +278,8 @@ def test_too_many_skips_in_a_row_end_the_run_and_nothing_is_saved(train, tmp_pat
     assert {path.name for path in (directory / "checkpoints").iterdir()} == {"3", "6"}
     model, _, _ = runs.open(directory)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.state(model)))
-    assert [r["batch"] for r in lines(directory) if r["split"] == "skipped"] == [6, 7, 8]
-    assert [r["step"] for r in lines(directory)] == [2, 4, 6, 7, 8, 8, 9]
+    assert [r["batch"] for r in records(directory) if r["split"] == "skipped"] == [6, 7, 8]
+    assert [r["step"] for r in records(directory)] == [2, 4, 6, 7, 8, 8, 9]
     assert "step 7 skipped for its non-finite loss" in capsys.readouterr().out
 
 
@@ -297,7 +297,7 @@ def test_another_distance_between_records_changes_no_skip_and_no_bit_of_the_stat
     # Three skips were in no record at step 10, and two more could come before the next one.
     (got, _), (want, _) = final(tmp_path / "broken", 5 if before == 6 else 6), final(tmp_path / "whole")
     assert_same_bits(got._replace(guard=None, totals=None), want._replace(guard=None, totals=None))
-    skipped = [[r for r in lines(tmp_path / name) if r["split"] == "skipped"] for name in ("broken", "whole")]
+    skipped = [[r for r in records(tmp_path / name) if r["split"] == "skipped"] for name in ("broken", "whole")]
     assert skipped[0] == skipped[1]
     assert len(skipped[0]) == len(bad)
 
@@ -319,4 +319,4 @@ def test_real_training_raises_no_alarm(train, tmp_path):
     """At the toy's rate, with gradients that now and then are 40 deviations above their mean."""
     lengths = {"num_steps": 200, "log_every": 50, "evaluate_every": 200, "checkpoint__every": 200}
     assert train("run", set(), **lengths, model__num_layers=2) == 0
-    assert [r["skipped"] for r in lines(tmp_path / "run") if r["split"] == "train"] == [0, 0, 0, 0]
+    assert [r["skipped"] for r in records(tmp_path / "run") if r["split"] == "train"] == [0, 0, 0, 0]

@@ -198,8 +198,8 @@ def final_state(directory):
     run = json.loads((directory / "checkpoints" / "12" / "run.json").read_text())
     machine = ("tokens_per_second", "model_flops_per_second", "peak_memory_bytes")
     records = metrics.read(directory / "metrics.jsonl")
-    lines = [{key: value for key, value in record.items() if key not in machine} for record in records]
-    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(nnx.state(model))], run, lines
+    told = [{key: value for key, value in record.items() if key not in machine} for record in records]
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(nnx.state(model))], run, told
 
 
 def test_a_run_goes_on_from_before_a_damaged_checkpoint_and_ends_as_if_it_had_not_been(tmp_path, caplog):

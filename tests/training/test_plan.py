@@ -58,8 +58,8 @@ def received(text, kind):
     for shapes, groups in re.findall(rf"= (\(.*?\)|\S+) {kind}(?:-start)?\(.*?replica_groups=(\S+)", text):
         devices = group_size(groups)
         for size in re.findall(r"[fs]32\[([\d,]*)\]", shapes):
-            whole = math.prod(int(n) for n in size.split(",") if n) * 4 * (devices if kind == "reduce-scatter" else 1)
-            total += whole * (devices - 1) // devices
+            full = math.prod(int(n) for n in size.split(",") if n) * 4 * (devices if kind == "reduce-scatter" else 1)
+            total += full * (devices - 1) // devices
         count += 1
     return np.array([count, total])
 
@@ -70,7 +70,7 @@ def group_size(groups):
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1, 1), pytest.param((2, 2, 1, 2), marks=pytest.mark.slow)])
-def test_gathers_and_scatters_are_those_of_the_compiled_program(sizes):
+def test_all_gathers_and_reduce_scatters_are_those_of_the_compiled_program(sizes):
     """Sums are left out: XLA puts those of many small arrays together."""
     changes = SIMPLE if sizes[0] == 8 else {}
     of = experiment(sizes, **changes, model__num_layers=2)
@@ -81,8 +81,8 @@ def test_gathers_and_scatters_are_those_of_the_compiled_program(sizes):
     two, three = (plan.make(experiment(sizes, **changes, model__num_layers=layers), 29) for layers in (2, 3))
     for kind in ("all-gather", "reduce-scatter"):
         # In the program's text a layer stands once; XLA unrolls a loop over one layer, so there are two.
-        layer = sums(three, kind) - sums(two, kind)
-        assert sums(two, kind) - layer == pytest.approx(received(text, kind), rel=0.05)
+        layer = totals_of(three, kind) - totals_of(two, kind)
+        assert totals_of(two, kind) - layer == pytest.approx(received(text, kind), rel=0.05)
 
 
 def compiled_temporary_bytes(of):
@@ -106,7 +106,7 @@ def test_a_layer_more_takes_a_device_the_bytes_that_are_planned(sizes):
     assert planned == pytest.approx(grown, rel=0.05)
 
 
-def sums(planned, kind):
+def totals_of(planned, kind):
     """(how many, bytes) of a kind."""
     return np.sum([(found.count, found.num_bytes) for found in planned.collectives if found.kind == kind], axis=0)
 
@@ -117,12 +117,16 @@ def test_layers_and_microbatches_multiply_what_crosses():
     twice = plan.make(experiment((4, 1, 1, 1), **SIMPLE, training__accumulation_steps=2), 29)
     once = plan.make(experiment((4, 1, 1, 1), **SIMPLE), 29)
 
-    def gathered(of):
+    def all_gather_of(of):
         return next(found for found in of.collectives if found.kind == "all-gather")
 
     in_layer = 2 * 7  # matrices, on the way there and back; the embedding comes on top
-    assert [gathered(of).count for of in (one, three, twice)] == [1 + in_layer, 1 + 3 * in_layer, 2 * (1 + in_layer)]
-    assert gathered(twice).num_bytes == 2 * gathered(once).num_bytes
+    assert [all_gather_of(of).count for of in (one, three, twice)] == [
+        1 + in_layer,
+        1 + 3 * in_layer,
+        2 * (1 + in_layer),
+    ]
+    assert all_gather_of(twice).num_bytes == 2 * all_gather_of(once).num_bytes
     assert three.activation_bytes > one.activation_bytes
 
 

@@ -194,8 +194,8 @@ def test_between_devices_goes_what_the_layers_ask_for(sizes, changes, gathers, s
     assert found == +Counter({"all-gather": gathers, "reduce-scatter": scatters, "all-to-all": swaps})
 
 
-def test_whole_parameters_are_gathered_for_a_layer_and_their_gradients_scattered():
-    """FSDP: each split matrix is gathered on the way there and on the way back, and its gradient is scattered once."""
+def test_parameters_are_all_gathered_for_a_layer_and_their_gradients_reduce_scattered():
+    """FSDP: each matrix is gathered on the way there and on the way back, and its gradient is reduce-scattered once."""
     model = toy.make(toy.model_config(ffn="mlp", **NO_EXPERTS))
     update, state = compiled(model, mesh_of(8, 1, 1, 1))
     found = collectives(update)
@@ -221,9 +221,9 @@ def test_gradients_are_summed_over_devices_in_float32_whatever_the_layers_comput
     program = jax.make_jaxpr(update)(step.init(model, OPTIMIZERS["sgd"], guard.init(GUARD, 2)), batch(0)).jaxpr
     products = [found for found in equations(program) if found.primitive.name == "dot_general"]
     assert jnp.dtype("bfloat16") in {found.outvars[0].aval.dtype for found in products}
-    sums = [found for found in equations(program) if found.primitive.name in ("psum", "reduce_scatter")]
-    assert len(sums) > 7
-    kinds = {variable.aval.dtype for found in sums for variable in found.invars}
+    psums = [found for found in equations(program) if found.primitive.name in ("psum", "reduce_scatter")]
+    assert len(psums) > 7
+    kinds = {variable.aval.dtype for found in psums for variable in found.invars}
     assert kinds == {jnp.dtype("float32")}
 
 
@@ -232,14 +232,14 @@ def test_parameters_and_moments_take_a_device_one_part_of_their_bytes(devices):
     model = toy.make(toy.model_config())
     state = start(model, mesh_of(devices, 1, 1, 1), "adam")
     matrices = jax.tree.leaves((state.params, state.optimizer))
-    whole = sum(leaf.nbytes for leaf in matrices)
-    copied = sum(leaf.nbytes for leaf in matrices if leaf.sharding.is_fully_replicated)
+    total = sum(leaf.nbytes for leaf in matrices)
+    replicated = sum(leaf.nbytes for leaf in matrices if leaf.sharding.is_fully_replicated)
     on_one = sum(leaf.addressable_shards[0].data.nbytes for leaf in matrices)
     if devices > 1:
-        assert on_one == copied + (whole - copied) // devices
-        assert copied < 0.05 * whole  # scales of norms
+        assert on_one == replicated + (total - replicated) // devices
+        assert replicated < 0.05 * total  # scales of norms
     else:
-        assert on_one == whole
+        assert on_one == total
 
 
 def test_a_checkpoint_of_any_mesh_is_restored_on_any_other(tmp_path):

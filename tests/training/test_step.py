@@ -107,7 +107,7 @@ def test_padding_has_no_influence():
     assert (np.asarray(got.totals.load_LE).sum(axis=-1) == batch["loss_mask"].sum() * CONFIG.experts_per_token).all()
 
 
-def test_sums_add_up_and_their_means_are_the_figures():
+def test_totals_add_up_and_their_means_are_the_figures():
     update, state = make(router_bias_rate=0.25, **ALL)
     batches = [even_batch(), ragged_batch() | {"num_bytes": 3 * ragged_batch()["num_bytes"]}]
     evaluate_step = jax.jit(toy.evaluate_step(toy.make(CONFIG)))
@@ -138,7 +138,7 @@ def test_sums_add_up_and_their_means_are_the_figures():
     for name, value in want.items():
         reference.assert_close(values[name], value, terms=8 * 12 * 29)
     assert 0 < norm < float(state.totals.grad_norm)
-    # The same sums without updates tell of the loss alone.
+    # The same totals without updates tell of the loss alone.
     total = evaluate(evaluate_step, state.params, state.buffers, batches, place=lambda batch: batch)
     assert totals.means(total, objective(**ALL)).keys() == {"loss", "bits_per_byte"}
     reference.assert_close(total.nats, sum(float(evaluate_step(state.params, state.buffers, b).nats) for b in batches))
@@ -206,16 +206,16 @@ def test_dropped_choices_are_counted():
     model = toy.make(toy.model_config(ffn="mlp", mixer="attention", router__capacity_factor=0.5))
     _, params, buffers = variables.split(model)
     batch = ragged_batch()
-    sums = jax.jit(toy.evaluate_step(model))(params, buffers, batch)
-    values = totals.means(sums._replace(updates=1.0), objective())
-    # Each of 4 experts has room for an eighth of two choices a position, in each of two layers.
-    room = 2 * 4 * (2 * batch["loss_mask"].size // 8)
-    assert 1 - room / float(np.sum(sums.load_LE)) - 1e-6 <= values["dropped"] < 1
-    assert round(float(sums.dropped)) > 0
-    reference.assert_close(sums.dropped, round(float(sums.dropped)), terms=2)
+    found = jax.jit(toy.evaluate_step(model))(params, buffers, batch)
+    values = totals.means(found._replace(updates=1.0), objective())
+    # The capacity of each of 4 experts is an eighth of two choices a position, in each of two layers.
+    capacity = 2 * 4 * (2 * batch["loss_mask"].size // 8)
+    assert 1 - capacity / float(np.sum(found.load_LE)) - 1e-6 <= values["dropped"] < 1
+    assert round(float(found.dropped)) > 0
+    reference.assert_close(found.dropped, round(float(found.dropped)), terms=2)
 
 
-def test_codes_are_counted_over_the_updates_of_a_line():
+def test_codes_are_counted_over_the_updates_of_a_record():
     model = toy.make(toy.model_config(ffn="mlp", mixer="attention", num_experts=0, num_layers=1, linear="ternary"))
     graph, _, _ = variables.split(model)
     update = jax.jit(toy.train_step(model, ADAMW))

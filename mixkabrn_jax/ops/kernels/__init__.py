@@ -2,6 +2,6 @@
 
 Compiled they need an NVIDIA GPU. Elsewhere they are interpreted: the same kernel as plain XLA operations, slowly, which
 is how the tests reach it without an accelerator. Every public function takes `interpret` to have the one or the other
-wherever it is; `tiles.launch` decides it. A kernel is opaque to the partitioner:
+wherever it is; `blocks.launch` decides it. A kernel is opaque to the partitioner:
 under a mesh of several devices it belongs inside `jax.shard_map`.
 """

@@ -18,7 +18,7 @@ def grouped_matmul(x: jax.Array, w: jax.Array, group_sizes: jax.Array, *, interp
     Args:
         x: `[R, D]`, sorted by expert; w: `[E, D, F]`.
         group_sizes: `[E]` int, rows of each expert; rows past their sum give 0, whatever they hold.
-        interpret: as for `tiles.launch`.
+        interpret: as for `blocks.launch`.
     Returns: `[R, F]` in the dtype of x and w combined, summed in float32.
     Raises: ValueError for shapes that do not fit.
     """

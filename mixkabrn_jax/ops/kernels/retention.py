@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.experimental import pallas as pl
 
-from mixkabrn_jax.ops.kernels.tiles import Block, accumulator, block, block_size, dot, launch, load, split, store
+from mixkabrn_jax.ops.kernels.blocks import Block, accumulator, block, block_size, dot, launch, load, split, store
 
 # To be tuned by measurement. Triton holds a program's sums in registers: 64 x 64 of float32 are 32 a thread with 4
 # warps. More programs matter more than larger blocks for the states, whose chunks wait for one another: there are
@@ -53,7 +53,7 @@ def chunkwise(q, k, v, log_decay, state, *, chunk_size: int, segment_ids=None, i
         state: `[B, H, K, V]` float32, the recurrence before the first position.
         chunk_size: positions between two states that are kept.
         segment_ids: `[B, T]` int or None; a position sees its own segment only.
-        interpret: as for `tiles.launch`.
+        interpret: as for `blocks.launch`.
     Returns: (`[B, T, H, V]` in v's dtype, state `[B, H, K, V]`).
     Raises: ValueError for a chunk size below 1.
     """
@@ -71,7 +71,7 @@ def chunkwise(q, k, v, log_decay, state, *, chunk_size: int, segment_ids=None, i
 
 class _Static(NamedTuple):
     rows: int
-    blocks: int
+    blocks_per_chunk: int
     """Of `rows` positions, in a chunk."""
     interpret: bool | None
 
@@ -138,7 +138,7 @@ _chunkwise.defvjp(_chunkwise_forward, _chunkwise_backward, symbolic_zeros=True)
 
 
 def _reach(static, log_decay, segment_ids, length):
-    chunk = static.rows * static.blocks
+    chunk = static.rows * static.blocks_per_chunk
     num_chunks = pl.cdiv(length, chunk)
     padding = num_chunks * chunk - length
     if log_decay.ndim == 1:
@@ -181,7 +181,7 @@ def _states(static, a_BTHX, b_BTHY, reach_BHT, across_BHI, first_BHXY, *, revers
         ),
         *(a_BTHX, b_BTHY, reach_BHT, across_BHI, first_BHXY),
         sizes=(static.rows, x_size, y_size),
-        blocks=static.blocks,
+        blocks_per_chunk=static.blocks_per_chunk,
         reverse=reverse,
         interpret=static.interpret,
         num_warps=NUM_WARPS,
@@ -189,7 +189,9 @@ def _states(static, a_BTHX, b_BTHY, reach_BHT, across_BHI, first_BHXY, *, revers
     )
 
 
-def _states_kernel(a_ref, b_ref, reach_ref, across_ref, first_ref, states_ref, last_ref, *, sizes, blocks, reverse):
+def _states_kernel(
+    a_ref, b_ref, reach_ref, across_ref, first_ref, states_ref, last_ref, *, sizes, blocks_per_chunk, reverse
+):
     """One block of the state of one head, all chunks."""
     rows, x_size, y_size = sizes
     length, num_chunks = a_ref.shape[1], across_ref.shape[-1]
@@ -204,12 +206,12 @@ def _states_kernel(a_ref, b_ref, reach_ref, across_ref, first_ref, states_ref, l
         store(states_ref, state, b, n, h, x, y)
 
         def add_block(j, state):
-            at = block(n * blocks + j, rows, length)
+            at = block(n * blocks_per_chunk + j, rows, length)
             reach = load(reach_ref, reached, h, Block(at.start, rows, None))
             a = (load(a_ref, b, at, h, x) * reach[:, None]).astype(b_ref.dtype)
             return state + dot(a, load(b_ref, b, at, h, y), transpose_a=True)
 
-        return jax.lax.fori_loop(0, blocks, add_block, state * across_ref[reached, h, n])
+        return jax.lax.fori_loop(0, blocks_per_chunk, add_block, state * across_ref[reached, h, n])
 
     state = load(first_ref, b, h, x, y).astype(accumulator(a_ref.dtype))
     store(last_ref, jax.lax.fori_loop(0, num_chunks, advance, state), b, h, x, y)
@@ -234,7 +236,7 @@ def _read(static, a, b, c, reach, segment_ids, states, *, of_keys, reverse, dtyp
         jax.ShapeDtypeStruct(c.shape, c.dtype if dtype is None else dtype),
         *(a, b, c, reach.total_BHT, reach_BHT, states, *segments),
         sizes=(static.rows, block_size(a.shape[-1], DEEP), y_size),
-        blocks=static.blocks,
+        blocks_per_chunk=static.blocks_per_chunk,
         of_keys=of_keys,
         reverse=reverse,
         interpret=static.interpret,
@@ -243,7 +245,9 @@ def _read(static, a, b, c, reach, segment_ids, states, *, of_keys, reverse, dtyp
     )
 
 
-def _read_kernel(a_ref, b_ref, c_ref, total_ref, reach_ref, states_ref, *refs, sizes, blocks, of_keys, reverse):
+def _read_kernel(
+    a_ref, b_ref, c_ref, total_ref, reach_ref, states_ref, *refs, sizes, blocks_per_chunk, of_keys, reverse
+):
     """One block of positions of one head, one block of Y."""
     *segment_refs, out_ref = refs
     rows, x_size, y_size = sizes
@@ -253,7 +257,7 @@ def _read_kernel(a_ref, b_ref, c_ref, total_ref, reach_ref, states_ref, *refs, s
     y_blocks = pl.cdiv(c_ref.shape[-1], y_size)
     i, y = split(pl.program_id(0), y_blocks)
     y = block(y, y_size, c_ref.shape[-1])
-    chunk, _ = split(i, blocks)
+    chunk, _ = split(i, blocks_per_chunk)
     x_steps = pl.cdiv(x_width, x_size)
     here = block(i, rows, length)
     # Padded to whole chunks, unlike positions.
@@ -288,6 +292,6 @@ def _read_kernel(a_ref, b_ref, c_ref, total_ref, reach_ref, states_ref, *refs, s
         return total + dot(score, load(c_ref, b, there, h, y))
 
     num_blocks = pl.cdiv(length, rows)
-    first = i if reverse else chunk * blocks
-    last = jnp.minimum((chunk + 1) * blocks, num_blocks) if reverse else i + 1
+    first = i if reverse else chunk * blocks_per_chunk
+    last = jnp.minimum((chunk + 1) * blocks_per_chunk, num_blocks) if reverse else i + 1
     store(out_ref, jax.lax.fori_loop(first, last, add_block, total), b, here, h, y)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from mixkabrn_jax.ops.kernels.tiles import Block, accumulator, block, block_size, dot, launch, load, split, store
+from mixkabrn_jax.ops.kernels.blocks import Block, accumulator, block, block_size, dot, launch, load, split, store
 
 # To be tuned by measurement. 128 rows by 128 columns of float32 sums are 64 registers a thread with 8 warps, and leave
 # enough for the entries, the functions of them and addresses: nothing spills at the sizes of our models (Triton 3.9 for
@@ -105,14 +105,14 @@ def _rows_matmul_backward(functions, interpret, residual, grad_RF):
     )
 
     wide_in, wide_out = block_size(d_in, WIDE), block_size(d_out, WIDE)
-    blocks = pl.cdiv(d_out, wide_out), pl.cdiv(d_in, wide_in), num_experts * num_functions
+    num_blocks = pl.cdiv(d_out, wide_out), pl.cdiv(d_in, wide_in), num_experts * num_functions
     rows = block_size(num_rows, DEEP)  # the summed axis here
-    parts = min(pl.cdiv(PROGRAMS, blocks[0] * blocks[1] * blocks[2]), pl.cdiv(num_rows, 8 * rows))
+    parts = min(pl.cdiv(PROGRAMS, num_blocks[0] * num_blocks[1] * num_blocks[2]), pl.cdiv(num_rows, 8 * rows))
     end_E = jnp.array([num_rows]) if group_sizes is None else jnp.cumsum(group_sizes)
     start_E = jnp.array([0]) if group_sizes is None else end_E - group_sizes
     grad_EGDF_of_part = launch(
         _weight_gradients,
-        (*blocks[:2], blocks[2] * parts),
+        (*num_blocks[:2], num_blocks[2] * parts),
         jax.ShapeDtypeStruct((parts, *w_EGDF.shape), w_EGDF.dtype if parts == 1 else accumulator(w_EGDF.dtype)),
         start_E.astype(jnp.int32),
         end_E.astype(jnp.int32),

@@ -30,7 +30,7 @@ def spline_matmul(
             degree.
         group_sizes: `[E]` int, rows of each expert; rows past their sum give 0, whatever they hold.
         grid: where the splines live.
-        interpret: as for `tiles.launch`.
+        interpret: as for `blocks.launch`.
     Returns: `[R, F]` in the dtype of x and coef combined, summed in float32.
     Raises: ValueError for shapes that do not fit.
     """

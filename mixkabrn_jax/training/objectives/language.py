@@ -45,13 +45,13 @@ class LanguageObjective:
         return Counts(jnp.sum(batch["loss_mask"]), jnp.sum(is_token_BT), rows)
 
     def loss(
-        self, model: LanguageModel, batch: Mapping[str, jax.Array], whole: Counts, num_parts: int
+        self, model: LanguageModel, batch: Mapping[str, jax.Array], batch_counts: Counts, num_parts: int
     ) -> tuple[jax.Array, Totals]:
         """A part's share in the loss of a batch: the shares of all parts add up to it.
 
         Args:
             batch: one of the parts, a microbatch on one device.
-            whole: `counts` of the whole batch, none of them 0.
+            batch_counts: `counts` of the whole batch, none of them 0.
             num_parts: of the batch.
         Returns: (`[]`, the part's share in the totals of an update).
         """
@@ -59,9 +59,12 @@ class LanguageObjective:
         # A mean over the whole batch is the parts' means by their share of it: exact for means over tokens or rows. The
         # other two losses have no such shares; each part counts the same, and so do inputs of splines.
         part = self.counts(batch)
-        share = {"sequence_balance_loss": part.rows / whole.rows, "router_z_loss": part.tokens / whole.tokens}
+        share = {
+            "sequence_balance_loss": part.rows / batch_counts.rows,
+            "router_z_loss": part.tokens / batch_counts.tokens,
+        }
         terms = {name: getattr(part_totals, name) * share.get(name, 1 / num_parts) for name in totals.AUXILIARY_LOSSES}
-        loss = part_totals.nats / whole.targets
+        loss = part_totals.nats / batch_counts.targets
         for name in totals.AUXILIARY_LOSSES:
             if getattr(self, name):  # one that is only reported costs no backward pass
                 loss = loss + getattr(self, name) * terms[name]
