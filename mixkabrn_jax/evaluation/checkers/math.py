@@ -24,7 +24,8 @@ def final_answer(text: str) -> str | None:
     rest = text[found[-1].end() :]
     if rest.startswith("{"):
         end = _closing(rest, 0)
-        return None if end is None else rest[1:end].strip()
+        answer = "" if end is None else rest[1:end].strip()
+        return (answer[1:-1].strip() if re.fullmatch(r"\$[^$]*\$", answer) else answer) or None
     # `\boxed 5$`: what follows, up to the end of the formula.
     line = rest.partition("\n")[0]
     answer = line.partition("$")[0] if "$" in line else line.partition(" ")[0].rstrip(".,;")
