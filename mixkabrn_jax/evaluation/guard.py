@@ -133,8 +133,8 @@ def _libraries():
 
 def _allow(libc, ruleset, path, rights):
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    rule = struct.pack("=Qi", rights, descriptor)
-    _called(libc.syscall(445, ruleset, 1, rule, 0), "landlock_add_rule")
+    entry = struct.pack("=Qi", rights, descriptor)
+    _called(libc.syscall(445, ruleset, 1, entry, 0), "landlock_add_rule")
     os.close(descriptor)
 
 
@@ -235,7 +235,7 @@ def main(seconds: int, memory_bytes: int, file_bytes: int, descriptor: int) -> N
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     restrict(seconds, memory_bytes, file_bytes)
     # The program may put others in their place.
-    write, leave = os.write, os._exit
+    write, end = os.write, os._exit
     write(descriptor, STANDS)
     with open("program.py", "rb") as file:
         code = compile(file.read(), "program.py", "exec", dont_inherit=True)
@@ -244,7 +244,7 @@ def main(seconds: int, memory_bytes: int, file_bytes: int, descriptor: int) -> N
     exec(code, module.__dict__)
     write(descriptor, word)
     # What the program left to be done at the end is not part of it.
-    leave(0)
+    end(0)
 
 
 if __name__ == "__main__":

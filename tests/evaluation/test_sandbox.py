@@ -45,6 +45,8 @@ ATTEMPTS = {
     "times": "import os; os.utime('{outside}/old', (1, 1))",
     "a folder within, which would have to be cleared": "import os; os.mkdir('deep')",
     "a file in memory": "import os; os.memfd_create('x')",
+    "a large file": "open('large', 'wb').truncate(1 << 30)",
+    "much memory": "bytearray(2 << 30)",
     # to make processes
     "fork": "import os; os.fork() or os._exit(0)",
     "a daemon": "import os; os.fork() and os._exit(1); os.setsid(); os.fork() and os._exit(1)",
