@@ -1,0 +1,1 @@
+"""Whether an answer is right, as the field decides it: from text alone, without running or evaluating any of it."""
