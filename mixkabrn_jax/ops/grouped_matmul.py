@@ -46,6 +46,10 @@ def grouped_matmul(
         )
     if method is None:
         method = _METHOD_OF_BACKEND[resolve(backend)]
+    if method not in METHODS:
+        raise ValueError(f"method={method!r}: one of {METHODS} is needed")
+    if not x.size or not w.size:  # sums of nothing
+        return jnp.zeros((x.shape[0], w.shape[2]), jnp.result_type(x, w))
     if method == "loop":
         return map_groups(_multiply, w, x, group_sizes, tile=tile)
     if method == "block":
@@ -56,13 +60,11 @@ def grouped_matmul(
         from mixkabrn_jax.ops.kernels import grouped  # a third of a second that others need not wait
 
         return grouped.grouped_matmul(x, w, group_sizes)
-    if method == "dense":
-        row_R = jnp.arange(x.shape[0])[:, None]
-        end_E = jnp.cumsum(group_sizes)[None]
-        mine_RE = (row_R >= end_E - group_sizes[None]) & (row_R < end_E)
-        x = jnp.where(row_R < end_E[:, -1:], x, 0)
-        return jnp.einsum("rd,edf,re->rf", x, w, mine_RE.astype(x.dtype))
-    raise ValueError(f"method={method!r}: one of {METHODS} is needed")
+    row_R = jnp.arange(x.shape[0])[:, None]
+    end_E = jnp.cumsum(group_sizes)[None]
+    mine_RE = (row_R >= end_E - group_sizes[None]) & (row_R < end_E)
+    x = jnp.where(row_R < end_E[:, -1:], x, 0)
+    return jnp.einsum("rd,edf,re->rf", x, w, mine_RE.astype(x.dtype))
 
 
 def _multiply(w_DF, x_CD):
@@ -85,6 +87,9 @@ def map_groups(function, weights, x: jax.Array, group_sizes: jax.Array, *, tile:
     Returns: `[R, F]`.
     """
     num_rows, num_experts = x.shape[0], group_sizes.shape[0]
+    if not num_rows:
+        out = jax.eval_shape(function, jax.tree.map(lambda a: a[0], weights), x)
+        return jnp.zeros(out.shape, out.dtype)
     if not tile:
         # Large tiles multiply best, but an expert's last one is half empty on average.
         tile = min(max(1 << max((num_rows // num_experts).bit_length() - 1, 0), 32), 256)

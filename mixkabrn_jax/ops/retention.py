@@ -73,6 +73,8 @@ def parallel(q, k, v, log_decay, state=None, segment_ids=None):
             incoming state belongs to the first position's segment; the outgoing one holds the last position's only.
     Returns: `[B, T, H, V]` in v's dtype without a state; with one, (`[B, T, H, V]`, state `[B, H, K, V]`).
     """
+    if not q.size or not v.size:
+        return jnp.zeros_like(v) if state is None else (jnp.zeros_like(v), state)
     chunk = _chunks(q, k, v, log_decay, segment_ids, q.shape[1])
     if state is None:
         return _merge(_within(_heads_first(chunk)).swapaxes(2, 3), v)
@@ -99,6 +101,8 @@ def chunkwise(q, k, v, log_decay, state=None, *, chunk_size: int = 0, segment_id
     chunk_size = chunk_size or best_chunk_size(q.shape[-1], v.shape[-1])
     state = _empty_state(k, v) if state is None else state
     backend = resolve(backend)
+    if not q.size or not v.size:  # nothing is read, and nothing added to the state
+        return jnp.zeros_like(v), state
     if backend == "pallas":
         from mixkabrn_jax.ops.kernels import retention as kernel  # a third of a second that others need not wait
 

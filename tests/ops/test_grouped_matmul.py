@@ -141,3 +141,14 @@ def test_weight_gradients_are_summed_in_single_precision_however_many_tiles(opti
     _, _, w_bar = run_and_pull_back(x, w, sizes, bar, **options)
     assert w_bar.dtype == jnp.bfloat16
     reference.assert_close(w_bar.reshape(2), sizes, atol=float(jnp.finfo(jnp.bfloat16).eps) * 990)
+
+
+@pytest.mark.parametrize("method", grouped_matmul.METHODS)
+@pytest.mark.parametrize("shape", [(0, 2, 4, 3), (5, 0, 4, 3), (5, 2, 0, 3), (5, 2, 4, 0)])
+def test_without_rows_experts_or_widths_there_are_zeros_of_the_shapes(method, shape):
+    num_rows, num_experts, d_in, d_out = shape
+    x, w, sizes = jnp.ones((num_rows, d_in)), jnp.ones((num_experts, d_in, d_out)), jnp.zeros(num_experts, int)
+    multiply = functools.partial(grouped_matmul.grouped_matmul, group_sizes=sizes, method=method)
+    out, pull_back = jax.vjp(multiply, x, w)
+    for got, like in zip((out, *pull_back(out)), (jnp.ones((num_rows, d_out)), x, w), strict=True):
+        np.testing.assert_array_equal(got, np.zeros_like(like))

@@ -487,3 +487,13 @@ def test_states_of_the_parts_of_a_sequence_compose(parts, gated):
     reference.assert_close(got, want, terms=length * key_width)
     for got, want in zip(*grads, strict=True):
         reference.assert_close(got, want, terms=length**2 * key_width)
+
+
+@pytest.mark.parametrize("form", [retention.parallel, retention.chunkwise])
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0)], ids=["no rows", "no positions"])
+def test_of_nothing_the_output_is_empty_and_the_state_stays_as_it_was(form, shape):
+    q = k = jnp.ones((*shape, 3, 4))
+    v, state = jnp.ones((*shape, 3, 6)), jnp.ones((shape[0], 3, 4, 6))
+    out, after = form(q, k, v, jnp.asarray(LOG_DECAY), state)
+    np.testing.assert_array_equal(out, v)
+    np.testing.assert_array_equal(after, state)
