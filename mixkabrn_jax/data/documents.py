@@ -95,6 +95,14 @@ def task(prompt: str, target: str, domain: str, id: str, answers: tuple[str, ...
     )
 
 
+def question(question: str, target: str, domain: str, id: str, answers: tuple[str, ...]) -> Document:
+    """A task in the one form that all sets of questions have, which is lm-evaluation-harness's for GSM8K.
+
+    The space before the target belongs to it, as a piece of a tokenizer begins with the space before its word.
+    """
+    return task(f"Question: {question}\nAnswer:", f" {target}", domain, id, answers)
+
+
 def parts(stream: BinaryIO, document: Document, skipped: Skipped, *, to_line_end: bool = False) -> Iterator[Document]:
     """A text as documents of at most `PART_BYTES`, none but an empty one for an empty text.
 
