@@ -25,8 +25,7 @@ _COMPRESSIONS: dict[bytes, Callable[[BinaryIO], BinaryIO]] = {
     b"\x28\xb5\x2f\xfd": lambda stream: zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True),
 }
 """How a compressed file begins, and what opens it."""
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".tgz", ".txz")
-"""Endings of compressed files, which their names lose."""
+_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".tgz", ".txz")
 _BROKEN = (EOFError, OSError, lzma.LZMAError, zlib.error, zstandard.ZstdError, tarfile.TarError, zipfile.BadZipFile)
 """What reading a damaged archive raises: of OSErrors those without a number, which are none of the file system."""
 _BUFFER = 1 << 20
@@ -169,7 +168,7 @@ def _plain(raw, name, skipped):
 
 def _plain_name(name):
     suffix = Path(name).suffix
-    return name.removesuffix(suffix) if suffix.lower() in COMPRESSIONS else name
+    return name.removesuffix(suffix) if suffix.lower() in _SUFFIXES else name
 
 
 def _head(stream):

@@ -103,10 +103,11 @@ class _Text:
         self._bytes += content
         # What is read may end within a character.
         cut = character_boundary(self._bytes, max(len(self._bytes) - 4, 0)) if content else len(self._bytes)
+        text = self._skipped.decoded(self._bytes[:cut], self._name).decode()
         self.line += self._buffer.count("\n", 0, self._position)
-        self._buffer = self._buffer[self._position :] + self._skipped.decoded(self._bytes[:cut], self._name).decode()
+        self._buffer = self._buffer[self._position :] + text
         self._position, self._bytes = 0, self._bytes[cut:]
-        return bool(content)
+        return bool(content or text)
 
     def next_sign(self):
         """The next character that is no space, which stays; "" at the end."""

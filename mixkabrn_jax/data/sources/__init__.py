@@ -55,14 +55,17 @@ def read(config: DataConfig, split: str | None, skipped: Skipped) -> Iterator[Do
         raise
     except (FileNotFoundError, ValueError) as error:
         field = f"path={config.path!r}" if config.path else f"source={config.source!r}"
-        raise type(error)(f"config.data.{field}: {error}") from error
+        kind = next(kind for kind in (FileNotFoundError, AbsentSplitError, ValueError) if isinstance(error, kind))
+        raise kind(f"config.data.{field}: {error}") from error
 
 
 def _documents(config, split, splits, skipped):
     """Those of a path, whose files' splits are added to `splits` on the way."""
     family = FAMILIES[config.family]
     root = hub.download(config.path) if config.path.startswith(hub.PREFIX) else Path(config.path)
-    own_of_root = family.split_of(root.absolute().name)
+    # A folder has to be called by the word alone: `MATH/test` is a split, and `test_of_mine` may hold anything.
+    name = root.absolute().name
+    own_of_root = family.split_of(name) if root.is_file() or name.isalpha() else None
     for file in walk(root, skipped, Patterns(config.include, config.exclude)):
         own = family.split_of(file.name) or own_of_root or (split if is_named(file, config) else None) or "train"
         splits.add(own)
@@ -74,7 +77,7 @@ def _nothing(family, split, splits, skipped):
     """What is wrong where no document is."""
     if split is not None and splits and split not in splits:
         return AbsentSplitError(f"no files of the split {split!r}, only of {', '.join(sorted(splits))}")
-    wanted = f": {family.layout} is read" if family.layout else ""
+    wanted = f" (this source reads {family.layout})" if family.layout else ""
     return ValueError(f"no documents{wanted}" + (f"; left out were {skipped}" if str(skipped) else ""))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped
-from mixkabrn_jax.data.files import COMPRESSIONS, File
+from mixkabrn_jax.data.files import File
 
 _SPLITS = {
     "train": "train",
@@ -34,6 +34,7 @@ def split_of(name: str) -> str | None:
     return None
 
 
+# What the names of archives and compressed files end in.
 _PACKED = re.compile(r"(\.(tar|tgz|txz|zip|gz|bz2|xz|zst))+$", re.IGNORECASE)
 
 
@@ -49,7 +50,7 @@ def folders_of(file: File, config: DataConfig) -> list[str]:
 
 def is_named(file: File, config: DataConfig) -> bool:
     """Whether `config.path` is this file itself, and no folder or archive that it lies in."""
-    return Path(config.path).name in (file.name, *(file.name + ending for ending in COMPRESSIONS))
+    return _PACKED.sub("", Path(config.path).name) == _PACKED.sub("", file.name)
 
 
 @dataclass(frozen=True)

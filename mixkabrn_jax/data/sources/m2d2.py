@@ -6,8 +6,9 @@ the folder or archive is called: `cs.CL`, `Culture_and_the_arts__Sports`, `stat_
 
 from collections.abc import Iterator
 
+from mixkabrn_jax.data import detection
 from mixkabrn_jax.data.config import DataConfig
-from mixkabrn_jax.data.documents import Document, Skipped, parts
+from mixkabrn_jax.data.documents import Document, Skipped, lines
 from mixkabrn_jax.data.files import File
 from mixkabrn_jax.data.sources.family import Family, folders_of, is_named, split_of
 
@@ -18,23 +19,11 @@ def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Docu
     if not is_named(file, config) and not (name.endswith(".txt") and split_of(name)):
         skipped.left_out("not a train.txt, valid.txt or test.txt", file.name)
         return
-    domain = folders_of(file, config)[-1]
-    number = 0
-    while file.stream.peek(1):
-        number += 1
-        has_begun = False
-        line = Document(b"", domain, f"{file.name}:{number}")
-        for part in parts(file.stream, line, skipped, to_line_end=True):
-            # A part is millions of bytes: one of spaces alone is seen before an example or where there is none.
-            if has_begun or not _is_blank(part.content):
-                has_begun = True
-                yield part
-
-
-def _is_blank(content):
-    text = content.strip()
-    # What begins with a letter of ASCII need not be decoded to be seen.
-    return not text or (text[0] >= 0x80 and text.decode().isspace())
+    reason = detection.not_text(file.stream.peek(1)[: detection.HEAD_BYTES])
+    if reason not in (None, detection.NOT_UTF8):
+        skipped.damaged(reason, file.name)
+        return
+    yield from lines(file.stream, Document(b"", folders_of(file, config)[-1], file.name), skipped)
 
 
 FAMILY = Family(

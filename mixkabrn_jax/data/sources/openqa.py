@@ -4,7 +4,7 @@
 |---|---|
 | nq_open | `question`, `answer`: a list |
 | triviaqa | `question`, `answer`: an object of `value`, `aliases`, `normalized_aliases` |
-| webquestions | `question`, `qText` or `utterance`; `answers`: a list, or `targetValue`: `(list (description "Rome"))` |
+| webquestions | `question`, `qText` or `utterance`; `answers`: a list, or `targetValue`: `(list (description Rome))` |
 
 In JSON Lines, a JSON list or Parquet; TriviaQA's own files, too, with capitals in the names and a list in `Data`. The
 first answer is the target; any of them is right.
