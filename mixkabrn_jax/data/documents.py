@@ -148,8 +148,9 @@ def parts(stream: BinaryIO, document: Document, skipped: Skipped, *, begin: byte
     """
     rest, is_last, to_line_end = begin or b"", False, begin is not None
     while not is_last:
-        read = stream.readline(PART_BYTES - len(rest)) if to_line_end else stream.read(PART_BYTES - len(rest))
-        is_last = not read or (to_line_end and read.endswith(b"\n"))
+        size = PART_BYTES - len(rest)
+        read = stream.readline(size) if to_line_end else stream.read(size)
+        is_last = len(read) < size or (to_line_end and read.endswith(b"\n"))
         content = rest + read
         if to_line_end and is_last:
             content = _without_end(content)

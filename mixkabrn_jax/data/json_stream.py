@@ -1,5 +1,6 @@
 """JSON values out of a stream, each as soon as it is whole: of a list of any length one record is held at a time."""
 
+import codecs
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -94,8 +95,8 @@ class _Text:
         self._buffer, self._position, self._bytes = "", 0, b""
         self.line = 1
         """Where the unused part begins."""
-        self._read(_CHUNK)
-        self._buffer = self._buffer.removeprefix("\ufeff")
+        if self._stream.peek(3).startswith(codecs.BOM_UTF8):
+            self._stream.read(3)
 
     def _read(self, size):
         """Whether there was more."""
@@ -137,9 +138,9 @@ class _Text:
                     continue
                 self._position = error.pos
                 self.fail()
-            # What ends here may go on, if it is a number.
+            # A number may go on: of `1e+16` that is cut behind its sign, `1` is what is read.
             length = end - self._position
-            if end < len(self._buffer) or not self._read(_CHUNK):
+            if end + len("e+") < len(self._buffer) or not self._read(_CHUNK):
                 self._position += length
                 return value
 
