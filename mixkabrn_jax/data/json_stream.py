@@ -138,6 +138,8 @@ class _Text:
                     continue
                 self._position = error.pos
                 self.fail()
+            except ValueError:  # a number of more digits than Python reads
+                self.fail()
             # A number may go on: of `1e+16` that is cut behind its sign, `1` is what is read.
             length = end - self._position
             if end + len("e+") < len(self._buffer) or not self._read(_CHUNK):

@@ -68,6 +68,7 @@ def test_json_that_is_cut_off_gives_what_came_before_and_is_counted(value, data)
         ("\n\nno JSON", 3),
         ("", 1),
         ("[" * 100_000, 1),
+        ("[\n" + "9" * 9000 + "]", 2),
     ],
 )
 @pytest.mark.parametrize("chunk", [3, 1 << 16])

@@ -51,9 +51,9 @@ def _mathematica(file, config, skipped):
         skipped.damaged(f"longer than {PART_BYTES} bytes: no problem of Mathematica's", file.name)
         return
     text = skipped.decoded(content, file.name).decode().removeprefix("\ufeff").replace("\r\n", "\n")
-    # Steps have lines that begin so, too: such a line is a mark only where no line has the mark alone.
-    mark = _ANSWER_LINE if _ANSWER_LINE.search(text) else _ANSWER
-    problem, *answers = (block.strip() for block in mark.split(text))
+    # Steps have lines that begin so, too: such a line is a heading only where no line is one alone.
+    heading = _ANSWER_LINE if _ANSWER_LINE.search(text) else _ANSWER
+    problem, *answers = (block.strip() for block in heading.split(text))
     problem = problem.removeprefix("Problem:").strip()
     answers = [answer for answer in answers if answer]
     lacks = [f"no {name}: block" for name, block in (("Problem", problem), ("Answer", answers)) if not block]
