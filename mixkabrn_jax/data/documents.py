@@ -148,9 +148,9 @@ def parts(stream: BinaryIO, document: Document, skipped: Skipped, *, begin: byte
     """
     rest, is_last, to_line_end = begin or b"", False, begin is not None
     while not is_last:
-        size = PART_BYTES - len(rest)
-        read = stream.readline(size) if to_line_end else stream.read(size)
-        is_last = len(read) < size or (to_line_end and read.endswith(b"\n"))
+        wanted = PART_BYTES - len(rest)
+        read = stream.readline(wanted) if to_line_end else stream.read(wanted)
+        is_last = len(read) < wanted or (to_line_end and read.endswith(b"\n"))
         content = rest + read
         if to_line_end and is_last:
             content = _without_end(content)

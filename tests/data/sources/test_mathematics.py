@@ -13,7 +13,7 @@ AMPS = {
     "khan/100/1607742112.json": {"problem": "What is $1+1$?", "hints": ["Count: $1$, then $2$.", "It is $2$."]},
     "khan/100/1607742113.json": {"question": "And $2+2$?", "hints": [], "solution": "$2+2$ is\n$\\boxed{4}$."},
     "mathematica/algebra/sums/1.txt": "Problem:\nAdd $1$\nand $2$.\nAnswer:\n$3$\n",
-    "mathematica/algebra/sums/2.txt": "Problem:\r\nHalve $1$.\r\nAnswer:\r\n$\\frac{1}{2}$\r\nAnswer:\r\n$0.5$\r\n",
+    "mathematica/algebra/sums/2.txt": "Problem:\r\nHalve\r\n$1$.\r\nAnswer:\r\n$\\frac{1}{2}$\r\nAnswer:\r\n$0.5$\r\n",
     "mathematica/calculus/derivatives_w_steps/7.txt": (
         "Problem:\nDerive $x^2$.\nAnswer:\nAnswer: by the power rule,\n\\fbox{$2 x$}\n"
     ),
@@ -24,7 +24,7 @@ KHAN = [
 ]
 MATHEMATICA = [
     ("algebra", "Add $1$\nand $2$.", "$3$", ("$3$",)),
-    ("algebra", "Halve $1$.", "$\\frac{1}{2}$", ("$\\frac{1}{2}$", "$0.5$")),
+    ("algebra", "Halve\n$1$.", "$\\frac{1}{2}$", ("$\\frac{1}{2}$", "$0.5$")),
     ("calculus", "Derive $x^2$.", "Answer: by the power rule,\n\\fbox{$2 x$}", ("2 x",)),
 ]
 

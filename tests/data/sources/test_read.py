@@ -71,6 +71,14 @@ def test_a_split_that_is_not_there_is_an_error_that_names_those_that_are(tmp_pat
         read("sotu", "", "test")
 
 
+def test_a_file_by_itself_whose_name_says_nothing_is_of_the_split_that_is_asked_for(tmp_path):
+    path = write(tmp_path, {"sums.jsonl": GSM8K}) / "sums.jsonl"
+    for split in (None, "train", "validation", "test"):
+        assert len(read("gsm8k", path, split)[0]) == 1
+    with pytest.raises(AbsentSplitError):
+        read("gsm8k", tmp_path, "test")
+
+
 @pytest.mark.parametrize("packing", ["folder", "tar.gz"])
 def test_a_path_is_of_the_split_that_its_own_name_is(tmp_path, packing):
     inside = {"a.jsonl": GSM8K}
