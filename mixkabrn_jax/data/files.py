@@ -25,7 +25,7 @@ class File:
     """Path below the root, with that of its archive before it, and without the ending of its compression."""
     stream: io.BufferedReader
     """To be read once, before the next file is asked for. It ends where an archive is damaged, which is counted."""
-    path: Path | None = None
+    path: str | None = None
     """Where it lies on disk, unless it is packed: for formats that cannot be read from front to back."""
 
     @property
@@ -67,14 +67,15 @@ def walk(root: Path, skipped: Skipped, patterns: Patterns | None = None) -> Iter
     if not root.exists():
         raise FileNotFoundError(f"{str(root)!r} does not exist: give a file, an archive or a folder")
     patterns = patterns or Patterns()
-    for path, name in [(root, root.name)] if root.is_file() else _regular_files(root, skipped):
-        if path != root and patterns.excludes(name):  # of an archive, all that is in it
+    is_root = root.is_file()
+    for path, name in [(str(root), root.name)] if is_root else _regular_files(root, skipped):
+        if not is_root and patterns.excludes(name):  # of an archive, all that is in it
             skipped.left_out("not wanted", name)
             continue
-        with path.open("rb") as raw:
-            for file in _unpack(raw, name, skipped, is_root=path == root):
+        with open(path, "rb") as raw:
+            for file in _unpack(raw, name, skipped, is_root=is_root):
                 # What was named by itself is wanted, whatever it is called.
-                is_named = path == root and file.name == _plain_name(name)
+                is_named = is_root and file.name == _plain_name(name)
                 if not is_named and any(part.startswith((".", "__MACOSX")) for part in file.name.split("/")):
                     skipped.left_out("hidden", file.name)
                 elif not is_named and not patterns.wants(file.name):
@@ -101,7 +102,7 @@ def _regular_files(root, skipped):
     """
     if not root.is_dir():
         raise ValueError(f"{str(root)!r} is neither a file nor a folder")
-    waiting = [iter(_sorted(root))]
+    waiting = [iter(_sorted(str(root)))]
     names = []
     while waiting:
         entry = next(waiting[-1], None)
@@ -120,7 +121,7 @@ def _regular_files(root, skipped):
         elif not entry.is_file():
             skipped.left_out("not regular", name)
         else:
-            yield Path(entry.path), name
+            yield entry.path, name
 
 
 def _sorted(folder):
@@ -134,7 +135,7 @@ def _unpack(raw, name, skipped, *, is_root):
     if name.lower().endswith(".zip"):
         yield from _zip_members(raw, name, "" if is_root else f"{name}/", skipped)
         return
-    file = _plain(raw, name, skipped, path=Path(raw.name))
+    file = _plain(raw, name, skipped, path=raw.name)
     if file.stream.peek(512)[257:262] == b"ustar":
         yield from _tar_members(file, "" if is_root else f"{name}/", skipped)
     else:
