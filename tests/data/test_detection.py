@@ -48,7 +48,7 @@ def office_document():
         (GERMAN.encode("utf-16-be"), "UTF-16"),
         ("text".encode("utf-32"), "UTF-32"),
         (GERMAN.encode("latin-1"), "not UTF-8: Latin-1, or binary"),
-        ("“Quoted”, he said – again. ".encode("cp1252") * 50, "not UTF-8: Latin-1, or binary"),
+        ("“Quoted”, he said … again. ".encode("cp1252") * 50, "not UTF-8: Latin-1, or binary"),
         ("日本語のテキストです。".encode("shift-jis") * 20, "not UTF-8: Latin-1, or binary"),
         (BINARY, "binary"),
         (BINARY[:60], "binary"),

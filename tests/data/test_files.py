@@ -58,7 +58,7 @@ def read(root, *patterns, on_damage="skip"):
 
 def test_a_folder_is_walked_in_the_order_of_the_parts_of_its_names(tmp_path):
     names = ["b/2", "b/deep/1", "b.txt", "a/1", "z", "b/10", "b-c/1", "é/1"]
-    files, skipped = read(write(tmp_path, {name: b"x" for name in names}))
+    files, skipped = read(write(tmp_path, dict.fromkeys(names, b"x")))
     assert list(files) == sorted(names, key=lambda name: name.split("/"))
     assert not skipped.counts
 
@@ -163,7 +163,7 @@ def test_a_tar_that_is_cut_short_gives_the_members_before_and_is_counted_once(tm
         packed = packed[: len(packed) * 2 // 3]
     files, skipped = read(write(tmp_path, {"x.tar": packed, "y.txt": b"y"}))
     assert files["y.txt"] == b"y"
-    assert list(files)[0] == "x.tar/0.txt"
+    assert next(iter(files)) == "x.tar/0.txt"
     if pack is gzip.compress or cut != 5 * 1024:
         assert sum(skipped.counts.values()) == 1, skipped
         with pytest.raises(DamagedError, match=r"x\.tar.*: damaged archive"):

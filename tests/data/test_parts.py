@@ -1,6 +1,7 @@
 """Long texts in parts, and the account of what is left out."""
 
 import io
+import itertools
 import re
 
 import pytest
@@ -41,7 +42,7 @@ def test_parts_make_up_the_text_and_end_before_a_word_or_between_characters(smal
     assert all(0 < len(document.content) <= small for document in found)
     assert [document.continues for document in found] == [True] * (len(found) - 1) + [False]
     assert {(document.id, document.domain) for document in found} == {("name", "domain")}
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in itertools.pairwise(found):
         before.content.decode(), after.content.decode()
         if " " in text and "word" in text:
             assert re.match(rb" \S", after.content)

@@ -11,12 +11,14 @@ from mixkabrn_jax.data import hub
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import DamagedError, Document, Skipped
 from mixkabrn_jax.data.files import Patterns, walk
-from mixkabrn_jax.data.sources import sotu, text
+from mixkabrn_jax.data.sources import code, sotu, synthetic, text
 from mixkabrn_jax.data.sources.family import Family
 
 FAMILIES: dict[str, Family] = {
     "sotu": sotu.FAMILY,
     "text": text.FAMILY,
+    "code": code.FAMILY,
+    "synthetic": synthetic.FAMILY,
 }
 
 
@@ -29,11 +31,11 @@ def read(config: DataConfig, split: str | None, skipped: Skipped) -> Iterator[Do
     Raises: FileNotFoundError, ValueError naming `config.data.path`; `documents.DamagedError` under on_damage="error".
     """
     family = FAMILIES[config.family]
-    if family.built_in is not None and (family.documents is None or not config.path):
-        yield from family.built_in(config, split)
-        return
-    root = hub.download(config.path) if config.path.startswith(hub.PREFIX) else Path(config.path)
     try:
+        if family.built_in is not None and (family.documents is None or not config.path):
+            yield from family.built_in(config, split)
+            return
+        root = hub.download(config.path) if config.path.startswith(hub.PREFIX) else Path(config.path)
         for file in walk(root, skipped, Patterns(config.include, config.exclude)):
             is_named = root.is_file() and file.name.partition(".")[0] == root.name.partition(".")[0]
             own = family.split_of(file.name) or (split if is_named else "train")
