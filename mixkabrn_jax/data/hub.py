@@ -18,14 +18,14 @@ def download(name: str) -> Path:
         raise ValueError(f"{name!r}: {PREFIX}owner/name is needed, such as {PREFIX}machelreid/m2d2")
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import EntryNotFoundError, HTTPError
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
     except ImportError as error:
         raise ImportError(f"{name!r} is read by huggingface_hub: pip install huggingface_hub") from error
     inside = "/".join(rest[1:])
     patterns = [inside, f"{inside}/*"] if inside else None
     try:
         folder = snapshot_download(f"{owner}/{rest[0]}", repo_type="dataset", allow_patterns=patterns)
-    except (OSError, ValueError, EntryNotFoundError, HTTPError) as error:
+    except (OSError, ValueError, EntryNotFoundError, *HfHubHTTPError.__bases__) as error:  # of what it speaks HTTP by
         message = " ".join(str(error).split())
         raise OSError(f"{name!r} cannot be had from the hub, and is not on this machine: {message}") from error
     root = Path(folder, inside)

@@ -57,7 +57,7 @@ ENDINGS = {
     "cuda": "cu cuh",
 }
 """Of source files, by language; other files are left out."""
-_LANGUAGE_OF = {ending: language for language, endings in ENDINGS.items() for ending in endings.split()}
+_LANGUAGE_OF = {f".{ending}": language for language, endings in ENDINGS.items() for ending in endings.split()}
 _NOT_OF_THE_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
 
@@ -71,7 +71,7 @@ def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Docu
             elif document := _document(row, place, file, config, skipped):
                 yield document
         return
-    language = _LANGUAGE_OF.get(file.name.rpartition("/")[2].rpartition(".")[2].lower())
+    language = _LANGUAGE_OF.get(Path(file.name).suffix.lower())
     if language is None:
         skipped.left_out("no source code by its ending", file.name)
         return
