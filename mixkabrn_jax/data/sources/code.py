@@ -148,7 +148,6 @@ FAMILY = Family(
     documents,
     built_in=standard_library,
     split_of=split_of,
-    legal="Code is under the licence of each file: rows that name one are read if config.data.licenses has it; source "
-    "files and rows that name none are read whatever theirs is. HumanEval is MIT, and for tests only. The standard "
-    "library, read without a path, is under Python's licence (PSF); its bytes differ between versions of Python.",
+    legal="code is under the licences of its files: rows that name one which config.data.licenses lacks are left out, "
+    "all else is read. HumanEval is MIT and Python's standard library PSF; the library's bytes differ between versions",
 )
