@@ -21,9 +21,9 @@ def small(monkeypatch):
     return 5000
 
 
-def cut(content, **options):
+def cut(content):
     skipped = Skipped()
-    return list(parts(io.BytesIO(content), BLANK, skipped, **options)), skipped
+    return list(parts(io.BytesIO(content), BLANK, skipped)), skipped
 
 
 def test_a_short_text_is_one_document():
@@ -66,24 +66,6 @@ def test_parts_are_what_the_whole_is_read_as_even_where_it_is_no_utf8(content):
     whole = content.decode(errors="replace")
     assert b"".join(document.content for document in found).decode() == whole
     assert sum(skipped.replaced.values()) == whole.count("\ufffd") - content.count("\ufffd".encode())
-
-
-@given(st.lists(pieces, max_size=30).map(b"".join))
-@settings(max_examples=100)
-def test_lines_are_read_one_by_one_to_the_end(content):
-    try:
-        documents.PART_BYTES, kept = 5000, documents.PART_BYTES
-        stream, lines = io.BytesIO(content), []
-        while stream.tell() < len(content):
-            found = list(parts(stream, BLANK, Skipped(), to_line_end=True))
-            assert [document.continues for document in found] == [True] * (len(found) - 1) + [False]
-            lines.append(b"".join(document.content for document in found).decode())
-    finally:
-        documents.PART_BYTES = kept
-    expected = content.split(b"\n")
-    if not expected[-1]:
-        expected.pop()
-    assert lines == [line.removesuffix(b"\r").decode(errors="replace") for line in expected]
 
 
 @given(st.text(max_size=12).map(lambda text: text.encode(errors="replace")), st.integers(0, 40))
