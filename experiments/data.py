@@ -39,7 +39,9 @@ LINES, WIDTH = 12, 110
 def main():
     # Only here, so that a wrong flag is answered at once.
     from mixkabrn_jax.data import sources, tokenizers
-    from mixkabrn_jax.data.documents import Skipped
+    from mixkabrn_jax.data.documents import DamagedError, Skipped
+
+    nothing = None
 
     def read(skipped):
         return sources.read(config, _SPLIT.value, skipped)
@@ -51,9 +53,18 @@ def main():
             print(f"legal: {legal}\n", flush=True)
         tokenizer = tokenizers.make(config, lambda: sample(read(Skipped(config.on_damage))))
         account = Account(tokenizer, _SHOW.value)
-        for document in read(skipped):
-            account.add(document)
+        try:
+            for document in read(skipped):
+                account.add(document)
+        except DamagedError:
+            raise
+        except ValueError as error:  # where no record is left; what was left out says why
+            if not skipped.counts:
+                raise
+            nothing = error
     print("\n".join(account.lines(config, skipped)))
+    if nothing is not None:
+        print(f"training would end here: {nothing}")
     split = _SPLIT.value or "all"
     print(json.dumps({"source": config.family, "split": split, **account.summary(), "skipped": dict(skipped.counts)}))
     return 0

@@ -25,6 +25,8 @@ def read(file: File, skipped: Skipped) -> Iterator[tuple[str, dict]]:
         return
     for number, line in enumerate(file.stream, start=1):
         place = f"{file.name}:{number}"
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
         if not line.strip():
             continue
         try:

@@ -248,6 +248,14 @@ def test_what_is_damaged_left_out_or_replaced_is_told_with_its_first_place(show)
     )
 
 
+def test_a_set_of_which_nothing_is_left_is_told_of_as_well(show):
+    write({"x.jsonl": b"no JSON\n", "d/x.jsonl": lines({"text": " "})})
+    found, printed = show("--path=x.jsonl")
+    assert (found["records"], found["bytes"], found["domains"], found["skipped"]) == (0, 0, {}, {"not JSON": 1})
+    assert "0 records; 0 bytes; 0 domains\n" in printed
+    assert show("--path=d")[0]["skipped"] == {"empty": 1}
+
+
 def test_parts_of_a_long_text_are_one_record_and_memory_does_not_grow_with_them(show):
     with open("long.txt", "wb") as file:
         for _ in range(40):
