@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO
 
+_LINE = re.compile(r":\d+$")
 PART_BYTES = 4 << 20
 """A text longer than this comes as several documents, each but the last with `continues`: none is held whole."""
 
@@ -78,7 +79,7 @@ class Skipped:
             content.decode()
         except UnicodeDecodeError:
             text = content.decode(errors="replace")
-            self.replaced[place] += text.count("\ufffd") - content.count(b"\xef\xbf\xbd")
+            self.replaced[_LINE.sub("", place)] += text.count("\ufffd") - content.count(b"\xef\xbf\xbd")
             return text.encode()
         return content
 
@@ -154,10 +155,9 @@ def parts(stream: BinaryIO, document: Document, skipped: Skipped, *, begin: byte
         content = rest + read
         if to_line_end and is_last:
             content = _without_end(content)
-        cut = len(content) if is_last or len(content) < PART_BYTES else _cut(content)
+        cut = len(content) if is_last else _cut(content)
         content, rest = content[:cut], content[cut:]
-        if content or is_last:
-            yield dataclasses.replace(document, content=skipped.decoded(content, document.id), continues=not is_last)
+        yield dataclasses.replace(document, content=skipped.decoded(content, document.id), continues=not is_last)
 
 
 _GAP = re.compile(rb"\S(?=[ \n]\S)")

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 
-from mixkabrn_jax.data import json_stream
+from mixkabrn_jax.data import decompression, json_stream
 from mixkabrn_jax.data.documents import Skipped
 from mixkabrn_jax.data.files import File
 
@@ -77,15 +77,21 @@ def _parquet(file, skipped):
     except ImportError as error:
         raise ImportError(f"{file.name} is a Parquet file, which pyarrow reads: pip install pyarrow") from error
     # Its table of contents stands at the end: what comes from an archive is read whole.
+    source = file.path or pa.BufferReader(file.stream.read())
     try:
-        table = parquet.ParquetFile(pa.BufferReader(file.stream.read()))
         number = 0
-        for batch in table.iter_batches(batch_size=256):
-            for record in batch.to_pylist():
-                number += 1
-                yield f"{file.name}:{number}", record
-    except pa.ArrowInvalid as error:
-        skipped.damaged(f"not a Parquet file ({error})", file.name)
+        with parquet.ParquetFile(source) as table:
+            for batch in table.iter_batches(batch_size=64):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"{file.name}:{number}", record
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        decompression.raise_of_file_system(error)
+        skipped.damaged(f"not a Parquet file ({_first_line(error)})", file.name)
+
+
+def _first_line(error):
+    return str(error).strip().partition("\n")[0]
 
 
 def text_of(record: dict, place: str, column: str, known: Sequence[str], skipped: Skipped) -> str | None:

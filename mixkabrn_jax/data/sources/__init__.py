@@ -11,7 +11,7 @@ from mixkabrn_jax.data import hub
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import DamagedError, Document, Skipped
 from mixkabrn_jax.data.files import Patterns, walk
-from mixkabrn_jax.data.sources import amps, gsm8k, m2d2, math, openqa, sotu, text
+from mixkabrn_jax.data.sources import amps, code, gsm8k, m2d2, math, openqa, sotu, synthetic, text
 from mixkabrn_jax.data.sources.family import Family, is_named
 
 FAMILIES: dict[str, Family] = {
@@ -22,6 +22,8 @@ FAMILIES: dict[str, Family] = {
     "math": math.FAMILY,
     "gsm8k": gsm8k.FAMILY,
     "openqa": openqa.FAMILY,
+    "code": code.FAMILY,
+    "synthetic": synthetic.FAMILY,
 }
 
 

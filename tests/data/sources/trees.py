@@ -5,6 +5,7 @@ import json
 import tarfile
 import zipfile
 
+from configs import lm
 from mixkabrn_jax.data import sources
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Skipped
@@ -13,26 +14,7 @@ PACKINGS = ("folder", "tar", "tar.gz", "tar.xz", "zip")
 
 
 def config(source, path, **changes):
-    values = {
-        "source": source,
-        "path": str(path),
-        "validation_path": "",
-        "validation_fraction": 0.1,
-        "include": "",
-        "exclude": "",
-        "text_column": "",
-        "licenses": "",
-        "on_damage": "skip",
-        "loss_on": "all",
-        "tokenizer": "bytes",
-        "vocab_size": 512,
-        "sequence_length": 16,
-        "batch_size": 2,
-        "cache": "",
-        "num_threads": 0,
-        "timeout_seconds": 0.0,
-    }
-    return DataConfig(**(values | changes))
+    return DataConfig(**{**lm.get_config().data.to_dict(), "source": source, "path": str(path), **changes})
 
 
 def write(root, files):
