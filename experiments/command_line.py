@@ -76,7 +76,7 @@ def user_errors() -> Iterator[None]:
     """Around the part of a program that checks what it was given: its errors are sentences, so print just those."""
     try:
         yield
-    except (TypeError, ValueError, OSError) as error:
+    except (TypeError, ValueError, OSError, ImportError) as error:  # the last: of an extra that is not installed
         sys.exit(f"error: {_one_line(error)}")
 
 

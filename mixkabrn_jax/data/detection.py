@@ -1,28 +1,28 @@
 """Whether a file is text, by how it begins."""
 
 import codecs
+import re
 
 HEAD_BYTES = 64 << 10
 """How much of a file is looked at."""
-_BINARY = {
-    b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"GIF8": "a GIF image",
-    b"%PDF": "a PDF document",
-    b"PK\x03\x04": "a zip archive or a document of an office program",
-    b"\x1f\x8b": "gzip within a compressed file",
-    b"\x7fELF": "a program",
-    b"MZ\x90": "a program",
-    b"OggS": "sound",
-    b"ID3": "sound",
-    b"RIFF": "sound or video",
-    b"PAR1": "a Parquet file",
-    b"SQLite format 3": "a database",
-    b"\xff\xfe\x00\x00": "UTF-32",
-    b"\x00\x00\xfe\xff": "UTF-32",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-}
+_BINARY = (
+    (rb"\x89PNG", "a PNG image"),
+    (rb"\xff\xd8\xff", "a JPEG image"),
+    (rb"GIF8[79]a", "a GIF image"),
+    (rb"%PDF-\d", "a PDF document"),
+    (rb"PK\x03\x04", "a zip archive or a document of an office program"),
+    (rb"\x1f\x8b", "gzip within a compressed file"),
+    (rb"\x7fELF|MZ.\0", "a program"),
+    (rb"OggS\0|ID3[\x02-\x04]|RIFF....WAVE", "sound"),
+    (rb"RIFF....AVI ", "video"),
+    (rb"RIFF....WEBP", "a WebP image"),
+    (rb"PAR1\x15", "a Parquet file"),
+    (rb"SQLite format 3\0", "a database"),
+    (rb"\xff\xfe\0\0|\0\0\xfe\xff", "UTF-32"),
+    (rb"\xff\xfe|\xfe\xff", "UTF-16"),
+)
+"""How a file begins, and what it is then; a text may begin with such letters, but not go on so."""
+NOT_UTF8 = "not text (not UTF-8: Latin-1, or binary)"
 _BROKEN_SHARE = 1e-3
 """So many of the bytes may be no UTF-8, as in a text with a few broken characters; Latin-1 in most languages has more
 letters with accents."""
@@ -34,8 +34,8 @@ def not_text(head: bytes) -> str | None:
     Args:
         head: the first `HEAD_BYTES` of it, or all.
     """
-    for start, kind in _BINARY.items():
-        if head.startswith(start):
+    for start, kind in _BINARY:
+        if re.match(start, head, re.DOTALL):
             return f"not text ({kind})"
     if b"\0" in head:
         zeros = [head[place::2].count(0) for place in (0, 1)]
@@ -48,5 +48,5 @@ def not_text(head: bytes) -> str | None:
     if controls > len(head) / 20:
         return "not text (binary)"
     if broken > max(1, _BROKEN_SHARE * len(head)):
-        return "not text (not UTF-8: Latin-1, or binary)" if not controls else "not text (binary)"
+        return NOT_UTF8 if not controls else "not text (binary)"
     return None

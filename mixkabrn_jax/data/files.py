@@ -1,34 +1,20 @@
 """Files as streams of bytes, whatever they are packed in: folders, tar, zip, gzip, bzip2, xz, Zstandard."""
 
-import bz2
 import fnmatch
-import gzip
 import io
-import lzma
 import os
 import tarfile
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-import zstandard
-
+from mixkabrn_jax.data import decompression
 from mixkabrn_jax.data.documents import Skipped
 
-_COMPRESSIONS: dict[bytes, Callable[[BinaryIO], BinaryIO]] = {
-    b"\x1f\x8b": lambda stream: gzip.GzipFile(fileobj=stream),
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ\x00": lzma.LZMAFile,
-    b"\x28\xb5\x2f\xfd": lambda stream: zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True),
-}
-"""How a compressed file begins, and what opens it."""
-_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".tgz", ".txz")
-_BROKEN = (EOFError, OSError, lzma.LZMAError, zlib.error, zstandard.ZstdError, tarfile.TarError, zipfile.BadZipFile)
-"""What reading a damaged archive raises: of OSErrors those without a number, which are none of the file system."""
-_BUFFER = 1 << 20
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".tgz", ".txz")
+"""Endings of compressed files, which their names lose."""
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -39,6 +25,8 @@ class File:
     """Path below the root, with that of its archive before it, and without the ending of its compression."""
     stream: io.BufferedReader
     """To be read once, before the next file is asked for. It ends where an archive is damaged, which is counted."""
+    path: str | None = None
+    """Where it lies on disk, unless it is packed: for formats that cannot be read from front to back."""
 
     @property
     def folder(self) -> str:
@@ -59,96 +47,152 @@ class Patterns:
     def wants(self, name: str) -> bool:
         """Whether a name is among them."""
         is_included = not self._include or any(fnmatch.fnmatchcase(name, pattern) for pattern in self._include)
-        return is_included and not any(fnmatch.fnmatchcase(name, pattern) for pattern in self._exclude)
+        return is_included and not self.excludes(name)
+
+    def excludes(self, name: str) -> bool:
+        """Whether a name is one of those that are not wanted."""
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._exclude)
 
 
 def walk(root: Path, skipped: Skipped, patterns: Patterns | None = None) -> Iterator[File]:
-    """The files of a folder in sorted order, of an archive in its own order, or the one file that there is.
+    """The files of a folder in sorted order, of an archive, or the one file that there is.
 
-    An archive in a folder is a folder of that name; compressed files are unpacked. Hidden files and folders, linked
-    folders, what is not regular (pipes, broken links), empty files and names that are not wanted are left out and
-    counted, and so is all that follows the damage of an archive.
+    An archive in a folder is a folder of that name; compressed files are unpacked. Members of a zip come in sorted
+    order, those of a tar in its own. Hidden files and folders, linked folders, what is not regular (pipes, broken
+    links), empty files and names that are not wanted are left out and counted, and so is all that follows the damage
+    of an archive. A byte order mark of UTF-8 is passed over.
 
     Raises: FileNotFoundError where nothing is at `root`; DamagedError at a damaged archive, under "error".
     """
     if not root.exists():
         raise FileNotFoundError(f"{str(root)!r} does not exist: give a file, an archive or a folder")
-    for path, name in [(root, root.name)] if root.is_file() else _regular_files(root, skipped):
-        with path.open("rb") as raw:
-            for file in _unpack(raw, name, skipped, is_root=path == root):
+    patterns = patterns or Patterns()
+    is_root = root.is_file()
+    for path, name in [(str(root), root.name)] if is_root else _regular_files(root, skipped):
+        if not is_root and patterns.excludes(name):  # of an archive, all that is in it
+            skipped.left_out("not wanted", name)
+            continue
+        with open(path, "rb") as raw:
+            for file in _unpack(raw, name, skipped, is_root=is_root):
                 # What was named by itself is wanted, whatever it is called.
-                is_named = path == root and file.name == _plain_name(name)
-                if not is_named and any(part.startswith((".", "__MACOSX")) for part in Path(file.name).parts):
+                is_named = is_root and file.name == _plain_name(name)
+                if not is_named and any(part.startswith((".", "__MACOSX")) for part in file.name.split("/")):
                     skipped.left_out("hidden", file.name)
-                elif patterns is not None and not is_named and not patterns.wants(file.name):
+                elif not is_named and not patterns.wants(file.name):
                     skipped.left_out("not wanted", file.name)
-                elif not file.stream.peek(1):
-                    skipped.left_out("empty", file.name)
-                else:
+                elif _has_content(file, skipped):
                     yield file
 
 
+def _has_content(file, skipped):
+    """Whether there is anything in a file besides a byte order mark, which is read; counts the empty one."""
+    head = file.stream.peek(1)
+    if head.startswith(_BYTE_ORDER_MARK):
+        file.stream.read(len(_BYTE_ORDER_MARK))
+        head = file.stream.peek(1)
+    if not head and not file.stream.raw.is_damaged:
+        skipped.left_out("empty", file.name)
+    return bool(head)
+
+
 def _regular_files(root, skipped):
-    """(path, name below `root`) of the files below a folder, sorted by folder then name."""
+    """(path, name below `root`) of the files below a folder, in the order of the parts of their names.
+
+    Folder by folder: a set may have millions of files.
+    """
     if not root.is_dir():
         raise ValueError(f"{str(root)!r} is neither a file nor a folder")
+    waiting = [iter(_sorted(str(root)))]
+    names = []
+    while waiting:
+        entry = next(waiting[-1], None)
+        if entry is None:
+            waiting.pop()
+            names = names[:-1]
+            continue
+        name = "/".join([*names, entry.name])
+        if entry.name.startswith("."):
+            skipped.left_out("hidden", name)
+        elif entry.is_dir(follow_symlinks=False):
+            names.append(entry.name)
+            waiting.append(iter(_sorted(entry.path)))
+        elif entry.is_dir():  # links can form cycles
+            skipped.left_out("linked folders", name)
+        elif not entry.is_file():
+            skipped.left_out("not regular", name)
+        else:
+            yield entry.path, name
 
-    def fail(error: OSError) -> None:
-        raise error  # os.walk would pass over a folder that it may not read
 
-    files = []
-    for folder, subfolders, names in os.walk(root, onerror=fail):
-        here = Path(folder)
-        for name in [*subfolders, *names]:
-            path = here / name
-            if name.startswith("."):
-                skipped.left_out("hidden", str(path.relative_to(root)))
-            elif name in subfolders and path.is_symlink():
-                skipped.left_out("linked folders", str(path.relative_to(root)))
-            elif name not in subfolders and not path.is_file():
-                skipped.left_out("not regular", str(path.relative_to(root)))
-            elif name not in subfolders:
-                files.append(path.relative_to(root))
-        # os.walk goes on with these, but does not follow links, which can form cycles.
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-    return [(root / file, file.as_posix()) for file in sorted(files, key=lambda file: file.parts)]
+def _sorted(folder):
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
 
 
 def _unpack(raw, name, skipped, *, is_root):
     """The file that a stream is, or those that are packed in it."""
     # Others are zip files too, such as those of word processors: what is in them was not written to be read.
     if name.lower().endswith(".zip"):
-        yield from _zip_members(raw, "" if is_root else f"{name}/", skipped)
+        yield from _zip_members(raw, name, "" if is_root else f"{name}/", skipped)
         return
-    file = _plain(raw, name, skipped)
-    if _head(file.stream)[257:262] == b"ustar":
+    file = _plain(raw, name, skipped, path=raw.name)
+    if file.stream.peek(512)[257:262] == b"ustar":
         yield from _tar_members(file, "" if is_root else f"{name}/", skipped)
     else:
         yield file
 
 
+class _Header(tarfile.TarInfo):
+    """Of a member of a tar. A broken one is an error: `tarfile` takes it for the end, unless it is the first."""
+
+    @classmethod
+    def fromtarfile(cls, archive):
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise tarfile.ReadError(str(error)) from error
+
+
 def _tar_members(file, prefix, skipped):
+    member_file = file
     try:
-        with tarfile.open(fileobj=file.stream, mode="r|") as archive:
+        with tarfile.open(fileobj=file.stream, mode="r|", tarinfo=_Header) as archive:
             for member in archive:
                 archive.members.clear()  # it would keep all of them: millions, of some sets
                 if member.isfile():
-                    yield _plain(archive.extractfile(member), prefix + _inside(member.name), skipped)
+                    packed = archive.extractfile(member)
+                    member_file = _plain(packed, prefix + _inside(member.name), skipped, within=file.stream.raw)
+                    yield member_file
                 elif not member.isdir():
-                    skipped.left_out("not regular", prefix + member.name)
+                    skipped.left_out("not regular", prefix + _inside(member.name))
     except tarfile.TarError as error:
-        skipped.damaged(f"damaged archive ({error})", file.name)
+        # One damage is counted once: where the archive's own stream broke off, or in the member that it cut.
+        if not (file.stream.raw.is_damaged or member_file.stream.raw.is_damaged):
+            skipped.damaged(f"damaged archive ({error})", file.name)
 
 
-def _zip_members(raw, prefix, skipped):
+def _zip_members(raw, name, prefix, skipped):
     try:
-        with zipfile.ZipFile(raw) as archive:
-            for member in sorted(archive.infolist(), key=lambda member: member.filename):
-                if not member.is_dir():
-                    with archive.open(member) as packed:
-                        yield _plain(packed, prefix + _inside(member.filename), skipped)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # the last two: of locked or odd members
-        skipped.damaged(f"damaged archive ({error})", Path(raw.name).name)
+        archive = zipfile.ZipFile(raw)
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        skipped.damaged(f"damaged archive ({error})", name)
+        return
+    with archive:
+        for member in sorted(archive.infolist(), key=lambda member: member.filename):
+            if member.is_dir():
+                continue
+            inside = prefix + _inside(member.filename)
+            try:
+                packed = archive.open(member)
+            except RuntimeError:  # NotImplementedError is one, of a way of packing that Python has not
+                is_locked = member.flag_bits & 1
+                skipped.damaged("locked by a password" if is_locked else "packed in an unknown way", inside)
+            except (zipfile.BadZipFile, OSError) as error:
+                decompression.raise_of_file_system(error)
+                skipped.damaged(f"damaged archive ({error})", inside)
+            else:
+                with packed:
+                    yield _plain(packed, inside, skipped)
 
 
 def _inside(name):
@@ -156,44 +200,18 @@ def _inside(name):
     return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
 
 
-def _plain(raw, name, skipped):
-    """The file of a stream, uncompressed."""
-    stream = io.BufferedReader(_Checked(raw, name, skipped), _BUFFER)
-    for start, opened in _COMPRESSIONS.items():
-        if stream.peek(8).startswith(start):
-            unpacked = _Checked(opened(stream), name, skipped)
-            return File(_plain_name(name), io.BufferedReader(unpacked, _BUFFER))
-    return File(name, stream)
+def _plain(raw, name, skipped, *, path=None, within=None):
+    """The file of a stream, uncompressed.
+
+    Args:
+        path: where it lies, unless it is packed.
+        within: the checked stream of the archive that it is in.
+    """
+    stream = decompression.checked(raw, name, skipped, within)
+    unpacked = decompression.decompressed(stream, name, skipped)
+    return File(name, stream, path) if unpacked is None else File(_plain_name(name), unpacked)
 
 
 def _plain_name(name):
     suffix = Path(name).suffix
-    return name.removesuffix(suffix) if suffix.lower() in _SUFFIXES else name
-
-
-def _head(stream):
-    return stream.peek(512)
-
-
-class _Checked(io.RawIOBase):
-    """A stream that ends where its source cannot be read on, once that is counted."""
-
-    def __init__(self, stream, name, skipped):
-        self._stream, self._name, self._skipped, self._has_ended = stream, name, skipped, False
-
-    def readable(self):
-        return True
-
-    def readinto(self, buffer):
-        if self._has_ended:
-            return 0
-        try:
-            content = self._stream.read(len(buffer))
-        except _BROKEN as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            self._has_ended = True
-            self._skipped.damaged(f"damaged archive ({error})", self._name)
-            return 0
-        buffer[: len(content)] = content
-        return len(content)
+    return name.removesuffix(suffix) if suffix.lower() in COMPRESSIONS else name

@@ -6,24 +6,29 @@ PREFIX = "hub:"
 
 
 def download(name: str) -> Path:
-    """The folder with the files of a dataset, `hub:owner/name` or `hub:owner/name/folder/in/it`; kept by its library.
+    """The folder, or file, of a dataset: `hub:owner/name`, or `hub:owner/name/folder/in/it`; kept by its library.
 
-    Raises: ImportError where huggingface_hub is not installed; ValueError for another form; OSError where it cannot be
-        had.
+    What is there already is read without the network. Files alone are brought, and no program of a dataset is run.
+
+    Raises: ImportError where huggingface_hub is not installed; ValueError for another form of name; OSError where the
+        dataset cannot be had.
     """
-    parts = name.removeprefix(PREFIX).strip("/").split("/")
-    if len(parts) < 2:
-        raise ValueError(f"{name!r}: hub:owner/name is needed, such as hub:machelreid/m2d2")
+    owner, *rest = name.removeprefix(PREFIX).strip("/").split("/")
+    if not owner or not rest or not all(rest) or ".." in rest:
+        raise ValueError(f"{name!r}: {PREFIX}owner/name is needed, such as {PREFIX}machelreid/m2d2")
     try:
         from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
     except ImportError as error:
         raise ImportError(f"{name!r} is read by huggingface_hub: pip install huggingface_hub") from error
-    inside = "/".join(parts[2:])
+    inside = "/".join(rest[1:])
     patterns = [inside, f"{inside}/*"] if inside else None
     try:
-        folder = snapshot_download("/".join(parts[:2]), repo_type="dataset", allow_patterns=patterns)
-    except OSError:
-        raise
-    except Exception as error:  # its own errors are of many kinds, for names, rights and networks
-        raise OSError(f"{name!r} cannot be had from the hub: {error}") from error
-    return Path(folder, inside)
+        folder = snapshot_download(f"{owner}/{rest[0]}", repo_type="dataset", allow_patterns=patterns)
+    except (OSError, ValueError, EntryNotFoundError, *HfHubHTTPError.__bases__) as error:  # of what it speaks HTTP by
+        message = " ".join(str(error).split())
+        raise OSError(f"{name!r} cannot be had from the hub, and is not on this machine: {message}") from error
+    root = Path(folder, inside)
+    if not root.exists():
+        raise FileNotFoundError(f"{name!r}: the dataset has nothing of the name {inside!r}")
+    return root

@@ -8,12 +8,13 @@ from importlib import resources
 
 import pytest
 
-from mixkabrn_jax.data.corpora import build_sotu, sotu
+from mixkabrn_jax.data.corpora import build_sotu
+from mixkabrn_jax.data.sources import sotu
 
 
 @pytest.fixture(scope="module")
 def documents():
-    return sotu.documents()
+    return list(sotu.documents())
 
 
 def test_the_corpus_is_233_addresses_of_10761202_bytes_in_order_of_time(documents):
@@ -23,6 +24,11 @@ def test_the_corpus_is_233_addresses_of_10761202_bytes_in_order_of_time(document
     assert documents[0].content.startswith(b"Fellow-Citizens of the Senate and House of Representatives: In meeting")
     assert documents[-1].id == "2021_joseph_r_biden_d"
     assert [document.id for document in documents] == sorted({document.id for document in documents})
+
+
+def test_all_addresses_are_of_train(documents):
+    assert list(sotu.documents(split="train")) == documents
+    assert not list(sotu.documents(split="validation"))
 
 
 def test_eras_follow_each_other_without_gap_and_each_has_twenty_addresses(documents):
