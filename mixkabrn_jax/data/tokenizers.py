@@ -3,12 +3,15 @@
 import abc
 import codecs
 import functools
+import hashlib
+import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from mixkabrn_jax.data.sources import Document
+from mixkabrn_jax.data.config import DataConfig
+from mixkabrn_jax.data.documents import Document
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +47,14 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def to_json(self) -> dict[str, str]:
         """Returns what `from_json` makes this tokenizer of again."""
+
+    def encode_batch(self, contents: list[bytes]) -> list[np.ndarray]:
+        """Returns the tokens of each text, as `encode`."""
+        return [self.encode(content) for content in contents]
+
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of what `to_json` gives."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def piece(self, token: int) -> bytes:
         """Returns the UTF-8 bytes of one token; an id outside the vocabulary is a ValueError."""
@@ -138,6 +149,13 @@ class Characters(Tokenizer):
 
 
 NAMES = (Bytes.name, Characters.name)
+
+
+def make(config: DataConfig, documents: Callable[[], Iterable[Document]]) -> Tokenizer:
+    """Returns the tokenizer of a config; only one that depends on the documents reads them."""
+    if config.tokenizer not in NAMES:
+        raise ValueError(f"config.data.tokenizer={config.tokenizer!r} must be one of {NAMES}")
+    return Bytes() if config.tokenizer == "bytes" else Characters.from_documents(documents())
 
 
 def from_json(record: dict[str, str]) -> Tokenizer:
