@@ -203,8 +203,8 @@ def _sentences(folder):
 
 def _message(folder, reason):
     return (
-        f"config.data.cache: tokens cannot be kept in {str(folder)!r} ({reason}): free some room there, or name another "
-        "folder"
+        f"config.data.cache: tokens cannot be kept in {str(folder)!r} ({reason}): free some room there, or name "
+        "another folder"
     )
 
 
@@ -219,16 +219,9 @@ def _manifest(folder, *, is_thorough=False):
     manifest = read_json(folder / MANIFEST)
     if manifest is None:
         return None
-    dtype, damaged = np.dtype(manifest["dtype"]), []
-    for split in manifest["splits"].values():
-        for about in split["blocks"]:
-            path = folder / f"{about['name']}.tokens"
-            there = path.stat() if path.exists() else None
-            if there is None or there.st_size != 12 * about["documents"] + dtype.itemsize * about["tokens"]:
-                damaged.append(about["name"])
-            elif is_thorough or there.st_mtime_ns != about["mtime_ns"]:
-                if digest(path, about, dtype) != about["sha256"]:
-                    damaged.append(about["name"])
+    dtype = np.dtype(manifest["dtype"])
+    every = [about for split in manifest["splits"].values() for about in split["blocks"]]
+    damaged = [about["name"] for about in every if not _is_intact(folder, about, dtype, is_thorough)]
     if not damaged:
         return manifest
     _log.warning("the token cache %s is damaged (%s): those blocks are made anew", folder, ", ".join(damaged[:3]))
@@ -237,6 +230,16 @@ def _manifest(folder, *, is_thorough=False):
         for name in damaged:
             (folder / f"{name}.json").unlink(missing_ok=True)
     return None
+
+
+def _is_intact(folder, about, dtype, is_thorough):
+    path = folder / f"{about['name']}.tokens"
+    there = path.stat() if path.exists() else None
+    if there is None or there.st_size != 12 * about["documents"] + dtype.itemsize * about["tokens"]:
+        return False
+    if not is_thorough and there.st_mtime_ns == about["mtime_ns"]:
+        return True
+    return digest(path, about, dtype) == about["sha256"]
 
 
 def _stream(folder, manifest, name, tokenizer):

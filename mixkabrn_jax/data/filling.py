@@ -20,10 +20,10 @@ import numpy as np
 
 from mixkabrn_jax.data import blocks
 from mixkabrn_jax.data.documents import Document
-from mixkabrn_jax.locks import try_lock
 from mixkabrn_jax.data.progress import Progress
 from mixkabrn_jax.data.splitting import Split
 from mixkabrn_jax.data.tokenizers import Tokenizer
+from mixkabrn_jax.locks import try_lock
 
 MANIFEST = "manifest.json"
 _POLL_SECONDS = 0.2

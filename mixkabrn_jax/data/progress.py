@@ -7,7 +7,7 @@ _SILENT_SECONDS = 3.0
 
 
 class Progress:
-    """Says on standard error how far something is: one line that redraws itself on a terminal, else one now and then."""
+    """Says on standard error how far something is: a line that redraws itself on a terminal, else one now and then."""
 
     def __init__(self, what: str, total: int = 0, stream=None):
         """

@@ -2,13 +2,15 @@
 
 The share is one of bytes, of each domain for itself: of its documents in their given order, the last ones.
 
-- The last documents whose bytes are nearest to `validation_fraction` of the domain's are held out whole, never all of
-  them.
-- Where that misses by more than half of what was asked for, as it must with a single document, the domain is cut
-  inside a document: laid end to end, its documents are trained on up to byte int(bytes * (1 - fraction)), or the next
-  place between two characters. For a lone tinyshakespeare.txt and 0.1 that is nanoGPT's split.
+- The last documents are held out whole, as many as come nearest to `validation_fraction` of the domain's bytes, and
+  never all of them.
+- Where no number of them comes to between half and twice that, as with a single document, the domain is cut inside a
+  document: laid end to end, its documents are trained on up to byte int(bytes * (1 - fraction)), or the next place
+  between two characters. For a lone tinyshakespeare.txt and 0.1 that is nanoGPT's split.
 - A domain of tasks, which have a prompt, is never cut inside one: half a question has no answer.
 - A domain too short to hold anything out of is trained on.
+
+Where the share is far from the one asked for, a warning says so.
 """
 
 import dataclasses
@@ -25,8 +27,8 @@ from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped, character_boundary
 
 _log = logging.getLogger(__name__)
-_FAR = 0.5
-"""A share that misses by more than this part of what was asked for is far from it."""
+_FAR = 2
+"""A share is far from the one asked for when it is more than so many times as large, or as small."""
 
 
 class Cut(NamedTuple):
@@ -78,8 +80,7 @@ class Lengths:
             cuts[domain] = cut = _cut(ends, fraction, is_whole=domain in self._tasks)
             total = int(ends[-1])
             held = total - _training_bytes(ends, cut)
-            # A character has four bytes at most.
-            if not held or abs(held - fraction * total) > _FAR * fraction * total + 4:
+            if not held or _is_far(held, total - int(total * (1 - fraction))):
                 far[domain] = held / total
         if all(cut.document == len(self._sizes[domain]) for domain, cut in cuts.items()):
             raise ValueError(
@@ -97,6 +98,10 @@ class Lengths:
         return cuts
 
 
+def _is_far(num_bytes, wanted):
+    return num_bytes * _FAR < wanted or num_bytes > wanted * _FAR
+
+
 def _training_bytes(ends, cut):
     return (int(ends[cut.document - 1]) if cut.document else 0) + cut.position
 
@@ -108,10 +113,11 @@ def _cut(ends, fraction, *, is_whole):
     bounds = ends[:-1]  # between two documents
     if number > 1:
         after = min(int(np.searchsorted(bounds, position)), number - 2)
-        nearest = after - 1 if after and position - bounds[after - 1] < bounds[after] - position else after
-        if is_whole or position == 0 or abs(int(bounds[nearest]) - position) <= _FAR * (total - position):
-            return Cut(nearest + 1, 0)
-    elif is_whole or position == 0:
+        nearest = sorted({max(after - 1, 0), after}, key=lambda i: abs(int(bounds[i]) - position))
+        near = [i for i in nearest if not _is_far(total - int(bounds[i]), total - position)]
+        if near or is_whole or not position:
+            return Cut((near or nearest)[0] + 1, 0)
+    elif is_whole or not position:
         return Cut(number, 0)
     document = int(np.searchsorted(ends, position, side="right"))
     return Cut(document, position - (int(ends[document - 1]) if document else 0))
