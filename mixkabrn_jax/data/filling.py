@@ -141,7 +141,7 @@ class Filling:
         while (file := self._lock("manifest")) is None:
             time.sleep(_POLL_SECONDS)
         with file:
-            if (self._folder / MANIFEST).exists():
+            if read_json(self._folder / MANIFEST) is not None:
                 return True
             splits = {split: self._check(group) for split, group in names.items()}
             if self._missing(names):
@@ -228,7 +228,7 @@ def read_json(path: Path) -> dict | None:
     """What `atomic` wrote; None for a file that is not there or no JSON."""
     try:
         found = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 

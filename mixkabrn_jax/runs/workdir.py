@@ -14,7 +14,7 @@ from mixkabrn_jax.runs.config import flatten
 
 BOOKKEEPING = frozenset(
     {"log_every", "evaluate_every", "evaluate_windows", "checkpoint", "profile", "mesh"}
-    | {"data.num_threads", "data.timeout_seconds"}
+    | {"data.cache", "data.num_threads", "data.timeout_seconds"}
 )
 """Fields and whole sections that a run may go on with other values of: batches and updates do not depend on them (on
 `mesh` to rounding)."""
