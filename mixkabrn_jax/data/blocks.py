@@ -6,8 +6,11 @@ tokens of its prompt, and its domain as a number among those of the block.
 """
 
 import bisect
+import errno
 import functools
 import hashlib
+import os
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +33,7 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 @dataclass(frozen=True)
 class Block:
-    """Encoded documents, in memory or in a file that is mapped into it."""
+    """Encoded documents in memory."""
 
     tokens: np.ndarray
     """`[T]`: each document behind its separator; of one that began in an earlier block, what is left of it."""
@@ -49,6 +52,10 @@ class Block:
     def num_documents(self) -> int:
         """Those that begin here."""
         return self.index.shape[1]
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        """Some of the tokens, `[T]`."""
+        return self.tokens[first:last]
 
 
 def encode(documents: Sequence[Document], tokenizer: Tokenizer, *, is_continued: bool = False) -> Block:
@@ -114,29 +121,77 @@ def write(block: Block, file) -> None:
 
 
 class BlockFile:
-    """A block on disk, mapped into memory when it is first read."""
+    """A block on disk, of which no more is read than what is asked for, and nothing is kept.
+
+    Not mapped into memory: with large pages of the page cache a process then seems as large as all of the file; each
+    map holds a descriptor, of which there are some thousands at most; and a file that is cut short meanwhile would end
+    the process with SIGBUS, where here it is an error.
+    """
 
     def __init__(self, path: Path, about: dict, dtype: np.dtype):
         """
         Args:
-            about: tokens, documents and domains, as the manifest has them.
+            about: what the manifest says of it.
         """
-        self._path, self._dtype = path, dtype
+        self._file, self._dtype = (path, about["mtime_ns"]), dtype  # one that was made anew is another one
         self.num_tokens, self.num_documents = about["tokens"], about["documents"]
         self.domains: dict[str, list[int]] = about["domains"]
 
-    @functools.cached_property
-    def index(self) -> np.ndarray:
+    @property
+    def index(self) -> tuple["_Column", ...]:
         """As of `Block`."""
-        if not self.num_documents:  # no file can be mapped at length 0
-            return np.zeros((3, 0), np.int32)
-        return np.asarray(np.memmap(self._path, "<i4", "r", shape=(3, self.num_documents)))
+        return tuple(_Column(self._file, row, self.num_documents) for row in range(3))
 
-    @functools.cached_property
-    def tokens(self) -> np.ndarray:
+    def read(self, first: int, last: int) -> np.ndarray:
         """As of `Block`."""
-        mapped = np.memmap(self._path, self._dtype, "r", 12 * self.num_documents, (self.num_tokens,))
-        return np.asarray(mapped)  # a subclass is slow to slice
+        start, size = 12 * self.num_documents, self._dtype.itemsize
+        return np.frombuffer(_read(self._file, start + size * first, size * (last - first)), self._dtype)
+
+
+class _Column(Sequence):
+    """A row of an index on disk, which `bisect` can look into."""
+
+    def __init__(self, file, row, length):
+        self._file, self._start, self._length = file, 4 * row * length, length
+
+    def __len__(self):
+        return self._length
+
+    def __getitem__(self, i):
+        return int.from_bytes(_read(self._file, self._start + 4 * i, 4), "little")
+
+
+def _read(file, start, size):
+    """Bytes of a file. Raises: OSError where it has no such bytes any more."""
+    content = _open(*file).read(start, size)
+    if len(content) != size:
+        raise OSError(errno.EIO, "the token cache is cut short: start again, and it is made anew", str(file[0]))
+    return content
+
+
+class _File:
+    """An open file that several threads read from at once; it is closed when nobody has it any more."""
+
+    def __init__(self, path):
+        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._lock = threading.Lock()
+
+    def read(self, start, size):
+        if hasattr(os, "pread"):
+            return os.pread(self._descriptor, size, start)
+        with self._lock:  # on Windows
+            os.lseek(self._descriptor, start, os.SEEK_SET)
+            return os.read(self._descriptor, size)
+
+    def __del__(self):
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+
+@functools.lru_cache(maxsize=64)  # some systems allow 256 open files
+def _open(path, mtime_ns):
+    del mtime_ns
+    return _File(path)
 
 
 class TokenStream:
@@ -174,7 +229,7 @@ class TokenStream:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Tokens `start` to `stop`, those behind the end left out: int32 `[T]`, the caller's own."""
-        pieces = [block.tokens[first:last] for block, first, last in self._slices(start, stop)]
+        pieces = [block.read(first, last) for block, first, last in self._slices(start, stop)]
         if start < len(self) <= stop:
             pieces.append(np.array([self.separator]))
         return np.concatenate([np.zeros(0, np.int32), *pieces], dtype=np.int32, casting="unsafe")
@@ -186,8 +241,8 @@ class TokenStream:
         for block, first, last in self._slices(start, stop):
             starts, prompts, _ = block.index
             # From the document that `first` lies in; a prompt does not leave its block.
-            earliest = max(int(np.searchsorted(starts, first, side="right")) - 1, 0)
-            for i in range(earliest, int(np.searchsorted(starts, last))):
+            earliest = max(bisect.bisect_right(starts, first) - 1, 0)
+            for i in range(earliest, bisect.bisect_left(starts, last)):
                 begin = int(starts[i]) + 1
                 end = begin + int(prompts[i])
                 found[offset + max(begin - first, 0) : offset + max(min(end, last) - first, 0)] = True
@@ -200,9 +255,9 @@ class TokenStream:
         found = -1
         while found < 0:  # in a block that one document fills, it is one before it
             block = self._blocks[number]
-            found = int(np.searchsorted(block.index[0], position - self._starts[number], side="right")) - 1
+            found = bisect.bisect_right(block.index[0], position - self._starts[number]) - 1
             number -= 1
-        return self._first_documents[number + 1] + found, list(block.domains)[int(block.index[2, found])]
+        return self._first_documents[number + 1] + found, list(block.domains)[int(block.index[2][found])]
 
     def _slices(self, start, stop):
         """(block, first, last) for the parts of it from start to stop."""
@@ -219,7 +274,8 @@ def sha256(blocks: Iterable[Block | BlockFile], separator: int) -> str:
     found = hashlib.sha256()
     for block in blocks:
         for start in range(0, block.num_tokens, 1 << 20):
-            found.update(block.tokens[start : start + (1 << 20)].astype("<i4"))
+            last = min(start + (1 << 20), block.num_tokens)
+            found.update(block.read(start, last).astype("<i4"))
     found.update(np.array([separator], "<i4"))
     return found.hexdigest()
 

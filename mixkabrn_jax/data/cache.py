@@ -1,4 +1,4 @@
-"""Tokens on disk: a corpus is encoded once, and read from there by every later run, mapped into memory.
+"""Tokens on disk: a corpus is encoded once, and every later run reads it from there, window by window.
 
     <cache>/<key>/train-00000.tokens, ..., validation-00000.tokens, ..., manifest.json
     <cache>/tokenizer-<key>.json

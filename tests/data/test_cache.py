@@ -308,3 +308,23 @@ def test_a_lock_file_that_a_killed_process_left_is_no_lock(texts):
     (folder / "train-00000.lock").touch()
     (folder / "manifest.lock").touch()
     assert tokens(cache.load(split, BYTES)) == expected(texts)
+
+
+def test_a_block_that_is_cut_short_while_it_is_read_is_an_error(texts):
+    streams = load(texts)
+    (folder,) = (texts.parent / "cache").iterdir()
+    os.truncate(folder / "train-00001.tokens", 100)
+    with pytest.raises(OSError, match="the token cache is cut short: start again"):
+        tokens(streams)
+
+
+def test_prompts_are_found_on_disk_as_in_memory(tmp_path):
+    record = '{"question": "%s?", "answer": "%s\\n#### 1"}\n'
+    (tmp_path / "train.jsonl").write_text("".join(record % ("q" * (i % 5), "a" * (i % 3)) for i in range(40)))
+    split = Split(config(tmp_path, source="gsm8k", cache=str(tmp_path.parent / "cache")))
+    on_disk = cache.load(split, BYTES).train
+    in_memory = blocks.TokenStream([blocks.encode(list(split.training()), BYTES)], BYTES)
+    assert on_disk.is_prompt(0, len(on_disk)).tolist() == in_memory.is_prompt(0, len(in_memory)).tolist()
+    for start in range(0, len(on_disk), 7):
+        assert on_disk.is_prompt(start, start + 9).tolist() == in_memory.is_prompt(0, start + 9)[start:].tolist()
+        assert on_disk.document(start) == in_memory.document(start)
