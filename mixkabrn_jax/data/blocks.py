@@ -20,7 +20,7 @@ import numpy as np
 from mixkabrn_jax.data.documents import Document
 from mixkabrn_jax.data.tokenizers import Tokenizer
 
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 8 << 20
 """About so much text makes a block: documents are added until it has as much."""
 _BATCH_BYTES = 2 << 20
 """Encoded at once: a tokenizer's own records of its tokens are many times as large as they."""
@@ -82,13 +82,13 @@ def encode(documents: Sequence[Document], tokenizer: Tokenizer, *, is_continued:
         counts[2] += len(prompt) + len(target)
         is_continued = document.continues
     columns = np.array(index, np.int32).reshape(-1, 3).T
-    return Block(np.concatenate([*pieces, separator[:0]]), np.ascontiguousarray(columns), domains)
+    tokens = np.concatenate([*pieces, separator[:0]], dtype=separator.dtype, casting="unsafe")
+    return Block(tokens, np.ascontiguousarray(columns), domains)
 
 
 def _tokens(documents, tokenizer):
     """(prompt, target) of each document; a prompt and its target are encoded apart."""
-    dtype = token_dtype(tokenizer.vocab_size)
-    nothing = np.zeros(0, dtype)
+    nothing = np.zeros(0, np.int32)
     for batch in _batches(documents):
         texts = [text for d in batch for text in ((d.prompt, d.target) if d.prompt_bytes else (d.content,))]
         try:
@@ -97,7 +97,7 @@ def _tokens(documents, tokenizer):
             for document in batch:
                 tokenizer.encode(document.content, document.id)  # says which document it is
             raise
-        tokens = iter([each.astype(dtype) for each in encoded])
+        tokens = iter(encoded)
         for document in batch:
             yield (next(tokens), next(tokens)) if document.prompt_bytes else (nothing, next(tokens))
 
@@ -114,10 +114,13 @@ def _batches(documents):
         yield batch
 
 
-def write(block: Block, file) -> None:
-    """Writes the file of a block."""
-    file.write(block.index.astype("<i4"))
-    file.write(np.ascontiguousarray(block.tokens))
+def write(block: Block, file) -> str:
+    """Writes the file of a block. Returns its SHA-256."""
+    found = hashlib.sha256()
+    for part in (block.index.astype("<i4"), block.tokens):
+        found.update(part)
+        file.write(part)
+    return found.hexdigest()
 
 
 class BlockFile:

@@ -30,7 +30,7 @@ from mixkabrn_jax.data import blocks, tokenizers
 from mixkabrn_jax.data.blocks import BlockFile, TokenStream
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document
-from mixkabrn_jax.data.filling import MANIFEST, Filling, atomic, digest, read_json
+from mixkabrn_jax.data.filling import MANIFEST, Filling, atomic, is_intact, read_json
 from mixkabrn_jax.data.sources import FAMILIES
 from mixkabrn_jax.data.splitting import Split
 from mixkabrn_jax.locks import try_lock
@@ -234,12 +234,8 @@ def _manifest(folder, *, is_thorough=False):
 
 def _is_intact(folder, about, dtype, is_thorough):
     path = folder / f"{about['name']}.tokens"
-    there = path.stat() if path.exists() else None
-    if there is None or there.st_size != 12 * about["documents"] + dtype.itemsize * about["tokens"]:
-        return False
-    if not is_thorough and there.st_mtime_ns == about["mtime_ns"]:
-        return True
-    return digest(path, about, dtype) == about["sha256"]
+    is_untouched = path.exists() and path.stat().st_mtime_ns == about["mtime_ns"]
+    return is_intact(path, about, dtype, is_trusted=is_untouched and not is_thorough)
 
 
 def _stream(folder, manifest, name, tokenizer):
