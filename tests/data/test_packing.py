@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixkabrn_jax.data import packing, tokenizers
-from mixkabrn_jax.data.sources import Document
+from mixkabrn_jax.data import blocks, packing, tokenizers
+from mixkabrn_jax.data.documents import Document, task
 
 BYTES = tokenizers.Bytes()
 SEP = BYTES.separator
@@ -24,7 +24,7 @@ lengths = st.integers(1, 25)
 
 def _windows(contents, sequence_length, tokenizer=BYTES):
     documents = [Document(content, "", str(i)) for i, content in enumerate(contents)]
-    return packing.Windows(documents, tokenizer, sequence_length)
+    return packing.pack(documents, tokenizer, sequence_length)
 
 
 def _oracle(contents, sequence_length):
@@ -135,3 +135,70 @@ def test_a_length_below_one_and_no_documents_are_errors():
         _windows([b"abc"], 0)
     with pytest.raises(ValueError, match="no documents"):
         _windows([], 4)
+
+
+records = st.lists(st.tuples(st.text("abc", max_size=9), st.text("xyz", max_size=9)), min_size=1, max_size=6)
+
+
+@given(records, lengths)
+@settings(max_examples=200)
+def test_prompts_are_read_and_not_learnt_and_their_bytes_do_not_count(pairs, sequence_length):
+    documents = [task(prompt, target, "", str(i)) for i, (prompt, target) in enumerate(pairs)]
+    windows = packing.pack(documents, BYTES, sequence_length, "targets")
+    all_of = packing.pack(documents, BYTES, sequence_length)
+    targets = []
+    for window, whole in zip(windows, all_of, strict=True):
+        for key in ("tokens", "targets", "segment_ids"):
+            assert window[key].tolist() == whole[key].tolist()
+        targets += window["targets"][window["loss_mask"] == 1].tolist()
+        assert window["num_bytes"].tolist() == (whole["num_bytes"] * window["loss_mask"]).tolist()
+    assert targets == [token for _, target in pairs for token in (*target.encode(), SEP)]
+    assert windows.num_targets == all_of.num_targets
+
+
+def test_a_prompt_and_its_target_are_encoded_apart():
+    class Pairs(tokenizers.Bytes):
+        """Two bytes a token where there are two: what it makes depends on where it begins."""
+
+        def encode(self, content, name=""):
+            del name
+            return np.array([content[i] for i in range(0, len(content), 2)], np.int32)
+
+    window = packing.pack([task("abc", "def", "", "")], Pairs(), 6)[0]
+    assert window["tokens"].tolist() == [SEP, *b"ac", *b"df", SEP]
+
+
+@given(contents, lengths, st.integers(1, 4), st.data())
+@settings(max_examples=200)
+def test_windows_do_not_depend_on_how_documents_lie_in_blocks(contents, sequence_length, num_blocks, data):
+    """Documents come in parts, and blocks begin anywhere between two parts."""
+    documents = []
+    for number, content in enumerate(contents):
+        cut = data.draw(st.integers(0, len(content)))
+        for part, continues in ((content[:cut], True), (content[cut:], False)):
+            documents.append(Document(part, "ab"[number % 2], str(number), continues=continues))
+    edges = sorted(data.draw(st.lists(st.integers(0, len(documents)), min_size=num_blocks, max_size=num_blocks)))
+    pieces, continues = [], False
+    for first, last in zip([0, *edges], [*edges, len(documents)], strict=True):
+        pieces.append(blocks.encode(documents[first:last], BYTES, is_continued=continues))
+        continues = documents[last - 1].continues if last else False
+    stream = blocks.TokenStream(pieces, BYTES)
+    windows, whole = packing.Windows(stream, sequence_length), _windows(contents, sequence_length)
+    assert windows.fingerprint() == whole.fingerprint()
+    assert [{key: window[key].tolist() for key in window} for window in windows] == [
+        {key: window[key].tolist() for key in window} for window in whole
+    ]
+    position = 0
+    for number, content in enumerate(contents):
+        for place in (position, position + len(content)):
+            assert stream.document(place) == (number, "ab"[number % 2])
+        position += 1 + len(content)
+    assert stream.domains == {
+        domain: [len(contents[i::2]), len(b"".join(contents[i::2])), len(b"".join(contents[i::2]))]
+        for i, domain in enumerate("ab"[: len(contents)])
+    }
+
+
+def test_a_text_that_a_tokenizer_refuses_is_named():
+    with pytest.raises(ValueError, match="character 'z' at position 1 of b"):
+        packing.pack([Document(b"aa", "", "a"), Document(b"az", "", "b")], tokenizers.Characters("a"), 4)

@@ -9,10 +9,13 @@ import time
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mixkabrn_jax.data import packing, pipeline, tokenizers
-from mixkabrn_jax.data.pipeline import DataConfig
-from mixkabrn_jax.data.sources import Document
+from mixkabrn_jax.data.config import DataConfig
+from mixkabrn_jax.data.documents import Document
+from mixkabrn_jax.data.mixture import Mixture
 
 CONFIG = DataConfig(
     source="auto",
@@ -26,10 +29,16 @@ CONFIG = DataConfig(
 )
 
 
-def _windows(num_windows, sequence_length=8):
-    """Windows of which each first target is its number."""
-    content = bytes(i // sequence_length for i in range(num_windows * sequence_length - 1))
-    return packing.Windows([Document(content, "", "numbers")], tokenizers.Bytes(), sequence_length)
+def _windows(num_windows, sequence_length=8, first=0):
+    """Windows of which each first target is its number, from `first` on."""
+    content = bytes(first + i // sequence_length for i in range(num_windows * sequence_length - 1))
+    return packing.pack([Document(content, "", "numbers")], tokenizers.Bytes(), sequence_length)
+
+
+def _mixture(*sizes, shares):
+    """Windows of which the first targets say which part they are of, by hundreds, and which window."""
+    parts = [_windows(size, first=100 * number) for number, size in enumerate(sizes)]
+    return Mixture(parts, list(map(str, sizes)), shares)
 
 
 def _iterator(windows, seed=0, **changes):
@@ -52,7 +61,13 @@ def _assert_same(batch, other):
         ({"source": "web"}, "config.data.source='web'"),
         ({"source": "sotu", "path": "x.txt"}, "config.data.path='x.txt'"),
         ({"source": "text"}, "config.data.path=''"),
-        ({"tokenizer": "bpe"}, "config.data.tokenizer='bpe'"),
+        ({"tokenizer": "bpe", "vocab_size": 200}, "config.data.vocab_size=200"),
+        ({"loss_on": "answers"}, "config.data.loss_on='answers'"),
+        ({"mixture": "0.5*sotu,text:a"}, "config.data.mixture: 'text:a' is not weight*source:path"),
+        ({"mixture": "-1*sotu"}, "config.data.mixture: '-1*sotu' is not weight*source:path with a weight above 0"),
+        ({"mixture": "1*web"}, "config.data.mixture: '1*web': config.data.source='web' must be one of"),
+        ({"mixture": "1*gsm8k"}, "config.data.mixture: '1*gsm8k': config.data.path=''"),
+        ({"mixture": "1*sotu", "path": "a"}, "config.data.mixture='1*sotu' names its sources itself"),
         ({"sequence_length": 0}, "config.data.sequence_length=0"),
         ({"batch_size": 0}, "config.data.batch_size=0"),
         ({"num_threads": -1}, "config.data.num_threads=-1"),
@@ -63,10 +78,6 @@ def _assert_same(batch, other):
 def test_a_config_field_out_of_range_is_named(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         dataclasses.replace(CONFIG, **changes)
-
-
-def test_every_config_field_must_be_given():
-    assert all(field.default is dataclasses.MISSING for field in dataclasses.fields(DataConfig))
 
 
 def test_without_a_path_the_built_in_corpus_is_packed_whole():
@@ -101,14 +112,6 @@ def test_a_saved_tokenizer_is_used_and_must_be_of_the_configs_kind(tmp_path):
         pipeline.load(config, tokenizers.Bytes())
     with pytest.raises(ValueError, match=re.escape("character 'b' at position 1 of play.txt")):
         pipeline.load(config, tokenizers.Characters("a"))
-
-
-def test_bytes_that_are_no_utf8_go_through_with_either_tokenizer(tmp_path, caplog):
-    (tmp_path / "binary").write_bytes(bytes(range(256)) * 4)
-    for tokenizer in tokenizers.NAMES:
-        corpus = pipeline.load(dataclasses.replace(CONFIG, tokenizer=tokenizer, path=str(tmp_path / "binary")))
-        assert len(corpus.train) > len(corpus.validation) > 0
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["'binary' is not UTF-8"] * 2
 
 
 def test_a_file_of_one_byte_is_refused_by_name(tmp_path):
@@ -251,3 +254,94 @@ def test_a_validation_of_nothing_is_an_error():
         pipeline.validation_batches(_windows(2), 2, max_windows=0)
     with pytest.raises(ValueError, match="batch_size=0"):
         pipeline.validation_batches(_windows(2), 0)
+
+
+def test_a_mixture_draws_each_source_by_its_weight_at_every_position():
+    mixture = _mixture(50, 40, 30, shares=[0.5, 0.3, 0.2])
+    order = mixture.order(0)
+    counts = [0, 0, 0]
+    for position in range(200):
+        assert counts == mixture.drawn(position)
+        assert all(abs(count - share * position) < 1.5 for count, share in zip(counts, (0.5, 0.3, 0.2), strict=True))
+        counts[order[position]["targets"][0] // 100] += 1
+
+
+def test_each_source_of_a_mixture_has_epochs_of_its_own():
+    mixture = _mixture(30, 50, shares=[0.25, 0.75])
+    drawn = [order["targets"][0] for order in itertools.islice(mixture.order(3), 300)]
+    for part, size in ((0, 30), (1, 50)):
+        numbers = [number - 100 * part for number in drawn if number // 100 == part]
+        epochs = [tuple(numbers[i : i + size]) for i in range(0, len(numbers) - size, size)]
+        assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
+        assert len(set(epochs)) == len(epochs) > 1
+
+
+@given(st.integers(50, 90), st.integers(1, 9), st.integers(0, 2**32 - 1), st.integers(0, 20))
+@settings(max_examples=10)
+def test_every_window_comes_once_an_epoch_wherever_a_run_goes_on(num_windows, batch_size, seed, stop):
+    windows = _windows(num_windows)
+    num_batches = -(-2 * num_windows // batch_size)
+    stop = min(stop, num_batches)
+    first = _iterator(windows, seed, batch_size=batch_size)
+    numbers = _numbers(first, stop)
+    second = _iterator(windows, seed, batch_size=batch_size)
+    second.set_state(first.get_state())
+    numbers += _numbers(second, num_batches - stop)
+    flat = [number for batch in numbers for number in batch]
+    for start in (0, num_windows):
+        assert sorted(flat[start : start + num_windows]) == list(range(num_windows))
+
+
+@pytest.mark.parametrize("is_mixture", [False, True])
+def test_batches_are_the_same_for_any_threads_and_any_processes_that_share_their_rows(is_mixture):
+    windows = _mixture(60, 40, shares=[0.7, 0.3]) if is_mixture else _windows(60)
+    whole = list(itertools.islice(_iterator(windows, seed=7), 18))  # more than an epoch of a source
+    for num_threads, num_processes in ((0, 1), (1, 1), (2, 1), (4, 1), (1, 2), (2, 4)):
+        size = CONFIG.batch_size // num_processes
+        for rows in (range(i, i + size) for i in range(0, CONFIG.batch_size, size)):
+            config = dataclasses.replace(CONFIG, num_threads=num_threads)
+            before, after = (pipeline.train_batches(windows, config, 7, rows) for _ in range(2))
+            found = list(itertools.islice(before, 7))
+            after.set_state(json.loads(json.dumps(before.get_state())))
+            found += itertools.islice(after, 11)
+            for part, batch in zip(found, whole, strict=True):
+                _assert_same(part, {key: value[list(rows)] for key, value in batch.items()})
+            before.close()
+            after.close()
+
+
+def test_a_mixture_is_read_from_its_sources_with_one_tokenizer_for_all(tmp_path):
+    (tmp_path / "a.txt").write_text("ab" * 300)
+    (tmp_path / "b.txt").write_text("cd" * 500)
+    mixture = f"3*text:{tmp_path}/a.txt, 1*text:{tmp_path}/b.txt"
+    config = dataclasses.replace(CONFIG, mixture=mixture, tokenizer="characters")
+    corpus = pipeline.load(config)
+    assert corpus.tokenizer.to_json()["characters"] == "abcd"
+    assert corpus.train.names == (f"{tmp_path}/a.txt", f"{tmp_path}/b.txt")
+    assert corpus.train.num_targets == 540 + 900 + 2
+    assert corpus.train.drawn(400) == [300, 100]
+    # All windows of all sources, each once.
+    targets = [w["targets"][w["loss_mask"] == 1] for w in corpus.validation]
+    assert corpus.tokenizer.decode(np.concatenate(targets)) == "ab" * 30 + "cd" * 50
+    assert corpus.fingerprints() == pipeline.load(config, corpus.tokenizer).fingerprints()
+    with pytest.raises(IndexError, match="window 181 is not among the 181 windows"):
+        corpus.train[len(corpus.train)]
+
+
+def test_a_vocabulary_is_known_without_encoding_anything(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("ab" * 300)
+    monkeypatch.setattr(pipeline.cache, "load", None)
+    for tokenizer, size in (("bytes", 257), ("characters", 3), ("bpe", 700)):
+        config = dataclasses.replace(CONFIG, tokenizer=tokenizer, path=str(tmp_path), vocab_size=700)
+        assert pipeline.vocab_size(config) == size
+
+
+def test_prompts_are_left_out_of_the_loss_where_that_is_asked_for(tmp_path):
+    record = {"question": "How many?", "answer": "One.\n#### 1"}
+    (tmp_path / "train.jsonl").write_text(f"{json.dumps(record)}\n" * 20)
+    prompt, target = len("Question: How many?\nAnswer:"), len(" One.\n#### 1")
+    for loss_on, counted in (("all", prompt + target + 1), ("targets", target + 1)):
+        config = dataclasses.replace(CONFIG, source="gsm8k", path=str(tmp_path), loss_on=loss_on)
+        windows = pipeline.load(config).train
+        assert sum(window["loss_mask"].sum() for window in windows) == 18 * counted
+        assert sum(window["num_bytes"].sum() for window in windows) == 18 * (counted - 1)
