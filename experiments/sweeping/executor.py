@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mixkabrn_jax.runs.locks import try_lock
+from mixkabrn_jax.locks import try_lock
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ class DataConfig:
     """What validation reads, from the same source; "" for the validation split of `path`, or a part held out of it."""
     validation_fraction: float
     """Of the bytes of each domain, held out where nothing else is there to validate on."""
+    mixture: str
+    """Several sources in place of one, with the share of the windows that each gives: "0.7*text:books/,0.3*gsm8k:math/"
+    is weight*source:path, with commas between them; "" for the one of `source` and `path`."""
     include: str
     """Shell patterns of the names to read below a folder or archive, with commas between them; "" for all."""
     exclude: str
@@ -64,7 +67,9 @@ class DataConfig:
                 f"config.data.source='sotu' reads no files, but config.data.path={self.path!r}: "
                 "set config.data.source to 'text', or config.data.path to ''"
             )
-        if self.source not in ("auto", "sotu", "code", "synthetic") and not self.path:
+        if self.mixture:
+            self._check_mixture()
+        elif self.source not in ("auto", "sotu", "code", "synthetic") and not self.path:
             raise ValueError(
                 f"config.data.path='' names no file, but config.data.source={self.source!r} reads one: set the path"
             )
@@ -85,6 +90,40 @@ class DataConfig:
         # Bytes, a separator, and at least one piece that is longer.
         if self.tokenizer == "bpe" and self.vocab_size < 258:
             raise ValueError(f"config.data.vocab_size={self.vocab_size} must be at least 258 for tokenizer='bpe'")
+
+    def _check_mixture(self):
+        if self.source != "auto" or self.path or self.validation_path:
+            raise ValueError(
+                f"config.data.mixture={self.mixture!r} names its sources itself: leave config.data.source 'auto', and "
+                "config.data.path and config.data.validation_path ''"
+            )
+        for _, component in self.components:
+            if component.source == "auto":
+                raise ValueError(f"config.data.mixture={self.mixture!r}: a source is needed, such as 0.7*text:books/")
+
+    @property
+    def components(self) -> tuple[tuple[float, "DataConfig"], ...]:
+        """(share, config) of each source of the mixture; the shares add up to 1. Without one, of the only source."""
+        if not self.mixture:
+            return ((1.0, self),)
+        found = []
+        for part in self.mixture.split(","):
+            weight, star, name = part.strip().partition("*")
+            source, _, path = name.partition(":")
+            try:
+                share = float(weight)
+            except ValueError:
+                share = math.nan
+            if not (star and 0 < share < math.inf):
+                raise ValueError(
+                    f"config.data.mixture: {part.strip()!r} is not weight*source:path with a weight above 0"
+                )
+            try:
+                found.append((share, dataclasses.replace(self, mixture="", source=source.strip(), path=path.strip())))
+            except ValueError as error:
+                raise ValueError(f"config.data.mixture: {part.strip()!r}: {error}") from error
+        total = math.fsum(share for share, _ in found)
+        return tuple((share / total, component) for share, component in found)
 
     @property
     def family(self) -> str:

@@ -23,6 +23,7 @@ _BINARY = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
+NOT_UTF8 = "not text (not UTF-8: Latin-1, or binary)"
 _BROKEN_SHARE = 1e-3
 """So many of the bytes may be no UTF-8, as in a text with a few broken characters; Latin-1 in most languages has more
 letters with accents."""
@@ -48,5 +49,5 @@ def not_text(head: bytes) -> str | None:
     if controls > len(head) / 20:
         return "not text (binary)"
     if broken > max(1, _BROKEN_SHARE * len(head)):
-        return "not text (not UTF-8: Latin-1, or binary)" if not controls else "not text (binary)"
+        return NOT_UTF8 if not controls else "not text (binary)"
     return None

@@ -95,7 +95,47 @@ def task(prompt: str, target: str, domain: str, id: str, answers: tuple[str, ...
     )
 
 
-def parts(stream: BinaryIO, document: Document, skipped: Skipped, *, to_line_end: bool = False) -> Iterator[Document]:
+def question(question: str, target: str, domain: str, id: str, answers: tuple[str, ...]) -> Document:
+    """A task in the one form that all sets of questions have, which is lm-evaluation-harness's for GSM8K.
+
+    The space before the target belongs to it, as a piece of a tokenizer begins with the space before its word.
+    """
+    return task(f"Question: {question}\nAnswer:", f" {target}", domain, id, answers)
+
+
+def lines(stream: BinaryIO, document: Document, skipped: Skipped) -> Iterator[Document]:
+    """The lines of a text but those of spaces, with `:number` behind the id; long ones in `parts`."""
+    number = 0
+    while begin := stream.readline(_LINE_BYTES):
+        number += 1
+        place = f"{document.id}:{number}"
+        if len(begin) < _LINE_BYTES or begin.endswith(b"\n"):
+            content = skipped.decoded(_without_end(begin), document.id)
+            if not _is_blank(content):
+                yield Document(content, document.domain, place)
+            continue
+        has_begun = False
+        for part in parts(stream, Document(b"", document.domain, place), skipped, begin=begin):
+            # A part is millions of bytes: one of spaces alone is seen before a text, or where there is none.
+            if has_begun or not _is_blank(part.content):
+                has_begun = True
+                yield part
+
+
+_LINE_BYTES = 64 << 10
+
+
+def _is_blank(content):
+    text = content.strip()
+    # What begins with a letter of ASCII need not be decoded to be seen.
+    return not text or (text[0] >= 0x80 and text.decode().isspace())
+
+
+def _without_end(line):
+    return line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def parts(stream: BinaryIO, document: Document, skipped: Skipped, *, begin: bytes | None = None) -> Iterator[Document]:
     """A text as documents of at most `PART_BYTES`, none but an empty one for an empty text.
 
     Parts end where a tokenizer would begin a new piece anyway: before a single space between two letters, where there
@@ -104,14 +144,16 @@ def parts(stream: BinaryIO, document: Document, skipped: Skipped, *, to_line_end
     Args:
         stream: read to its end, or to the end of its line, which is left off.
         document: whose content is not used.
+        begin: of the line that is to be read, which the stream has given already; None for all of the stream.
     """
-    rest, is_last = b"", False
+    rest, is_last, to_line_end = begin or b"", False, begin is not None
     while not is_last:
-        read = stream.readline(PART_BYTES - len(rest)) if to_line_end else stream.read(PART_BYTES - len(rest))
-        is_last = not read or (to_line_end and read.endswith(b"\n"))
+        wanted = PART_BYTES - len(rest)
+        read = stream.readline(wanted) if to_line_end else stream.read(wanted)
+        is_last = len(read) < wanted or (to_line_end and read.endswith(b"\n"))
         content = rest + read
         if to_line_end and is_last:
-            content = content.removesuffix(b"\n").removesuffix(b"\r")
+            content = _without_end(content)
         cut = len(content) if is_last or len(content) < PART_BYTES else _cut(content)
         content, rest = content[:cut], content[cut:]
         if content or is_last:

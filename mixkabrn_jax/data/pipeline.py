@@ -1,66 +1,23 @@
 """From the config's data section to batches: the corpus, the endless training set, one pass over validation."""
 
-import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import grain
 import numpy as np
 
-from mixkabrn_jax.data import packing, reading, sources, tokenizers
-from mixkabrn_jax.data.corpora import sotu
-
-SOURCES = ("auto", "sotu", "text")
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """`config.data`, checked: a field that is out of range is a ValueError that names it."""
-
-    source: str
-    """"sotu", the corpus that ships with the package; "text", files; "auto", text where path is set."""
-    path: str
-    """A text file or a folder of them; "" for none."""
-    tokenizer: str
-    """"bytes" or "characters"."""
-    sequence_length: int
-    """Tokens of a row."""
-    batch_size: int
-    """Rows of an update, over all devices and microbatches."""
-    validation_fraction: float
-    """Of the documents, held out; of a single one, its end."""
-    num_threads: int
-    """Threads that prepare batches, 0 for the caller's own; batches do not depend on it."""
-    timeout_seconds: float
-    """A batch that is not there after so long ends the run; 0 waits for ever."""
-
-    def __post_init__(self):
-        if self.source not in SOURCES:
-            raise ValueError(f"config.data.source={self.source!r} must be one of {SOURCES}")
-        if self.source == "sotu" and self.path:
-            raise ValueError(
-                f"config.data.source='sotu' reads no files, but config.data.path={self.path!r}: "
-                "set config.data.source to 'text', or config.data.path to ''"
-            )
-        if self.source == "text" and not self.path:
-            raise ValueError("config.data.path='' names no file, but config.data.source='text' reads one: set the path")
-        if self.tokenizer not in tokenizers.NAMES:
-            raise ValueError(f"config.data.tokenizer={self.tokenizer!r} must be one of {tokenizers.NAMES}")
-        for field, least in (("sequence_length", 1), ("batch_size", 1), ("num_threads", 0)):
-            if getattr(self, field) < least:
-                raise ValueError(f"config.data.{field}={getattr(self, field)} must be at least {least}")
-        if not 0 <= self.timeout_seconds < math.inf:
-            raise ValueError(f"config.data.timeout_seconds={self.timeout_seconds} must be 0 or more")
-        sources.check_fraction(self.validation_fraction)
+from mixkabrn_jax.data import cache, reading, tokenizers
+from mixkabrn_jax.data.config import DataConfig
+from mixkabrn_jax.data.mixture import Mixture, Shuffled
+from mixkabrn_jax.data.packing import Windows
+from mixkabrn_jax.data.splitting import Split
 
 
 class Corpus(NamedTuple):
-    """A tokenizer and the windows of the two parts of a source."""
+    """A tokenizer and the windows of the two parts of a source, or of several."""
 
     tokenizer: tokenizers.Tokenizer
-    train: packing.Windows
-    validation: packing.Windows
+    train: Windows | Mixture
+    validation: Windows | Mixture
 
     def fingerprints(self) -> dict[str, str]:
         """Returns what identifies each part: the same for the same data only."""
@@ -68,34 +25,36 @@ class Corpus(NamedTuple):
 
 
 def load(config: DataConfig, tokenizer: tokenizers.Tokenizer | None = None) -> Corpus:
-    """Reads, splits, encodes and packs the source.
+    """The source in tokens, read from the cache of such; what is not there yet is read, split and encoded now.
 
-    A run that goes on brings the tokenizer it was saved with; without one it is made here, from all documents, as
-    nanoGPT does. A tokenizer of another kind than the config's is a ValueError; so is what `sources` and `tokenizers`
-    find wrong with the data.
+    A run that goes on brings the tokenizer it was saved with; without one it is made here (`cache.tokenizer`). A
+    tokenizer of another kind than the config's is a ValueError; so is what `sources` and `tokenizers` find wrong with
+    the data. `cache.CacheError` where tokens cannot be kept.
     """
-    documents = sources.text(config.path) if config.path else sotu.documents()
+    splits = [Split(component) for _, component in config.components]
     if tokenizer is None:
-        tokenizer = (
-            tokenizers.Bytes() if config.tokenizer == "bytes" else tokenizers.Characters.from_documents(documents)
-        )
-    elif tokenizer.name != config.tokenizer:
+        tokenizer = cache.tokenizer(config, splits)
+    elif config.tokenizer in tokenizers.NAMES and tokenizer.name != config.tokenizer:
         raise ValueError(f"config.data.tokenizer={config.tokenizer!r}, but the given one is of {tokenizer.name!r}")
-    train, validation = sources.hold_out(documents, config.validation_fraction)
-    return Corpus(
-        tokenizer,
-        packing.Windows(train, tokenizer, config.sequence_length),
-        packing.Windows(validation, tokenizer, config.sequence_length),
-    )
+    streams = [cache.load(split, tokenizer) for split in splits]
+    train = [Windows(each.train, config.sequence_length, config.loss_on) for each in streams]
+    validation = [Windows(each.validation, config.sequence_length, config.loss_on) for each in streams]
+    if not config.mixture:
+        return Corpus(tokenizer, train[0], validation[0])
+    names = [component.path or component.source for _, component in config.components]
+    shares = [share for share, _ in config.components]
+    return Corpus(tokenizer, Mixture(train, names, shares), Mixture(validation, names, shares))
 
 
 def vocab_size(config: DataConfig) -> int:
-    """Tokens of the tokenizer that `load` would make; reads the data where the tokenizer depends on it."""
-    return tokenizers.Bytes().vocab_size if config.tokenizer == "bytes" else load(config).tokenizer.vocab_size
+    """Tokens of the tokenizer that `load` would make; reads the data where the number depends on it."""
+    if config.tokenizer == "bpe":  # it has as many as it was asked for
+        return config.vocab_size
+    return cache.tokenizer(config, [Split(component) for _, component in config.components]).vocab_size
 
 
 def train_batches(
-    windows: packing.Windows, config: DataConfig, seed: int, rows: Sequence[int] | None = None
+    windows: Windows | Mixture, config: DataConfig, seed: int, rows: Sequence[int] | None = None
 ) -> reading.Batches:
     """Returns endless batches of shuffled windows, arrays `[B, T]` under the keys of a window.
 
@@ -104,13 +63,12 @@ def train_batches(
 
     Each epoch is a permutation of its own, computed from the seed and the position, so batch i is a function of the
     seed and i: the iterator's state is the one integer i, whatever the number of threads. Batches run over the ends of
-    epochs, so a corpus of fewer windows than a batch works. A seed outside 0 .. 2^32 - 1 is a ValueError.
+    epochs, so a corpus of fewer windows than a batch works. Each source of a mixture has epochs of its own. A seed
+    outside 0 .. 2^32 - 1 is a ValueError.
     """
     if not 0 <= seed < 2**32:
         raise ValueError(f"config.seed={seed} must lie in 0 .. 2**32 - 1")
-    # Through `seed`, which hashes it: given to `shuffle` itself, a run's second epoch would be in the order of the
-    # first epoch of the run with the next seed.
-    order = grain.MapDataset.source(windows).seed(seed).shuffle().repeat()
+    order = windows.order(seed) if isinstance(windows, Mixture) else Shuffled(windows, seed)
     rows = range(config.batch_size) if rows is None else rows
     return reading.Batches(_Rows(order, config.batch_size, rows), config.num_threads, config.timeout_seconds)
 
@@ -129,7 +87,7 @@ class _Rows(Sequence):
 
 
 def validation_batches(
-    windows: packing.Windows, batch_size: int, max_windows: int | None = None, rows: Sequence[int] | None = None
+    windows: Windows | Mixture, batch_size: int, max_windows: int | None = None, rows: Sequence[int] | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
     """Returns an iterator over batches `[B, T]` of the windows in order, the last one filled up with padding.
 

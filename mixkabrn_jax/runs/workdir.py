@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mixkabrn_jax.data import tokenizers
+from mixkabrn_jax.locks import try_lock
 from mixkabrn_jax.runs import moved
 from mixkabrn_jax.runs.config import flatten
-from mixkabrn_jax.runs.locks import try_lock
 
 BOOKKEEPING = frozenset(
     {"log_every", "evaluate_every", "evaluate_windows", "checkpoint", "profile", "mesh"}

@@ -191,5 +191,5 @@ def test_no_optimiser_and_no_pipeline_is_needed_for_a_run_to_be_read(tmp_path):
 
 
 def test_a_sweep_waits_for_no_jax():
-    program = "import sys; from mixkabrn_jax.runs import locks, metrics, workdir; print('jax' in sys.modules)"
+    program = "import sys; from mixkabrn_jax.runs import metrics, workdir; print('jax' in sys.modules)"
     assert run(program) == "False\n"

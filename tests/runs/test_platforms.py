@@ -9,7 +9,8 @@ import types
 
 import pytest
 
-from mixkabrn_jax.runs import hashes, locks
+from mixkabrn_jax import locks
+from mixkabrn_jax.runs import hashes
 from tests.runs.test_model import ROOT, train
 
 # The libraries that we use are imported before: they know where they are by what is not there.

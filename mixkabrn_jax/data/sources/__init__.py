@@ -4,45 +4,142 @@ A source is read as a stream, file by file and record by record, as often as it 
 """
 
 import dataclasses
+import hashlib
+import platform
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mixkabrn_jax.data import hub
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import DamagedError, Document, Skipped
-from mixkabrn_jax.data.files import Patterns, walk
-from mixkabrn_jax.data.sources import sotu, text
-from mixkabrn_jax.data.sources.family import Family
+from mixkabrn_jax.data.files import Patterns, stamp, walk
+from mixkabrn_jax.data.sources import amps, gsm8k, m2d2, math, openqa, sotu, text
+from mixkabrn_jax.data.sources.family import Family, is_named
 
 FAMILIES: dict[str, Family] = {
     "sotu": sotu.FAMILY,
     "text": text.FAMILY,
+    "m2d2": m2d2.FAMILY,
+    "amps": amps.FAMILY,
+    "math": math.FAMILY,
+    "gsm8k": gsm8k.FAMILY,
+    "openqa": openqa.FAMILY,
 }
+
+
+class AbsentSplitError(ValueError):
+    """The path has documents, but none of the split that is asked for."""
 
 
 def read(config: DataConfig, split: str | None, skipped: Skipped) -> Iterator[Document]:
     """The documents of a split of `config.path`, or of all splits, in an order that is the same each time.
 
-    Files whose names name no split are of "train". One file that is named by itself is of the split that is asked for,
-    unless its name names another.
+    The split of a file is the one that its name names, or else the name of `config.path`; a file for which neither does
+    is of "train", or of the one that is asked for where it is named by itself.
 
-    Raises: FileNotFoundError, ValueError naming `config.data.path`; `documents.DamagedError` under on_damage="error".
+    Raises: FileNotFoundError, ValueError naming `config.data.path`, the latter also where no document is;
+        AbsentSplitError where all are of other splits; `documents.DamagedError` under on_damage="error".
     """
     family = FAMILIES[config.family]
-    if family.built_in is not None and (family.documents is None or not config.path):
-        yield from family.built_in(config, split)
-        return
-    root = hub.download(config.path) if config.path.startswith(hub.PREFIX) else Path(config.path)
+    splits: set[str] = set()
+    has_documents = False
+    with _naming_path(config):
+        if is_built_in(config):
+            documents, splits = family.built_in(config, split), {"train"}
+        else:
+            documents = _documents(config, split, splits, skipped)
+        for document in documents:
+            has_documents = True
+            yield document
+        if not has_documents:
+            raise _nothing(family, split, splits, skipped)
+
+
+def read_splits(config: DataConfig, skipped: Skipped) -> Iterator[tuple[str, Document]]:
+    """(split, document) of all that is published for training or for validation, in one pass.
+
+    Splits are those of `read`, with "train" where no name tells. Errors are those of `read`, but none where there are
+    no documents.
+    """
+    family = FAMILIES[config.family]
+    with _naming_path(config):
+        if is_built_in(config):
+            for split in ("train", "validation"):
+                yield from ((split, document) for document in family.built_in(config, split))
+            return
+        for split, file in _files(config, None, skipped):
+            if split != "test":
+                yield from ((split, document) for document in family.documents(file, config, skipped))
+
+
+def is_built_in(config: DataConfig) -> bool:
+    """Whether the documents come with the package, or from Python or a program, and not from files of one's own."""
+    family = FAMILIES[config.family]
+    return family.built_in is not None and (family.documents is None or not config.path)
+
+
+def identity(config: DataConfig) -> dict:
+    """What the documents depend on, in JSON's words: other documents have another identity.
+
+    Of files their names, sizes and times of last change; nothing is read.
+
+    Raises: as `read`.
+    """
+    code = Path(__file__).with_name(f"{config.family}.py").read_bytes()
+    about = {
+        "source": config.family,
+        "path": config.path,
+        "code": hashlib.sha256(code).hexdigest(),
+        **{field: getattr(config, field) for field in ("include", "exclude", "text_column", "licenses", "on_damage")},
+    }
+    if is_built_in(config):
+        return about | {"python": platform.python_version()}
+    with _naming_path(config):
+        return about | stamp(_root(config))
+
+
+@contextmanager
+def _naming_path(config):
     try:
-        for file in walk(root, skipped, Patterns(config.include, config.exclude)):
-            is_named = root.is_file() and file.name.partition(".")[0] == root.name.partition(".")[0]
-            own = family.split_of(file.name) or (split if is_named else "train")
-            if split is None or own == split:
-                yield from family.documents(file, config, skipped)
+        yield
     except DamagedError:
         raise
     except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"config.data.path={config.path!r}: {error}") from error
+        field = f"path={config.path!r}" if config.path else f"source={config.source!r}"
+        kind = next(kind for kind in (FileNotFoundError, AbsentSplitError, ValueError) if isinstance(error, kind))
+        raise kind(f"config.data.{field}: {error}") from error
+
+
+def _root(config):
+    return hub.download(config.path) if config.path.startswith(hub.PREFIX) else Path(config.path)
+
+
+def _files(config, split, skipped):
+    """(split, file) of each, given the split that is asked for."""
+    family, root = FAMILIES[config.family], _root(config)
+    # A folder has to be called by the word alone: `MATH/test` is a split, and `test_of_mine` may hold anything.
+    name = root.absolute().name
+    own_of_root = family.split_of(name) if root.is_file() or name.isalpha() else None
+    for file in walk(root, skipped, Patterns(config.include, config.exclude)):
+        own = family.split_of(file.name) or own_of_root
+        yield own or (split if is_named(file, config) else None) or "train", file
+
+
+def _documents(config, split, splits, skipped):
+    """Those of a path, whose files' splits are added to `splits` on the way."""
+    for own, file in _files(config, split, skipped):
+        splits.add(own)
+        if split is None or own == split:
+            yield from FAMILIES[config.family].documents(file, config, skipped)
+
+
+def _nothing(family, split, splits, skipped):
+    """What is wrong where no document is."""
+    if split is not None and splits and split not in splits:
+        return AbsentSplitError(f"no files of the split {split!r}, only of {', '.join(sorted(splits))}")
+    wanted = f" (this source reads {family.layout})" if family.layout else ""
+    return ValueError(f"no documents{wanted}" + (f"; left out were {skipped}" if str(skipped) else ""))
 
 
 def validation_config(config: DataConfig) -> DataConfig:

@@ -1,8 +1,10 @@
 """What a family of sets says of itself: how its files become documents."""
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped
@@ -32,6 +34,25 @@ def split_of(name: str) -> str | None:
     return None
 
 
+# What the names of archives and compressed files end in.
+_PACKED = re.compile(r"(\.(tar|tgz|txz|zip|gz|bz2|xz|zst))+$", re.IGNORECASE)
+
+
+def folders_of(file: File, config: DataConfig) -> list[str]:
+    """The names of all folders and archives on the way to a file, without endings such as `.tar.gz`.
+
+    Those above `config.path` are among them: `a/cs.CL`, `a/cs.CL.tar.gz` and `a/cs.CL/train.txt` are all of `cs.CL`.
+    """
+    folders = file.name.split("/")[:-1]
+    root = Path(os.path.abspath(config.path)).parts
+    return [_PACKED.sub("", folder) for folder in ([*root[:-1]] if is_named(file, config) else [*root]) + folders]
+
+
+def is_named(file: File, config: DataConfig) -> bool:
+    """Whether `config.path` is this file itself, and no folder or archive that it lies in."""
+    return _PACKED.sub("", Path(config.path).name) == _PACKED.sub("", file.name)
+
+
 @dataclass(frozen=True)
 class Family:
     """One file of `data.sources` is one family, as `FAMILY`."""
@@ -42,5 +63,7 @@ class Family:
     """The documents of a split, or of all, where no path is given."""
     split_of: Callable[[str], str | None] = split_of
     """The split that a file belongs to, by its name; None of none, which is read for training."""
+    layout: str = ""
+    """The files that it reads, said where a path has none of them."""
     legal: str = ""
     """The licence or legal status of the set, said whenever it is read."""

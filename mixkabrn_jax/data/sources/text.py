@@ -31,4 +31,5 @@ def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Docu
     yield from parts(file.stream, Document(b"", file.folder, file.name), skipped)
 
 
-FAMILY = Family(documents, split_of=lambda _: None)  # a file of one's own may be called anything
+# A file of one's own may be called anything: its name says nothing of a split.
+FAMILY = Family(documents, split_of=lambda _: None, layout="text, in files of any name")
