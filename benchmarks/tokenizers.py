@@ -2,7 +2,8 @@
 
     python -m benchmarks.tokenizers       # writes benchmarks/results/tokenizers.json and tokenizers.md
 
-Bytes per token are of the documents that configs/lm.py:tiny holds out; CPU seconds are of the training of the tokenizer, over all cores.
+Bytes per token are of the documents that configs/lm.py:tiny holds out; CPU seconds, of all cores, are of the
+training of the tokenizer.
 """
 
 import argparse
@@ -102,7 +103,7 @@ def table(about, rows):
         shares = " | ".join(f"{row[f'embedding_share_of_{size}']:.0%}" for size in MODELS)
         lines.append(
             f"| {row['vocab_size']:,} | {row['validation_bytes_per_token']:.2f} | "
-            f"{row['train_bytes_per_token']:.2f} | {shares} | {row["train_cpu_seconds"]:.0f} |"
+            f"{row['train_bytes_per_token']:.2f} | {shares} | {row['train_cpu_seconds']:.0f} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -17,6 +17,8 @@ CUT_BYTES = 64 << 10
 """Longer texts go to the library in cuts of about so much: it takes 100 to 200 bytes of memory for each of a text."""
 _METASPACE = "▁"
 """What SentencePiece writes for a space."""
+# In a text "▁" is no space, which its bytes' tokens say, nor "<0x0A>" a byte, which unigram models take it for.
+_LITERALS = re.compile(rb"(\xe2\x96\x81)|(?<=<)(?=0x[0-9A-F]{2}>)")
 _NONE = np.zeros(0, np.int32)
 _REMEMBERED_BYTES = 64
 _MAX_REMEMBERED = 300_000  # about 60 MB
@@ -77,7 +79,7 @@ class Subwords(Tokenizer):
     def _cuts(self, content):
         if not self._metaspace:
             return cuts(content)
-        return [part for cut in cuts(content) for part in re.split(f"({_METASPACE})".encode(), cut) if part]
+        return [part for cut in cuts(content) for part in _LITERALS.split(cut) if part]
 
     def _encode_cuts(self, contents, name):
         texts = [content.decode() for content in contents]
