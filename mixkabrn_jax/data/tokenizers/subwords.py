@@ -10,25 +10,30 @@ from typing import Any
 import numpy as np
 import tokenizers as library
 
+from mixkabrn_jax.data.documents import character_boundary
 from mixkabrn_jax.data.tokenizers.tokenizer import Tokenizer, as_utf8
 
 CUT_BYTES = 64 << 10
 """Longer texts go to the library in cuts of about so much: it takes 100 to 200 bytes of memory for each of a text."""
 _METASPACE = "▁"
 """What SentencePiece writes for a space."""
+# In a text "▁" is no space, which its bytes' tokens say, nor "<0x0A>" a byte, which unigram models take it for.
+_LITERALS = re.compile(rb"(\xe2\x96\x81)|(?<=<)(?=0x[0-9A-F]{2}>)")
 _NONE = np.zeros(0, np.int32)
 _REMEMBERED_BYTES = 64
 _MAX_REMEMBERED = 300_000  # about 60 MB
+_LEARNT_AT_ONCE = 4096
 # White space and what it stands before. A GPT-2 token never goes from a character that is no white space to one that
 # is, and looks no further: what begins there is encoded alike in any text. The characters behind `(?<=` are those that
 # Unicode has for white space besides ASCII's.
 _WORDS = re.compile(
     rb"[\t-\r ]*[^\t-\r ]+"
     rb"(?:(?:(?<=\xc2[\x85\xa0])|(?<=\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80))"
-    rb"[\t-\r ]+[^\t-\r ]+)*"
+    rb"[\t-\r ]+[^\t-\r ]*)*"
     rb"|[\t-\r ]+"
 )
-_GAP = re.compile(rb"[A-Za-z](?= [A-Za-z])")
+# Between words, and behind a line before ASCII or a Chinese character.
+_GAP = re.compile(rb"[A-Za-z](?= [A-Za-z])|\n(?=[!-~\xe4-\xe9])")
 
 
 class Subwords(Tokenizer):
@@ -46,20 +51,19 @@ class Subwords(Tokenizer):
         self._library = library.Tokenizer.from_str(json.dumps(record))
         self._library.encode_special_tokens = True
         super().__init__(_pieces(record, self._library))
-        self._remembered = _Remembered(self._encode) if _is_of_words(record) else None
+        self._words = _Words(self._encode_alone, self.num_bytes_W) if _is_of_words(record) else None
         self._metaspace = _ids_of_metaspace(record, self._library)
 
     def encode(self, content: bytes, name: str = "") -> np.ndarray:
         """Returns tokens as `Tokenizer.encode`; text that does not come back is a ValueError."""
         content = as_utf8(content, name)
-        if self._remembered is None:
+        if self._words is None:
             return np.concatenate([_NONE, *self._encode_cuts(self._cuts(content), name)])
-        words = _WORDS.findall(content)
-        return np.frombuffer(bytearray().join(map(self._remembered.__getitem__, words)), np.int32)
+        return self._words.tokens(content)
 
     def encode_batch(self, contents: Sequence[bytes]) -> list[np.ndarray]:
-        """Returns the tokens of each text, as `encode` does; with the library's threads where words are not cached."""
-        if self._remembered is not None:
+        """Returns the tokens of each text, as `encode` does; with the library's threads unless words are remembered."""
+        if self._words is not None:
             return super().encode_batch(contents)
         name = "a text of a batch"
         cuts_of = [self._cuts(as_utf8(content, name)) for content in contents]
@@ -75,7 +79,7 @@ class Subwords(Tokenizer):
     def _cuts(self, content):
         if not self._metaspace:
             return cuts(content)
-        return [part for cut in cuts(content) for part in re.split(f"({_METASPACE})".encode(), cut) if part]
+        return [part for cut in cuts(content) for part in _LITERALS.split(cut) if part]
 
     def _encode_cuts(self, contents, name):
         texts = [content.decode() for content in contents]
@@ -86,8 +90,8 @@ class Subwords(Tokenizer):
         ]
         return [self._checked(*pair, name) for pair in zip(ids, contents, strict=True)]
 
-    def _encode(self, word):
-        return self._checked(self._library.encode(word.decode(), add_special_tokens=False).ids, word, "")
+    def _encode_alone(self, content):
+        return self._checked(self._library.encode(content.decode(), add_special_tokens=False).ids, content, "")
 
     def _checked(self, ids, content, name):
         back = b"".join(map(self._pieces.__getitem__, ids))
@@ -100,34 +104,48 @@ class Subwords(Tokenizer):
         return np.array(ids, np.int32)
 
 
-class _Remembered(dict):
-    """The tokens of each word, as the bytes of an int32 array, which the library is asked for once a word.
+class _Words(dict):
+    """The tokens of each word that occurred, as the bytes of an int32 array.
 
-    Text repeats its words: of 1.8 million of the State of the Union, 60 thousand differ. The library by itself encodes
-    2.4 MB/s a core, this 6 at first and 12 when the words are known.
+    Text repeats its words: of the 1.8 million of the State of the Union, 60 thousand differ.
     """
 
-    def __init__(self, encode):
-        self._encode = encode
+    def __init__(self, encode, num_bytes_W):
+        self._encode, self._num_bytes_W = encode, num_bytes_W
+
+    def tokens(self, content: bytes) -> np.ndarray:
+        """The tokens of a text, int32 `[T]`."""
+        words = _WORDS.findall(content)
+        if len(self) > _MAX_REMEMBERED:
+            self.clear()
+        # The first need not begin with white space, nor the last end with something else: they stand alone.
+        unknown = {word for word in words[1:-1] if word not in self}
+        self._learn([word for word in unknown if len(word) <= _REMEMBERED_BYTES])
+        return np.frombuffer(bytearray().join(map(self.__getitem__, words)), np.int32)
+
+    def _learn(self, words):
+        """Words in one text take the library half as long as one by one."""
+        for first in range(0, len(words), _LEARNT_AT_ONCE):
+            some = words[first : first + _LEARNT_AT_ONCE]
+            tokens_T = self._encode(b"".join(some))
+            end_T = np.cumsum(self._num_bytes_W[tokens_T])
+            ends = np.searchsorted(end_T, np.cumsum([len(word) for word in some])) + 1
+            content = tokens_T.tobytes()
+            for word, start, end in zip(some, [0, *ends[:-1]], ends, strict=True):
+                self[word] = content[4 * start : 4 * end]
 
     def __missing__(self, word):
-        tokens = self._encode(word).tobytes()
-        if len(word) <= _REMEMBERED_BYTES:
-            if len(self) >= _MAX_REMEMBERED:
-                self.clear()
-            self[word] = tokens
-        return tokens
+        return self._encode(word).tobytes()
 
 
-def cuts(content: bytes) -> Sequence[bytes]:
-    """Cuts a long text before single spaces between letters, where any tokenizer of words begins a token."""
+def cuts(content: bytes) -> list[bytes]:
+    """Cuts a long text where tokenizers of words begin a token, if there is such a place, and within no character."""
     found, start = [], 0
     while len(content) - start > CUT_BYTES:
-        gap = _GAP.search(content, start + CUT_BYTES)
-        if gap is None:
-            break
-        found.append(content[start : gap.end()])
-        start = gap.end()
+        gap = _GAP.search(content, start + CUT_BYTES, start + 2 * CUT_BYTES)
+        end = gap.end() if gap else character_boundary(content, start + CUT_BYTES)
+        found.append(content[start:end])
+        start = end
     return [*found, content[start:]] if start < len(content) else found
 
 
