@@ -104,13 +104,13 @@ def stamp(root: Path) -> dict:
     """
     if not root.exists():
         raise FileNotFoundError(f"{str(root)!r} does not exist: give a file, an archive or a folder")
-    files = [(root, root.name)] if root.is_file() else _regular_files(root, Skipped())
-    found, num_bytes = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")), 0
-    for path, name in files:
-        about = path.stat()
+    found, num_files, num_bytes = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")), 0, 0
+    for path, name in [(str(root), root.name)] if root.is_file() else _regular_files(root, Skipped()):
+        about = os.stat(path)
+        num_files += 1
         num_bytes += about.st_size
         found.update(f"\n{name}\0{about.st_size} {about.st_mtime_ns}".encode(errors="surrogateescape"))
-    return {"files": len(files), "bytes": num_bytes, "sha256": found.hexdigest()}
+    return {"files": num_files, "bytes": num_bytes, "sha256": found.hexdigest()}
 
 
 def _regular_files(root, skipped):

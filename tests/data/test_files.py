@@ -239,8 +239,8 @@ def test_an_excluded_archive_is_not_opened(tmp_path):
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):
-    mark = b"\xef\xbb\xbf"
-    files, skipped = read(write(tmp_path, {"a.txt": mark + b"a", "b.txt": mark, "c.gz": gzip.compress(mark + b"c")}))
+    bom = b"\xef\xbb\xbf"
+    files, skipped = read(write(tmp_path, {"a.txt": bom + b"a", "b.txt": bom, "c.gz": gzip.compress(bom + b"c")}))
     assert (files, skipped.counts) == ({"a.txt": b"a", "c": b"c"}, {"empty": 1})
 
 
