@@ -29,6 +29,8 @@ class Totals(NamedTuple):
     """Sums over batches, kept on the device; means are taken once, on the host."""
 
     nats: jax.Array
+    text_nats: jax.Array
+    """Of targets that are text: without the ends of documents."""
     tokens: jax.Array
     num_bytes: jax.Array
     updates: jax.Array
@@ -78,7 +80,7 @@ def means(totals: Totals, objective) -> dict[str, float]:
     totals = jax.device_get(totals)
     values = {
         "loss": float(totals.nats) / max(float(totals.tokens), 1),
-        "bits_per_byte": float(totals.nats) / math.log(2) / max(float(totals.num_bytes), 1),
+        "bits_per_byte": float(totals.text_nats) / math.log(2) / max(float(totals.num_bytes), 1),
     }
     if not totals.updates:
         return values

@@ -99,7 +99,8 @@ def test_the_loss_does_not_jump_where_knots_move():
     @jax.jit
     def logits_and_loss(state):
         logits_BTW = model_of(state)(batch["tokens"], segment_ids_BT=batch["segment_ids"]).logits_BTW
-        return logits_BTW, cross_entropy(logits_BTW, batch["targets"], batch["loss_mask"]) / batch["loss_mask"].sum()
+        nats_BT = cross_entropy(logits_BTW, batch["targets"], batch["loss_mask"])
+        return logits_BTW, nats_BT.sum() / batch["loss_mask"].sum()
 
     _, states = trained()
     refitted, misfitted = moved(states[4], batch)

@@ -84,7 +84,7 @@ def test_accumulating_microbatches_is_one_large_batch():
         reference.assert_close(getattr(got.totals, field), mean, terms=8 * 12)
     load = np.asarray(want.totals.load_LE)
     np.testing.assert_array_equal(bias(got), 0.25 * np.sign(load.mean(axis=-1, keepdims=True) - load))
-    for field in ("nats", "grad_norm", "tokens", "num_bytes", "updates", "sequence_balance_loss", "router_z_loss"):
+    for field in ("nats", "text_nats", "grad_norm", "tokens", "num_bytes", "updates", "sequence_balance_loss", "router_z_loss"):
         reference.assert_close(getattr(got.totals, field), getattr(want.totals, field), terms=8 * 12 * 29)
 
 
@@ -126,7 +126,7 @@ def test_totals_add_up_and_their_means_are_the_figures():
     auxiliary = {name: sum(float(getattr(part, name)) for part in seen) / 2 for name in totals.AUXILIARY_LOSSES}
     want = {
         "loss": nats / tokens,
-        "bits_per_byte": nats / np.log(2) / num_bytes,
+        "bits_per_byte": sum(float(part.text_nats) for part in seen) / np.log(2) / num_bytes,
         "grad_norm": float(state.totals.grad_norm) / 2,
         **auxiliary,
         "total_loss": nats / tokens + sum(ALL[name] * auxiliary[name] for name in ALL),
@@ -142,6 +142,19 @@ def test_totals_add_up_and_their_means_are_the_figures():
     total = evaluate(evaluate_step, state.params, state.buffers, batches, place=lambda batch: batch)
     assert totals.means(total, objective(**ALL)).keys() == {"loss", "bits_per_byte"}
     reference.assert_close(total.nats, sum(float(evaluate_step(state.params, state.buffers, b).nats) for b in batches))
+
+
+def test_ends_of_documents_are_learnt_and_cost_no_bits_per_byte():
+    batch = even_batch()
+    batch["num_bytes"] = np.where(np.arange(12) % 3, 2, 0).astype(np.int32) * np.ones_like(batch["targets"])
+    model = toy.make(CONFIG)
+    _, params, buffers = variables.split(model)
+    evaluate_step = jax.jit(toy.evaluate_step(model))
+    found = evaluate_step(params, buffers, batch)
+    text = evaluate_step(params, buffers, batch | {"loss_mask": (batch["num_bytes"] > 0).astype(np.float32)})
+    reference.assert_close(found.text_nats, text.nats, terms=8 * 12)
+    assert found.nats > 1.2 * found.text_nats
+    assert text.nats == text.text_nats
 
 
 def test_a_batch_of_padding_alone_moves_nothing():

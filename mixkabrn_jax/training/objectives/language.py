@@ -74,8 +74,10 @@ class LanguageObjective:
     def totals(self, model: LanguageModel, batch: Mapping[str, jax.Array]) -> Totals:
         """One forward pass of a batch; what is counted by updates stays 0."""
         output = model(batch["tokens"], segment_ids_BT=batch["segment_ids"])
+        nats_BT = cross_entropy(output.logits_BTW, batch["targets"], batch["loss_mask"])
         found = totals.zeros(model)._replace(
-            nats=cross_entropy(output.logits_BTW, batch["targets"], batch["loss_mask"]),
+            nats=jnp.sum(nats_BT),
+            text_nats=jnp.sum(jnp.where(batch["num_bytes"] > 0, nats_BT, 0)),
             tokens=jnp.sum(batch["loss_mask"]),
             num_bytes=jnp.sum(batch["num_bytes"]).astype(jnp.float32),
             outside=None if output.outside_L is None else jnp.mean(output.outside_L),
