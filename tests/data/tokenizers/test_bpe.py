@@ -97,6 +97,23 @@ def test_a_speech_is_encoded_as_the_library_does_and_words_that_are_forgotten_ch
     assert len(forgetful._words) <= few
 
 
+def test_a_line_without_spaces_is_encoded_in_cuts(trained, monkeypatch):
+    longest = []
+    line = ("The" + "Constitution,é" * 1000 + " end.").encode()
+    monkeypatch.setattr(subwords, "CUT_BYTES", 500)
+    found = trained._words._encode
+
+    def encode(content):
+        longest.append(max(map(len, subwords.cuts(content))))
+        return found(content)
+
+    monkeypatch.setattr(trained._words, "_encode", encode)
+    tokens = trained.encode(line)
+    assert b"".join(map(trained.piece, tokens)) == line
+    assert max(longest) <= 1000
+    assert len(tokens) < 1.05 * len(alone(trained)(line.decode()))
+
+
 def test_a_batch_is_encoded_as_its_texts_are(trained):
     texts = [SPEECH, b"", "é\0 <|endoftext|>".encode(), SPEECH[:100]]
     for tokenizer in (trained, tokenizers.Bytes()):
