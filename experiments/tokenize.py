@@ -3,8 +3,7 @@
 import sys
 
 if __name__ != "tokenize":
-    from experiments import command_line
-    from experiments.tokenizer import main  # with the flags
+    from experiments import command_line, tokenizer
 else:
     # A script of this folder was run by its path, so that Python looks here first for its own module of this name.
     here = sys.path.pop(0)
@@ -14,4 +13,4 @@ else:
     sys.path.insert(0, here)
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(tokenizer.main)

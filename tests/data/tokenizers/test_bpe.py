@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[3]
 SPEECH = next(iter(sotu.documents())).content
 WHITE = " \t\n\r\v\f\x1c\x1f\x85\xa0\u1680\u180e\u2003\u2028\u202f\u3000"
 # Little else than what words could be cut wrongly at.
-TANGLED = st.text(st.sampled_from(WHITE + " \n" * 6 + "aaaThe1९Ⅷ'.<|你é\u0301🎭\0"), max_size=60)
+SIGNS = WHITE + " \n" * 6 + "aaaThe1९Ⅷ'.<|你é\u0301🎭\0"
+TANGLED = st.text(st.sampled_from(SIGNS), max_size=60)
 
 
 def documents(*contents):
@@ -32,6 +33,13 @@ def documents(*contents):
 @pytest.fixture(scope="module")
 def trained():
     return bpe.train(documents(SPEECH), 500)
+
+
+@pytest.fixture(scope="module")
+def tangled():
+    """Whose tokens join whatever ever may be joined."""
+    signs = np.random.default_rng(0).choice(list(SIGNS), 20_000)
+    return bpe.train(documents("".join(signs).encode()), 3000)
 
 
 def alone(tokenizer):
@@ -54,12 +62,26 @@ def test_any_text_comes_back_and_the_bytes_of_its_tokens_add_up_to_its_own(train
 
 @given(TANGLED | st.text())
 @settings(max_examples=150)
-def test_words_are_encoded_as_the_library_encodes_the_whole_text(trained, text):
+def test_words_are_encoded_as_the_library_encodes_the_whole_text(tangled, text):
     """Both when a word is met for the first time and when its tokens are remembered."""
-    want = alone(trained)(text)
-    fresh = subwords.Subwords(trained.to_json()["tokenizer"])
-    for tokenizer in (fresh, fresh, trained):
+    want = alone(tangled)(text)
+    fresh = subwords.Subwords(tangled.to_json()["tokenizer"])
+    for tokenizer in (fresh, fresh, tangled):
         assert tokenizer.encode(text.encode()).tolist() == want
+
+
+@pytest.mark.parametrize("white", WHITE)
+def test_white_space_of_any_kind_is_encoded_as_the_library_does(tangled, white):
+    for text in (
+        f"a{white} b",
+        f"a{white} ",
+        f"a {white}b",
+        f"{white} a{white}",
+        f"a{white}\n{white} b c",
+        f"a. {white}",
+    ):
+        assert tangled.encode(f"x {text} y".encode()).tolist() == alone(tangled)(f"x {text} y")
+        assert tangled.encode(text.encode()).tolist() == alone(tangled)(text)
 
 
 def test_a_speech_is_encoded_as_the_library_does_and_words_that_are_forgotten_change_nothing(trained, monkeypatch):
@@ -73,6 +95,23 @@ def test_a_speech_is_encoded_as_the_library_does_and_words_that_are_forgotten_ch
     few = len(set(subwords._WORDS.findall(b" a b c")))
     forgetful.encode(b" a b c")
     assert len(forgetful._words) <= few
+
+
+def test_a_line_without_spaces_is_encoded_in_cuts(trained, monkeypatch):
+    longest = []
+    line = ("The" + "Constitution,é" * 1000 + " end.").encode()
+    monkeypatch.setattr(subwords, "CUT_BYTES", 500)
+    found = trained._words._encode
+
+    def encode(content):
+        longest.append(max(map(len, subwords.cuts(content))))
+        return found(content)
+
+    monkeypatch.setattr(trained._words, "_encode", encode)
+    tokens = trained.encode(line)
+    assert b"".join(map(trained.piece, tokens)) == line
+    assert max(longest) <= 1000
+    assert len(tokens) < 1.05 * len(alone(trained)(line.decode()))
 
 
 def test_a_batch_is_encoded_as_its_texts_are(trained):

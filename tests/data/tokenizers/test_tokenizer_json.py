@@ -42,6 +42,18 @@ def gpt2():
     return tokenizer
 
 
+def with_phrases():
+    """With a token that goes across words."""
+    tokenizer = byte_level()
+    tokenizer.add_tokens(["of the United States"])
+    return tokenizer
+
+
+def roberta():
+    """With a space before the text."""
+    return byte_level(pre_tokenizers.ByteLevel(add_prefix_space=True))
+
+
 def llama3():
     words = pre_tokenizers.Split(library.Regex(LLAMA_3), "isolated")
     tokenizer = byte_level(
@@ -86,7 +98,9 @@ def saved(tokenizer, directory):
     return path
 
 
-@pytest.fixture(scope="module", params=[gpt2, llama3, llama2, unigram], ids=lambda make: make.__name__)
+@pytest.fixture(
+    scope="module", params=[gpt2, with_phrases, roberta, llama3, llama2, unigram], ids=lambda make: make.__name__
+)
 def read(request, tmp_path_factory):
     return tokenizer_json.read(saved(request.param(), tmp_path_factory.mktemp(request.param.__name__)))
 
@@ -99,7 +113,7 @@ def test_any_text_comes_back_byte_for_byte(read, text):
     assert read.num_bytes_W[tokens].sum() == len(text.encode())
 
 
-@pytest.mark.parametrize("make", [gpt2, llama3], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [gpt2, with_phrases, llama3], ids=lambda make: make.__name__)
 def test_text_has_the_tokens_that_the_file_gives_it(tmp_path, make):
     tokenizer = make()
     path = saved(tokenizer, tmp_path)

@@ -1,6 +1,6 @@
 """What a vocabulary is worth and costs: byte-pair tokenizers of many sizes, trained on the State of the Union.
 
-    python -m benchmarks.tokenizers       # writes benchmarks/results/tokenizers.json and tokenizers.md
+    python -m benchmarks.vocabulary       # writes benchmarks/results/vocabulary.json and vocabulary.md
 
 Bytes per token are of the documents that configs/lm.py:tiny holds out; CPU seconds, of all cores, are of the
 training of the tokenizer.
@@ -47,8 +47,8 @@ def main():
         "validation_bytes": sum(len(document.content) for document in documents["validation"]),
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "tokenizers.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    (RESULTS / "tokenizers.md").write_text(table(about, rows))
+    (RESULTS / "vocabulary.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    (RESULTS / "vocabulary.md").write_text(table(about, rows))
 
 
 def row(vocab_size, documents):
@@ -93,7 +93,7 @@ def embedding_share(size, vocab_size):
 def table(about, rows):
     """Markdown."""
     lines = [
-        f"`python -m benchmarks.tokenizers`, {'; '.join(f'{key} {value}' for key, value in about.items())}",
+        f"`python -m benchmarks.vocabulary`, {'; '.join(f'{key} {value}' for key, value in about.items())}",
         "",
         "| tokens | bytes per token, held out | on the training documents | embedding's share of tiny | of small | "
         "CPU seconds to train |",
