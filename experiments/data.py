@@ -42,32 +42,48 @@ def main():
     from mixkabrn_jax.data.documents import DamagedError, Skipped
 
     nothing = None
-
-    def read(skipped):
-        return sources.read(config, _SPLIT.value, skipped)
-
     with command_line.user_errors():
         config = data_config()
         skipped = Skipped(config.on_damage)
         if legal := sources.FAMILIES[config.family].legal:
             print(f"legal: {legal}\n", flush=True)
-        tokenizer = tokenizers.make(config, lambda: sample(read(Skipped(config.on_damage))))
-        account = Account(tokenizer, _SHOW.value)
         try:
-            for document in read(skipped):
-                account.add(document)
+            again = Skipped(config.on_damage)
+            tokenizer = tokenizers.make(config, lambda: sample(document for _, document in read(config, again)))
+            account = Account(tokenizer, _SHOW.value)
+            for split, document in read(config, skipped):
+                account.add(split, document)
         except DamagedError:
             raise
-        except ValueError as error:  # where no record is left; what was left out says why
+        except sources.NoDocumentsError as error:
             if not skipped.counts:
                 raise
-            nothing = error
+            nothing = error  # what was left out says why
     print("\n".join(account.lines(config, skipped)))
     if nothing is not None:
         print(f"training would end here: {nothing}")
     split = _SPLIT.value or "all"
     print(json.dumps({"source": config.family, "split": split, **account.summary(), "skipped": dict(skipped.counts)}))
     return 0
+
+
+def read(config, skipped):
+    """(split, document) of the split that is asked for, or of all.
+
+    Raises: as `sources.read`.
+    """
+    from mixkabrn_jax.data import sources
+    from mixkabrn_jax.data.documents import Skipped
+
+    if _SPLIT.value is not None:
+        yield from ((_SPLIT.value, document) for document in sources.read(config, _SPLIT.value, skipped))
+        return
+    is_empty = True
+    for split, document in sources.read_splits(config, skipped, test=True):
+        is_empty = False
+        yield split, document
+    if is_empty:  # which says what is wrong
+        yield from (("train", document) for document in sources.read(config, None, Skipped(config.on_damage)))
 
 
 def data_config():
@@ -107,20 +123,27 @@ class Account:
         Args:
             num_shown: records to print as they come.
         """
+        from mixkabrn_jax.data.splitting import Lengths
+
         self._tokenizer, self._num_shown = tokenizer, num_shown
         self._records: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
+        self._splits: Counter[str] = Counter()
+        self._training = Lengths()
         self._num_tasks = 0
         self._tokens = self._encoded_bytes = 0
         self._continues = False
 
-    def add(self, document) -> None:
+    def add(self, split: str, document) -> None:
         """Takes the next document, or the next part of one, which is one record; prints it if it is among the first."""
         if not self._continues:
             self._records[document.domain] += 1
+            self._splits[split] += 1
             self._num_tasks += bool(document.prompt_bytes)
             if self._records.total() <= self._num_shown:
                 print("\n".join(shown(document, self._records.total())), end="\n\n", flush=True)
+        if split == "train":
+            self._training.add(document)
         self._continues = document.continues
         self._bytes[document.domain] += len(document.content)
         if self._encoded_bytes < SAMPLE_BYTES:
@@ -140,10 +163,9 @@ class Account:
         """The account in words."""
         records, num_bytes = self._records.total(), self._bytes.total()
         tasks = f", {self._num_tasks:,} of prompt and target" if self._num_tasks else ""
-        domains = "1 domain" if len(self._records) == 1 else f"{len(self._records):,} domains"
-        yield f"{records:,} records{tasks}; {num_bytes:,} bytes; {domains}"
+        yield f"{counted(records, 'record')}{tasks}; {num_bytes:,} bytes; {counted(len(self._records), 'domain')}"
         for domain, count in self._records.most_common(LINES):
-            yield f"  {domain or '(none)'}: {count:,} records, {self._bytes[domain]:,} bytes"
+            yield f"  {printable(domain) or '(none)'}: {counted(count, 'record')}, {self._bytes[domain]:,} bytes"
         if len(self._records) > LINES:
             yield f"  and {len(self._records) - LINES} more domains, which the last line has"
         if self._encoded_bytes:
@@ -152,7 +174,8 @@ class Account:
                 f"{self._tokens / self._encoded_bytes:.4f} tokens per byte{share} with the tokenizer "
                 f"{config.tokenizer}, of {self._tokenizer.vocab_size:,} tokens"
             )
-            yield held_out(config)
+        if self._splits["train"]:
+            yield self._held_out(config)
         if skipped.counts:
             yield "left out or damaged:"
             for reason, count in skipped.counts.most_common():
@@ -161,16 +184,23 @@ class Account:
             file, _ = skipped.replaced.most_common(1)[0]
             yield (
                 f"{skipped.replaced.total():,} bytes or broken characters are no UTF-8 and are read as U+FFFD, in "
-                f"{len(skipped.replaced):,} files, most of them in {printable(file)}"
+                f"{counted(len(skipped.replaced), 'file')}, most of them in {printable(file)}"
             )
 
-
-def held_out(config) -> str:
-    """What training would hold out, in a sentence."""
-    return (
-        "training validates on the split called validation, valid, val or dev where there is one, else holds out "
-        f"{config.validation_fraction:g} of the bytes of each domain (config.data.validation_fraction)"
-    )
+    def _held_out(self, config):
+        """What training would validate on, in a sentence."""
+        train, validation = self._splits["train"], self._splits["validation"]
+        if validation:
+            return f"training reads the {train:,} records of its split and validates on the {validation:,} of theirs"
+        try:
+            held = self._training.held_bytes(self._training.cuts(config.validation_fraction))
+        except ValueError as error:
+            return f"training would end here: {error}"
+        return (
+            f"training validates on {sum(held.values()):,} of {self._training.num_bytes:,} bytes, held out at the end "
+            f"of each domain (config.data.validation_fraction={config.validation_fraction:g}), unless "
+            "config.data.validation_path names others"
+        )
 
 
 def shown(document, number: int) -> Iterator[str]:
@@ -190,6 +220,11 @@ def shown(document, number: int) -> Iterator[str]:
     if document.answers:
         more = f" and {len(document.answers) - 5} more" if len(document.answers) > 5 else ""
         yield f"  answers: {', '.join(printable(answer[:WIDTH]) for answer in document.answers[:5])}{more}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 record`, `2 records`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def printable(text: str) -> str:

@@ -17,6 +17,7 @@ from mixkabrn_jax.data.documents import Skipped
 _BROKEN = (EOFError, OSError, lzma.LZMAError, zlib.error, zstandard.ZstdError, tarfile.TarError, zipfile.BadZipFile)
 """What reading a damaged archive raises: of OSErrors those without a number, which are none of the file system."""
 _BUFFER = 1 << 20
+_STEP = 1 << 16
 
 
 def checked(stream: BinaryIO, name: str, skipped: Skipped, within: "Checked | None" = None) -> io.BufferedReader:
@@ -60,10 +61,10 @@ class Checked(io.RawIOBase):
 
     def readinto(self, buffer):
         view, filled = memoryview(buffer), 0
-        # All that is there before the damage is read: hence small steps, each of which raises or gives something.
+        # Small steps, each of which raises or gives something: nearly all that stands before a damage is read.
         while filled < len(view) and not self._is_broken:
             try:
-                content = self._stream.read1(len(view) - filled)
+                content = self._stream.read1(min(len(view) - filled, _STEP))
             except _BROKEN as error:
                 raise_of_file_system(error)
                 if not self.is_damaged:

@@ -1,6 +1,7 @@
 """What every source gives: documents, and an account of what it left out."""
 
 import dataclasses
+import io
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -158,6 +159,11 @@ def parts(stream: BinaryIO, document: Document, skipped: Skipped, *, begin: byte
         cut = len(content) if is_last else _cut(content)
         content, rest = content[:cut], content[cut:]
         yield dataclasses.replace(document, content=skipped.decoded(content, document.id), continues=not is_last)
+
+
+def parts_of(text: str, document: Document, skipped: Skipped) -> Iterator[Document]:
+    """As `parts`, of a text that a record held whole. Half a surrogate pair becomes "?"."""
+    return parts(io.BytesIO(text.encode(errors="replace")), document, skipped)
 
 
 _GAP = re.compile(rb"\S(?=[ \n]\S)")

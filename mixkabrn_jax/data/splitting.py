@@ -97,6 +97,13 @@ class Lengths:
             )
         return cuts
 
+    def held_bytes(self, cuts: dict[str, Cut]) -> dict[str, int]:
+        """The bytes of each domain that lie behind its cut."""
+        return {
+            domain: sum(self._sizes[domain]) - _training_bytes(np.cumsum(self._sizes[domain]), cut)
+            for domain, cut in cuts.items()
+        }
+
 
 def _is_far(num_bytes, wanted):
     return num_bytes * _FAR < wanted or num_bytes > wanted * _FAR

@@ -170,6 +170,15 @@ def test_a_tar_that_is_cut_short_gives_the_members_before_and_is_counted_once(tm
             read(tmp_path, on_damage="error")
 
 
+def test_a_packed_tar_that_is_cut_within_a_member_is_one_damage(tmp_path):
+    """Of the archive, in which the member ends early, too."""
+    packed = tar({"a.txt": b"a", "b.txt": os.urandom(200_000).hex().encode(), "c.txt": b"c"}, "w:gz")
+    files, skipped = read(write(tmp_path, {"x.tar.gz": packed[: len(packed) // 2]}))
+    assert [*files] == ["x.tar.gz/a.txt", "x.tar.gz/b.txt"]
+    assert sum(skipped.counts.values()) == 1
+    assert [*skipped.places.values()] == ["x.tar.gz"]
+
+
 def test_a_broken_header_in_a_tar_is_counted_and_is_not_its_end(tmp_path):
     whole = bytearray(tar({f"{number}.txt": b"%d" % number * 512 for number in range(4)}))
     whole[2 * 1024 : 2 * 1024 + 20] = b"x" * 20

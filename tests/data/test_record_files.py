@@ -5,7 +5,9 @@ import json
 
 import pytest
 
-from mixkabrn_jax.data import records
+from configs import lm
+from mixkabrn_jax.data import records, sources
+from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import DamagedError, Skipped
 from mixkabrn_jax.data.files import walk
 
@@ -55,6 +57,17 @@ def test_a_long_line_is_one_record(tmp_path):
     found, skipped = read(tmp_path)
     assert [record["text"] for _, record in found] == [text, "short"]
     assert not skipped.counts
+
+
+def test_a_record_with_a_long_text_comes_in_parts_but_for_a_task(tmp_path):
+    text = "word " * 1_000_000
+    (tmp_path / "x.jsonl").write_text(json.dumps({"text": text}) + "\n" + json.dumps({"prompt": "?", "text": text}))
+    for source, number in (("text", 2), ("code", 1)):
+        config = DataConfig(**{**lm.get_config().data.to_dict(), "source": source, "path": str(tmp_path)})
+        found = list(sources.read(config, "train", Skipped()))
+        assert [document.continues for document in found] == [True, False] * number + [False] * (2 - number)
+        assert "".join(document.content.decode() for document in found[:2]) == text
+        assert [document.id for document in found] == ["x.jsonl:1"] * 2 + ["x.jsonl:2"] * number
 
 
 def test_the_text_is_found_by_the_usual_names_or_the_one_that_is_given():

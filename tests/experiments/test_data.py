@@ -191,8 +191,6 @@ def test_the_table_has_a_row_for_each_source():
 def test_the_command_of_a_row_reads_a_small_copy_of_its_set(show, monkeypatch, name, command):
     _, _, _, *arguments = shlex.split(command)
     given = dict(argument.removeprefix("--").split("=") for argument in arguments)
-    if given["source"] not in sources.FAMILIES:
-        pytest.skip(f"{name}: its source is on another branch")
     files, records, left_out = MINIATURES[given.get("path", "")]
     write(files() if callable(files) else files)
     monkeypatch.setattr(synthetic, "NUM_RECORDS", dict.fromkeys(SPLITS, 50))
@@ -256,6 +254,21 @@ def test_a_set_of_which_nothing_is_left_is_told_of_as_well(show):
     assert show("--path=d")[0]["skipped"] == {"empty": 1}
 
 
+def test_what_training_would_validate_on_is_told(show):
+    write({"d/train.jsonl": lines(*[{"code": "x" * 10}] * 90), "d/dev.jsonl": lines({"code": "y"}, {"code": "z"})})
+    write({"d/test.jsonl": lines({"code": "test"})})
+    found, printed = show("--source=code", "--path=d")
+    assert found["records"] == 93
+    assert "training reads the 90 records of its split and validates on the 2 of theirs\n" in printed
+    assert (
+        "training validates on 50 of 900 bytes, held out at the end of each domain"
+        in show("--source=code", "--path=d/train.jsonl")[1]
+    )
+    write({"x.txt": b"x"})
+    assert "training would end here: config.data.validation_fraction=0.05 of 1 doc" in show("--path=x.txt")[1]
+    assert "training" not in show("--source=code", "--path=d", "--split=test")[1]
+
+
 def test_parts_of_a_long_text_are_one_record_and_memory_does_not_grow_with_them(show):
     with open("long.txt", "wb") as file:
         for _ in range(40):
@@ -313,7 +326,7 @@ def test_a_split_names_and_columns_are_chosen_by_flags(show):
             "error: config.data.on_damage='stop' must be one of ('skip', 'error')",
         ),
         (["--source=synthetic", "--path=sums"], "error: config.data.path='sums': 'sums' is no synthetic task"),
-        (["--show=-1"], "error: flag --show=-1"),
+        (["--show=-1"], "error: --show=-1"),
         (["--tokenizer=words", "--path=x.jsonl"], "error: config.data.tokenizer='words'"),
         (["--path=x.jsonl", "--on_damage=error"], "error: x.jsonl:2: not JSON"),
         (["--path=x.zip", "--on_damage=error"], "error: x.zip: damaged archive (File is not a zip file)"),

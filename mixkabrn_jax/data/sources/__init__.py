@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mixkabrn_jax.data import hub
-from mixkabrn_jax.data.config import DataConfig
+from mixkabrn_jax.data.config import SPLITS, DataConfig
 from mixkabrn_jax.data.documents import DamagedError, Document, Skipped
 from mixkabrn_jax.data.files import Patterns, stamp, walk
 from mixkabrn_jax.data.sources import amps, code, gsm8k, m2d2, math, openqa, sotu, synthetic, text
@@ -30,7 +30,11 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-class AbsentSplitError(ValueError):
+class NoDocumentsError(ValueError):
+    """There is nothing to read, or all of it was left out."""
+
+
+class AbsentSplitError(NoDocumentsError):
     """The path has documents, but none of the split that is asked for."""
 
 
@@ -40,7 +44,7 @@ def read(config: DataConfig, split: str | None, skipped: Skipped) -> Iterator[Do
     The split of a file is the one that its name names, or else the name of `config.path`; a file for which neither does
     is of "train", or of the one that is asked for where it is named by itself.
 
-    Raises: FileNotFoundError, ValueError naming `config.data.path`, the latter also where no document is;
+    Raises: FileNotFoundError, ValueError naming `config.data.path`; NoDocumentsError where no document is, and
         AbsentSplitError where all are of other splits; `documents.DamagedError` under on_damage="error".
     """
     family = FAMILIES[config.family]
@@ -58,8 +62,8 @@ def read(config: DataConfig, split: str | None, skipped: Skipped) -> Iterator[Do
             raise _nothing(family, split, splits, skipped)
 
 
-def read_splits(config: DataConfig, skipped: Skipped) -> Iterator[tuple[str, Document]]:
-    """(split, document) of all that is published for training or for validation, in one pass.
+def read_splits(config: DataConfig, skipped: Skipped, *, test: bool = False) -> Iterator[tuple[str, Document]]:
+    """(split, document) of all that is published for training or for validation, in one pass; of tests if asked for.
 
     Splits are those of `read`, with "train" where no name tells and for a file that is named by itself, whatever its
     name: it is all that there is. Errors are those of `read`, but none where there are no documents.
@@ -67,12 +71,12 @@ def read_splits(config: DataConfig, skipped: Skipped) -> Iterator[tuple[str, Doc
     family = FAMILIES[config.family]
     with _naming_path(config):
         if is_built_in(config):
-            for split in ("train", "validation"):
+            for split in SPLITS if test else SPLITS[:2]:
                 yield from ((split, document) for document in family.built_in(config, split))
             return
         for split, file in _files(config, None, skipped):
             split = "train" if is_named(file, config) else split
-            if split != "test":
+            if test or split != "test":
                 yield from ((split, document) for document in family.documents(file, config, skipped))
 
 
@@ -110,7 +114,8 @@ def _naming_path(config):
         raise
     except (FileNotFoundError, ValueError) as error:
         field = f"path={config.path!r}" if config.path else f"source={config.source!r}"
-        kind = next(kind for kind in (FileNotFoundError, AbsentSplitError, ValueError) if isinstance(error, kind))
+        kinds = (FileNotFoundError, AbsentSplitError, NoDocumentsError, ValueError)
+        kind = next(kind for kind in kinds if isinstance(error, kind))
         raise kind(f"config.data.{field}: {error}") from error
 
 
@@ -142,7 +147,7 @@ def _nothing(family, split, splits, skipped):
     if split is not None and splits and split not in splits:
         return AbsentSplitError(f"no files of the split {split!r}, only of {', '.join(sorted(splits))}")
     wanted = f" (this source reads {family.layout})" if family.layout else ""
-    return ValueError(f"no documents{wanted}" + (f"; left out were {skipped}" if str(skipped) else ""))
+    return NoDocumentsError(f"no documents{wanted}" + (f"; left out were {skipped}" if str(skipped) else ""))
 
 
 def validation_config(config: DataConfig) -> DataConfig:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mixkabrn_jax.data import detection, records
 from mixkabrn_jax.data.config import DataConfig
-from mixkabrn_jax.data.documents import Document, Skipped, parts, task
+from mixkabrn_jax.data.documents import Document, Skipped, parts, parts_of, task
 from mixkabrn_jax.data.files import File
 from mixkabrn_jax.data.sources import family
 from mixkabrn_jax.data.sources.family import Family
@@ -68,8 +68,8 @@ def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Docu
         for place, row in records.read(file, skipped):
             if unwanted := _not_allowed(row, allowed):
                 skipped.left_out(f"licence {unwanted}", place)
-            elif document := _document(row, place, file, config, skipped):
-                yield document
+            else:
+                yield from _documents_of(row, place, file, config, skipped)
         return
     language = _LANGUAGE_OF.get(Path(file.name).suffix.lower())
     if language is None:
@@ -98,21 +98,24 @@ def _not_allowed(row, allowed):
     return None
 
 
-def _document(row, place, file, config, skipped):
+def _documents_of(row, place, file, config, skipped):
+    """The document of a row, in parts if it is long; none where it has no code."""
     if all(isinstance(row.get(field), str) for field in _HUMANEVAL):
         tests = f"{row['test']}\ncheck({row['entry_point']})\n"
         domain = row["task_id"].partition("/")[0].lower()
-        return task(row["prompt"], row["canonical_solution"], domain, place, tests=tests)
+        yield task(row["prompt"], row["canonical_solution"], domain, place, tests=tests)
+        return
     code = records.text_of(row, place, config.text_column, COLUMNS, skipped)
     if not code:
-        return None
+        return
     named = [row[field] for field in _LANGUAGES if isinstance(row.get(field), str)]
     domain = named[0].lower() if named else file.folder
     asked = [row[field] for field in PROMPTS if isinstance(row.get(field), str) and field != config.text_column]
-    prompt = asked[0] if asked and asked[0].strip() else ""
-    if prompt and not prompt.endswith("\n") and not code.startswith("\n"):
-        prompt += "\n"
-    return task(prompt, code, domain, place)
+    if not asked or not asked[0].strip():
+        yield from parts_of(code, Document(b"", domain, place), skipped)
+        return
+    has_break = asked[0].endswith("\n") or code.startswith("\n")
+    yield task(asked[0] if has_break else asked[0] + "\n", code, domain, place)
 
 
 def standard_library(config: DataConfig, split: str | None) -> Iterator[Document]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from mixkabrn_jax.data import detection, records
 from mixkabrn_jax.data.config import DataConfig
-from mixkabrn_jax.data.documents import Document, Skipped, parts
+from mixkabrn_jax.data.documents import Document, Skipped, parts, parts_of
 from mixkabrn_jax.data.files import File
 from mixkabrn_jax.data.sources.family import Family
 
@@ -22,7 +22,7 @@ def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Docu
         for place, record in records.read(file, skipped):
             text = records.text_of(record, place, config.text_column, COLUMNS, skipped)
             if text:
-                yield Document(text.encode(errors="replace"), file.folder, place)
+                yield from parts_of(text, Document(b"", file.folder, place), skipped)
         return
     reason = detection.not_text(file.stream.peek(detection.HEAD_BYTES)[: detection.HEAD_BYTES])
     if reason is not None:
