@@ -29,6 +29,7 @@ HOMES = {
     "optax": ("mixkabrn_jax/training/optimizer.py",),
     "orbax": ("mixkabrn_jax/runs/arrays.py",),
     "grain": ("mixkabrn_jax/data/",),
+    "tokenizers": ("mixkabrn_jax/data/tokenizers/",),
     "matplotlib": ("mixkabrn_jax/training/curve.py",),
     "flax": (
         *("mixkabrn_jax/layers/", "mixkabrn_jax/models/", "mixkabrn_jax/interop/"),

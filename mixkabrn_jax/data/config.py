@@ -6,6 +6,7 @@ import math
 SOURCES = ("auto", "sotu", "text", "m2d2", "amps", "math", "gsm8k", "code", "openqa", "synthetic")
 """Each but "auto" is a file of `data.sources`."""
 SPLITS = ("train", "validation", "test")
+TOKENIZERS = ("bytes", "characters", "bpe")
 PERMISSIVE = "mit,apache-2.0,bsd-2-clause,bsd-3-clause,isc,0bsd,cc0-1.0,unlicense,zlib,python-2.0,psf-2.0,bsl-1.0"
 """Licences of code that may be used for anything, by their SPDX names."""
 
@@ -42,7 +43,7 @@ class DataConfig:
     loss_on: str = "all"
     """"all" tokens, or "targets": prompts are read and not learnt."""
     tokenizer: str
-    """"bytes", "characters", "bpe", or the path of a tokenizer.json."""
+    """"bytes", "characters", "bpe", or the path of a tokenizer.json, which a run keeps a copy of."""
     vocab_size: int = 2048
     """Tokens of a "bpe" tokenizer, which is trained on the training documents; the others have their own number."""
     sequence_length: int
@@ -84,6 +85,10 @@ class DataConfig:
             raise ValueError(
                 f"config.data.validation_fraction={self.validation_fraction} must lie strictly between 0 and 1, such "
                 "as 0.1"
+            )
+        if self.tokenizer not in TOKENIZERS and not self.tokenizer.endswith(".json"):
+            raise ValueError(
+                f"config.data.tokenizer={self.tokenizer!r} must be one of {TOKENIZERS}, or the path of a tokenizer.json"
             )
         # Bytes, a separator, and at least one piece that is longer.
         if self.tokenizer == "bpe" and self.vocab_size < 258:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixkabrn_jax.data import tokenizers
-from mixkabrn_jax.data.sources import Document
+from mixkabrn_jax.data.documents import Document
 
 TEXT = "Naïve — “quoted” 🎭, 你好\r\n"
 CONTENT = TEXT.encode("utf-8")
@@ -21,7 +21,7 @@ def _characters(content):
 
 @given(st.text())
 @settings(max_examples=200)
-def test_any_text_survives_both_tokenizers(text):
+def test_any_text_survives_bytes_and_characters(text):
     content = text.encode("utf-8")
     assert tokenizers.Bytes().decode(tokenizers.Bytes().encode(content)) == text
     if text:

@@ -1,0 +1,78 @@
+"""Trains a byte-pair tokenizer on the training documents of a source:
+
+    python -m experiments.tokenize --source=text --path=my_texts/ --vocab_size=2048 --out=tokenizer.json
+
+The file is one of the library `tokenizers`, and --config.data.tokenizer=tokenizer.json trains a model with it; to have
+one trained on the way, give --config.data.tokenizer=bpe. The last line says in JSON how far it shortens the text.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from absl import flags
+
+from configs import lm
+from experiments import command_line
+
+_SOURCE = flags.DEFINE_string("source", "auto", "sotu, text, m2d2, amps, math, gsm8k, code, openqa or synthetic")
+_PATH = flags.DEFINE_string("path", "", "a file, archive or folder, or hub:owner/name; empty for what is built in")
+_VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 2048, "tokens, among them the bytes and the separator of documents")
+_OUT = flags.DEFINE_string("out", None, "the file to write, whose name ends in .json")
+_INCLUDE = flags.DEFINE_string("include", "", "patterns of the names to read, such as *.txt,notes/*; empty for all")
+_EXCLUDE = flags.DEFINE_string("exclude", "", "patterns of names not to read")
+_TEXT_COLUMN = flags.DEFINE_string("text_column", "", "of JSON Lines and Parquet; empty finds it by the usual names")
+_ON_DAMAGE = flags.DEFINE_string("on_damage", "skip", "skip counts what cannot be read; error ends at the first")
+command_line.require("out", "tokenizer.json")
+
+
+def main():
+    # Only here, so that a wrong flag is answered at once.
+    from mixkabrn_jax.data import sources
+    from mixkabrn_jax.data.config import DataConfig
+    from mixkabrn_jax.data.splitting import Split
+    from mixkabrn_jax.data.tokenizers import bpe
+    from mixkabrn_jax.runs import workdir
+
+    with command_line.user_errors():
+        out = writable(Path(_OUT.value))
+        given = {"source": _SOURCE.value, "path": _PATH.value, "on_damage": _ON_DAMAGE.value}
+        given |= {"include": _INCLUDE.value, "exclude": _EXCLUDE.value, "text_column": _TEXT_COLUMN.value}
+        given |= {"tokenizer": "bpe", "vocab_size": _VOCAB_SIZE.value}
+        config = DataConfig(**{**lm.get_config().data.to_dict(), **given})
+        if legal := sources.FAMILIES[config.family].legal:
+            print(f"legal: {legal}", flush=True)
+        split = Split(config)
+        tokenizer = bpe.train(shown("read for the tokenizer", split.training()), config.vocab_size)
+        if split.skipped.counts:
+            print(f"left out or damaged: {split.skipped}", flush=True)
+        text = json.dumps(tokenizer.to_json()["tokenizer"]) + "\n"
+        workdir.write_atomically(out, text)
+        num_bytes = num_tokens = 0
+        for document in shown("encoded", split.training()):
+            num_bytes += len(document.content)
+            num_tokens += len(tokenizer.encode(document.content, document.id))
+    sizes = {"vocab_size": tokenizer.vocab_size, "bytes": num_bytes, "tokens": num_tokens}
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    print(json.dumps({**sizes, "bytes_per_token": round(num_bytes / num_tokens, 4), "sha256": sha256}))
+    return 0
+
+
+def writable(out: Path) -> Path:
+    """The path, once it is seen that it may be written to: training comes before. Raises: ValueError, OSError."""
+    if out.suffix != ".json":
+        raise ValueError(f"--out={out}: the name of a tokenizer ends in .json, by which config.data.tokenizer knows it")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"--out={out}: there is no folder {out.parent}")
+    return out
+
+
+def shown(what: str, documents):
+    """The documents, with a line on the terminal of how far they are."""
+    from mixkabrn_jax.data.progress import Progress
+
+    progress = Progress(what)
+    for document in documents:
+        yield document
+        progress.add(len(document.content))
+    progress.close()
