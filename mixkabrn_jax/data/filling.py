@@ -66,7 +66,7 @@ class Filling:
 
     def _make_blocks(self):
         """One pass over the documents. Returns the names of all blocks by split."""
-        writers = {name: _Writer(name, self._lock_block, self._write) for name in ("train", "validation")}
+        writers = {name: _Writer(name, self._take, self._write) for name in ("train", "validation")}
         progress = Progress("encoding", self._split.num_bytes)
         try:
             for name, document in self._split:
@@ -80,8 +80,8 @@ class Filling:
             progress.close()
         return {name: writer.names for name, writer in writers.items()}
 
-    def _lock_block(self, name, number):
-        """The locked file of a block that this process is to make; None of another."""
+    def _take(self, name, number):
+        """The locked file of a block that this process is to make; None of one that it is not."""
         if number % self._num_shards != self._shard or self._is_made(name):
             return None
         file = self._lock(name)
@@ -178,8 +178,8 @@ class Filling:
 class _Writer:
     """Gathers the documents of one split into blocks."""
 
-    def __init__(self, split, lock_block, write):
-        self._split, self._lock_block, self._write = split, lock_block, write
+    def __init__(self, split, take, write):
+        self._split, self._take, self._write = split, take, write
         self._documents, self._size, self._lock = [], 0, None
         self._is_open = self._is_continued = self._continues = False
         self.names: list[str] = []
@@ -187,7 +187,7 @@ class _Writer:
     def add(self, document: Document) -> None:
         if not self._is_open:
             self.names.append(f"{self._split}-{len(self.names):05d}")
-            self._lock = self._lock_block(self.names[-1], len(self.names) - 1)
+            self._lock = self._take(self.names[-1], len(self.names) - 1)
             self._is_open, self._is_continued = True, self._continues
         if self._lock is not None:  # else another's block: it is only counted
             self._documents.append(document)

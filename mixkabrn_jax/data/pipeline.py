@@ -34,8 +34,8 @@ def load(config: DataConfig, tokenizer: tokenizers.Tokenizer | None = None) -> C
     splits = [Split(component) for _, component in config.components]
     if tokenizer is None:
         tokenizer = cache.tokenizer(config, splits)
-    elif config.tokenizer in tokenizers.NAMES and tokenizer.name != config.tokenizer:
-        raise ValueError(f"config.data.tokenizer={config.tokenizer!r}, but the given one is of {tokenizer.name!r}")
+    else:
+        tokenizers.check(tokenizer, config)
     streams = [cache.load(split, tokenizer) for split in splits]
     train = [Windows(each.train, config.sequence_length, config.loss_on) for each in streams]
     validation = [Windows(each.validation, config.sequence_length, config.loss_on) for each in streams]

@@ -25,6 +25,7 @@ import numpy as np
 from mixkabrn_jax.data import sources
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped, character_boundary
+from mixkabrn_jax.data.progress import Progress
 
 _log = logging.getLogger(__name__)
 _FAR = 2
@@ -231,16 +232,18 @@ class Split:
             return
         lengths, is_published = Lengths(), False
         num_validation_bytes = 0
+        progress = Progress("reading")
         for name, document in self._published(Skipped(self.config.on_damage)):
+            progress.add(len(document.content))
             if name == "train":
                 lengths.add(document)
             else:
                 is_published = True
                 num_validation_bytes += len(document.content)
+        progress.close()
         config = self.config
-        where = f"config.data.path={config.path!r}" if config.path else f"config.data.source={config.source!r}"
         if not lengths.num_documents:
-            raise ValueError(f"{where} holds no document to train on: give files with text, of the split train")
+            next(sources.read(config, "train", Skipped(config.on_damage)))  # raises, and says why there is none
         if config.validation_path and not is_published:
             raise ValueError(f"config.data.validation_path={config.validation_path!r} holds no document")
         if not is_published:

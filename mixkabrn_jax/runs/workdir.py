@@ -91,8 +91,9 @@ def create(
     there = _read_json(workdir / "data.json")
     if data != there:
         raise ValueError(
-            f"{workdir} holds a run on other data: {there}, but this is {data}; restore the data, or choose "
-            "another workdir"
+            f"{workdir} holds a run on other data: {there}, but this is {data}; restore the data, or the "
+            "version of this package that began the run, which may have split them otherwise, or choose another "
+            "workdir"
         )
     changes = differences(workdir, config, defaults)
     if changes:

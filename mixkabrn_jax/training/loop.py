@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from mixkabrn_jax import processes, sharding
 from mixkabrn_jax.data import pipeline
+from mixkabrn_jax.data.mixture import Mixture
 from mixkabrn_jax.runs import metrics
 from mixkabrn_jax.runs import workdir as workdirs
 from mixkabrn_jax.runs.checkpoint import Checkpoints
@@ -179,11 +180,18 @@ def _is_due(step, every, last):
 
 def _summary(training, step, validation_losses, seconds):
     """How the run ended, in two lines."""
-    windows = training.corpus.train
-    epochs = step * training.experiment.data.batch_size / len(windows)
-    lines = [
-        f"{in_words(seconds)} in this process; {epochs * windows.num_targets:,.0f} tokens seen, {epochs:.3g} epochs"
+    windows, num_rows = training.corpus.train, step * training.experiment.data.batch_size
+    seen = [("", num_rows, windows)]
+    if isinstance(windows, Mixture):
+        seen = list(zip(windows.names, windows.drawn(num_rows), windows.parts, strict=True))
+    tokens = [rows / len(part) * part.num_targets for _, rows, part in seen]
+    told = [
+        (f"{name}: " if name else "") + f"{count:,.0f} tokens seen, {rows / len(part):.3g} epochs"
+        for (name, rows, part), count in zip(seen, tokens, strict=True)
     ]
+    if len(told) > 1:
+        told.insert(0, f"{sum(tokens):,.0f} tokens seen")
+    lines = [f"{in_words(seconds)} in this process; {'; '.join(told)}"]
     if validation_losses:
         best = min(validation_losses, key=validation_losses.get)
         lines[0] += f"; lowest validation loss {validation_losses[best]:.4f} at step {best}"

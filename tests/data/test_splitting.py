@@ -194,10 +194,15 @@ def test_a_published_validation_split_is_used_before_anything_is_held_out(monkey
     ] * 3
 
 
-def test_a_path_without_anything_to_train_on_is_named(tmp_path):
+def test_a_path_without_anything_to_train_on_is_named_with_the_reason(tmp_path):
     path = _write(tmp_path)
-    with pytest.raises(ValueError, match=re.escape(f"config.data.path={path!r} holds no document to train on")):
+    (tmp_path / "picture").write_bytes(b"\x89PNG" * 9)
+    with pytest.raises(ValueError, match=re.escape(f"config.data.path={path!r}: no documents")) as error:
         list(splitting.Split(config(path=path)))
+    assert "1 not text (a PNG image) (first: picture)" in str(error.value)
+    (tmp_path / "test.jsonl").write_text('{"question": "a?", "answer": "b #### 1"}\n')
+    with pytest.raises(ValueError, match="no files of the split 'train', only of test"):
+        list(splitting.Split(config(source="gsm8k", path=f"{path}/test.jsonl")))
 
 
 def test_the_identity_of_the_data_changes_with_files_and_fields(tmp_path):

@@ -66,6 +66,7 @@ BOOKKEEPING = {
     "profile__start": 7,
     "profile__steps": 7,
     "mesh__data": 7,
+    "data__cache": "elsewhere",
     "data__num_threads": 7,
     "data__timeout_seconds": 7.0,
 }
