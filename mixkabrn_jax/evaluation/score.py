@@ -79,7 +79,9 @@ class Scorer:
         Raises: ValueError for a vocabulary that is not the tokenizer's, and sizes out of range.
         """
         if model.vocab_size != tokenizer.vocab_size:
-            raise ValueError(f"vocab_size={model.vocab_size} of the model, but the tokenizer has {tokenizer.vocab_size}")
+            raise ValueError(
+                f"vocab_size={model.vocab_size} of the model, but the tokenizer has {tokenizer.vocab_size}"
+            )
         if sequence_length < 1:
             raise ValueError(f"sequence_length={sequence_length}: at least 1 is needed")
         if chunk_tokens < 0:

@@ -1,0 +1,71 @@
+"""How a task is asked, and how its documents come."""
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from mixkabrn_jax.data.documents import Document
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says of tasks; each takes what concerns it."""
+
+    shots: Sequence[Document] = ()
+    """Documents of the training split that stand before each prompt as examples."""
+    max_tokens: int = 0
+    """That a completion may have; 0 for the task's own number."""
+    temperature: float = 0.0
+    """Of completions; 0 takes the most likely token."""
+    seed: int = 0
+    num_samples: int = 1
+    """Programs that are written for each problem of code."""
+    ks: Sequence[int] = (1, 10, 100)
+    """The k of pass@k, of which those up to `num_samples` are reported."""
+    allow_code: bool = False
+    """Whether programs that the model wrote may be run, under guard."""
+    batch_size: int = 256
+    """Documents that are held at once."""
+
+
+def batches(documents: Iterable[Document], options: Options, task: str) -> Iterator[list[Document]]:
+    """Documents in lists, none held longer than needed.
+
+    Raises: ValueError where there is none, or one that asks nothing.
+    """
+    stream, is_empty = iter(documents), True
+    while batch := list(itertools.islice(stream, options.batch_size)):
+        is_empty = False
+        for document in batch:
+            if not document.prompt_bytes or not document.target:
+                raise ValueError(
+                    f"{document.id}: {task} needs documents of a prompt and a target, this has one of them"
+                )
+        yield batch
+    if is_empty:
+        raise ValueError(f"{task}: there are no documents to be asked")
+
+
+def prompt(document: Document, options: Options) -> bytes:
+    """What is asked, behind the examples, with an empty line behind each."""
+    return b"".join(shot.content + b"\n\n" for shot in options.shots) + document.prompt
+
+
+class TargetBits:
+    """Adds up what a model finds of the targets themselves: tells small models apart that get no answer right."""
+
+    def __init__(self):
+        self._nats, self._bytes = 0.0, 0
+
+    def add(self, scorer, documents: Sequence[Document], options: Options) -> list:
+        """Returns the likelihood of each target behind its prompt and the examples."""
+        found = scorer.loglikelihood([(prompt(document, options), document.target) for document in documents])
+        self._nats += math.fsum(one.nats for one in found)
+        self._bytes += sum(len(document.target) for document in documents)
+        return found
+
+    @property
+    def per_byte(self) -> float:
+        """Bits per byte of all targets."""
+        return self._nats / math.log(2) / self._bytes
