@@ -60,10 +60,10 @@ def bits_by_domain(domains: Mapping[str, Mapping], overall: float, path: Path) -
     names = sorted(domains, key=lambda name: domains[name]["bits_per_byte"])
     bars = axes.barh([name or "(no domain)" for name in names], [domains[name]["bits_per_byte"] for name in names])
     axes.bar_label(bars, fmt="%.3f", padding=3)
-    axes.axvline(overall, color="black", linewidth=1, linestyle="--", label=f"overall {overall:.3f}")
+    axes.axvline(overall, color="black", linewidth=1, linestyle="--")
+    axes.set_title(f"overall {overall:.3f}", fontsize="medium")
     axes.set_xlabel("bits per byte")
     axes.margins(x=0.12)
-    axes.legend(loc="lower right")
     figure.savefig(path, dpi=120)
 
 

@@ -1,7 +1,6 @@
 """How large a model is: parameters, bytes on disk, and the state that it carries."""
 
 import jax
-from flax import nnx
 
 from mixkabrn_jax.layers.kan import KanLayer
 from mixkabrn_jax.layers.linear import Linear
@@ -18,7 +17,7 @@ def sizes(model: LanguageModel, sequence_length: int) -> dict:
     state_bytes: of one text; for attention, whose cache grows, at `sequence_length` tokens.
     """
     state = jax.eval_shape(lambda: model.init_state(1, sequence_length))
-    stored = _num_bytes(nnx.state(model))
+    stored = _num_bytes(model)
     saved = sum(_saved(layer) for _, layer in surgery.layers(model, (Linear, KanLayer)))
     return {
         "parameters": count_parameters(model),
