@@ -1,13 +1,13 @@
 """A model of ours as one of lm-evaluation-harness: its tasks are scored by our scorer.
 
-    import lm_eval
-    from mixkabrn_jax import runs
-    from mixkabrn_jax.evaluation import harness
-    from mixkabrn_jax.evaluation.score import Scorer
+import lm_eval
+from mixkabrn_jax import runs
+from mixkabrn_jax.evaluation import harness
+from mixkabrn_jax.evaluation.score import Scorer
 
-    model, tokenizer, config = runs.open("runs/tiny")
-    lm = harness.adapter()(Scorer(model, tokenizer, config["data"]["sequence_length"]))
-    print(lm_eval.simple_evaluate(lm, tasks=["lambada_openai"])["results"])
+model, tokenizer, config = runs.open("runs/tiny")
+lm = harness.adapter()(Scorer(model, tokenizer, config["data"]["sequence_length"]))
+print(lm_eval.simple_evaluate(lm, tasks=["lambada_openai"])["results"])
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ MAX_TOKENS = 256
 
 
 class Requests:
-    """The three questions that the harness asks of a model, answered by a scorer. `Instance.args` holds each request."""
+    """The three questions that the harness asks of a model, answered by a scorer. `args` of a request holds it."""
 
     def __init__(self, scorer: Scorer):
         super().__init__()  # of the harness's own class, in `adapter`

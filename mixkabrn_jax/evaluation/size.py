@@ -3,10 +3,9 @@
 import jax
 
 from mixkabrn_jax.layers.kan import KanLayer
-from mixkabrn_jax.layers.linear import Linear
+from mixkabrn_jax.layers.linear import QUANTIZERS, Linear
 from mixkabrn_jax.models import surgery
 from mixkabrn_jax.models.language import LanguageModel, count_parameters
-from mixkabrn_jax.models.quantize import linear_type
 
 
 def sizes(model: LanguageModel, sequence_length: int) -> dict:
@@ -32,9 +31,17 @@ def _num_bytes(tree):
 
 def _saved(layer):
     """Bytes that packing a layer's matrices saves."""
-    if linear_type(layer) == "dense":
+    if isinstance(layer, Linear):
+        return _saved_of(layer.kernel, layer.config.linear, 1)
+    features = layer.features
+    of_base = _saved_of(layer.base, layer.linear.linear, 1)
+    return of_base + _saved_of(layer.spline, features.config.spline_linear, features.num_basis)
+
+
+def _saved_of(weight, linear, num_basis):
+    """Of matrices `[..., D, F]`, or of splines whose basis functions have matrices of their own within them."""
+    if linear not in QUANTIZERS:
         return 0
-    kernel = (layer.kernel if isinstance(layer, Linear) else layer.base)[...]
-    d_in, d_out = kernel.shape[-2:]
-    num_matrices = kernel.size // (d_in * d_out)
-    return kernel.size * kernel.dtype.itemsize - num_matrices * (-(-d_in // 4) * d_out + 4)  # and a scale each
+    d_in, d_out = weight.shape[-2] // num_basis, weight.shape[-1]
+    num_matrices = weight.size // (d_in * d_out)
+    return weight.size * weight.dtype.itemsize - num_matrices * (-(-d_in // 4) * d_out + 4)  # and a scale each

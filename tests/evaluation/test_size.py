@@ -33,6 +33,16 @@ def test_splines_stay_as_they_are_and_their_base_is_packed(experts):
     assert found["packed"] < num_bytes(jax.eval_shape(to_integers, model)) < found["stored"]
 
 
+def test_codes_of_splines_are_packed_where_they_have_some():
+    dense, coded = (abstract(kan__spline_linear=linear, num_experts=0) for linear in ("dense", "ternary"))
+    saved = [sizes(model, 16)["parameter_bytes"] for model in (dense, coded)]
+    assert saved[0]["packed"] == saved[0]["stored"] == saved[1]["stored"]
+    grid = dense.config.kan.grid
+    # Two KAN layers of 16 x 12 and 12 x 16 in each of two blocks, a matrix for each basis function.
+    codes, packed = 2 * 2 * 192 * grid.num_basis, 2 * grid.num_basis * (4 * 12 + 3 * 16 + 2 * 4)
+    assert saved[1]["stored"] - saved[1]["packed"] == 4 * codes - packed
+
+
 def test_the_state_of_attention_grows_and_that_of_retention_does_not():
     states = {name: [sizes(abstract(mixer=name), size)["state_bytes"] for size in (16, 32)] for name in MIXERS}
     config = toy.model_config()

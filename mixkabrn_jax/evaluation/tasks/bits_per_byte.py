@@ -22,7 +22,7 @@ _WHITE = re.compile(r"\s+")
 
 
 @dataclasses.dataclass
-class _Sums:
+class _Totals:
     """Over the documents of a domain."""
 
     documents: int = 0
@@ -60,7 +60,7 @@ def run(scorer: Scorer, documents: Iterable[Document], options: Options | None =
     Raises: ValueError where there is none, or where the second reading gives others than the first.
     """
     del options
-    sums: dict[str, _Sums] = defaultdict(_Sums)
+    sums: dict[str, _Totals] = defaultdict(_Totals)
     carried, windowed = _Positions(scorer), _Positions(scorer)
     for piece in scorer.pieces(_counted(documents, sums)):
         own = sums[piece.document.domain]
@@ -70,7 +70,7 @@ def run(scorer: Scorer, documents: Iterable[Document], options: Options | None =
     if not sums:
         raise ValueError("bits_per_byte: there are no documents to score")
     if scorer.carries:
-        again: dict[str, _Sums] = defaultdict(_Sums)
+        again: dict[str, _Totals] = defaultdict(_Totals)
         for piece in scorer.pieces(_counted(documents, again), windowed=True):
             sums[piece.document.domain].windowed_nats += windowed.add(piece)
         if {name: one.bytes for name, one in again.items()} != {name: one.bytes for name, one in sums.items()}:
@@ -79,7 +79,7 @@ def run(scorer: Scorer, documents: Iterable[Document], options: Options | None =
         windowed = carried
         for own in sums.values():
             own.windowed_nats = own.nats
-    whole = _Sums(*(sum(values) for values in zip(*map(dataclasses.astuple, sums.values()), strict=True)))
+    whole = _Totals(*(sum(values) for values in zip(*map(dataclasses.astuple, sums.values()), strict=True)))
     domains = {name: sums[name].figures() for name in sorted(sums)}
     return {**whole.figures(), "domains": domains, "positions": _positions(carried, windowed)}
 
@@ -119,7 +119,7 @@ def _positions(carried, windowed):
     ]
 
 
-def _counted(documents: Iterable[Document], sums: dict[str, _Sums]) -> Iterator[Document]:
+def _counted(documents: Iterable[Document], sums: dict[str, _Totals]) -> Iterator[Document]:
     """The documents, whose bytes and words are counted on their way.
 
     Words are the pieces that white space leaves, empty ones at the ends included: `len(re.split(r"\\s+", text))`, as
