@@ -24,13 +24,14 @@ ROOMS = {
         room: {"ops", "sharding", "processes", "locks", "layers", "models", "data", "runs"}
         for room in ("training", "inference", "interop")
     },
+    "evaluation": {"ops", "sharding", "processes", "layers", "models", "data", "runs", "training", "inference"},
 }
 HOMES = {
     "optax": ("mixkabrn_jax/training/optimizer.py",),
     "orbax": ("mixkabrn_jax/runs/arrays.py",),
     "grain": ("mixkabrn_jax/data/",),
     "tokenizers": ("mixkabrn_jax/data/tokenizers/",),
-    "matplotlib": ("mixkabrn_jax/training/curve.py",),
+    "matplotlib": ("mixkabrn_jax/training/curve.py", "mixkabrn_jax/evaluation/pictures.py"),
     "flax": (
         *("mixkabrn_jax/layers/", "mixkabrn_jax/models/", "mixkabrn_jax/interop/"),
         # Models are split and merged here, and made for a run.
@@ -159,7 +160,9 @@ def test_no_file_is_named_for_what_does_not_belong_anywhere():
     assert not [path for path, names in parts.items() if names & FORBIDDEN_NAMES]
 
 
-@pytest.mark.parametrize("module", [f"{LIBRARY}.runs", "experiments.generate", "experiments.sweep"])
+@pytest.mark.parametrize(
+    "module", [f"{LIBRARY}.runs", "experiments.generate", "experiments.evaluate", "experiments.sweep"]
+)
 def test_who_reads_a_run_imports_neither_optimiser_nor_pipeline(module):
     program = (
         f"import sys, {module}; "

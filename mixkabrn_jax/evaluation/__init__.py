@@ -1,1 +1,1 @@
-"""What a trained model is worth: scores, tasks, and the checkers that say whether an answer is right."""
+"""What a trained model is worth: bits per byte, likelihoods of answers, completions, and tasks made of these."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from mixkabrn_jax import sharding
 from mixkabrn_jax.models.language import LanguageModel
 from mixkabrn_jax.training import totals
-from mixkabrn_jax.training.losses import cross_entropy
+from mixkabrn_jax.training.losses import token_nats
 from mixkabrn_jax.training.totals import Counts, Totals
 
 
@@ -74,7 +74,7 @@ class LanguageObjective:
     def totals(self, model: LanguageModel, batch: Mapping[str, jax.Array]) -> Totals:
         """One forward pass of a batch; what is counted by updates stays 0."""
         output = model(batch["tokens"], segment_ids_BT=batch["segment_ids"])
-        nats_BT = cross_entropy(output.logits_BTW, batch["targets"], batch["loss_mask"])
+        nats_BT = token_nats(output.logits_BTW, batch["targets"]) * batch["loss_mask"]
         found = totals.zeros(model)._replace(
             nats=jnp.sum(nats_BT),
             text_nats=jnp.sum(jnp.where(batch["num_bytes"] > 0, nats_BT, 0)),

@@ -1,0 +1,86 @@
+import json
+
+import pytest
+
+from mixkabrn_jax.data import tokenizers
+from mixkabrn_jax.evaluation.score import Scorer
+from mixkabrn_jax.models.language import count_parameters
+from mixkabrn_jax.runs import workdir
+from mixkabrn_jax.runs.checkpoint import Checkpoints
+from mixkabrn_jax.training import optimizer, step
+from tests import toy
+
+TOKENIZER = tokenizers.Bytes()
+TEXTS = {"a/1.txt": "to be or not to be, that is it", "a/2.txt": "x", "b/3.txt": "größe\n" * 9}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(a run's workdir, its model), untrained; one for all tests."""
+    directory = tmp_path_factory.mktemp("run")
+    for name, text in TEXTS.items():
+        (directory / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / "texts" / name).write_text(text)
+    changes = {"ffn": "mlp", "num_experts": 0}
+    model = toy.make(toy.model_config(**changes), vocab_size=TOKENIZER.vocab_size)
+    config = toy.experiment(directory / "texts", **{f"model__{field}": value for field, value in changes.items()})
+    workdir.create(directory / "run", config, TOKENIZER, {})
+    adamw = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
+    with Checkpoints(directory / "run" / "checkpoints") as checkpoints:
+        checkpoints.save(0, step.parts(step.init(model, adamw)), {})
+    return directory, model
+
+
+def test_the_last_line_has_every_figure_and_the_table_every_domain(entry, trained, capsys, tmp_path):
+    directory, model = trained
+    arguments = [f"--path={directory / 'texts'}", f"--pictures={tmp_path / 'png'}", f"--html={tmp_path / 'page.html'}"]
+    entry("evaluate").run(f"--workdir={directory / 'run'}", "--prompts=to be", "--max_tokens=5", *arguments)
+    *people, last = capsys.readouterr().out.splitlines()
+    found = json.loads(last)
+    assert found["parameters"] == count_parameters(model)
+    assert found["state_bytes"] > 0
+    assert found["parameter_bytes"]["stored"] >= 4 * found["parameters"]["total"]
+    scores = found["tasks"]["bits_per_byte"]
+    assert (scores["n"], scores["bytes"]) == (3, sum(len(text.encode()) for text in TEXTS.values()))
+    assert {name: one["n"] for name, one in scores["domains"].items()} == {"a": 2, "b": 1}
+    for name in ("a", "b", "overall"):
+        of_domain = scores if name == "overall" else scores["domains"][name]
+        (line,) = [line for line in people if line.split()[:1] == [name]]
+        assert line.split()[1] == f"{of_domain['bits_per_byte']:.4f}"
+    written = Scorer(model, TOKENIZER, 16).complete([b"to be"], 5)[0].decode(errors="replace")
+    assert found["samples"] == [{"prompt": "to be", "text": written}]
+    assert (tmp_path / "png" / "bits_by_domain.png").exists()
+    assert "größe" not in (tmp_path / "page.html").read_text()  # the first document alone
+
+
+def test_a_limit_counts_documents_and_tasks_stand_side_by_side(entry, trained, capsys, tmp_path):
+    directory, _ = trained
+    lines = [{"sentence_good": f"good {i}", "sentence_bad": f"bad {i}", "text": f"text {i}"} for i in range(5)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = [f"--path={tmp_path / 'pairs.jsonl'}", "--limit=3", "--tasks=choice,bits_per_byte"]
+    entry("evaluate").run(f"--workdir={directory / 'run'}", *arguments)
+    tasks = json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"]
+    assert list(tasks) == ["choice", "bits_per_byte"]
+    assert tasks["choice"]["n"] == tasks["bits_per_byte"]["n"] == 3
+    assert 0 <= tasks["choice"]["acc"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--workdir"),
+        (["--workdir=/nowhere"], "/nowhere holds no config.json"),
+        (["--workdir={}", "--tasks=bits"], "--tasks=bits: there is no such task; there are bits_per_byte, choice"),
+        (["--workdir={}", "--path=/nowhere"], "config.data.path='/nowhere'"),
+        (["--workdir={}", "--source=wiki"], "config.data.source='wiki' must be one of"),
+        (["--workdir={}", "--tasks=choice"], "--tasks=choice needs --path=FILE"),
+        (["--workdir={}", "--limit=-1"], "limit"),
+        (["--workdir={}", "--temperature=-1", "--prompts=a"], "temperature=-1.0: 0 or more is needed"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(entry, trained, arguments, message):
+    program = entry("evaluate")
+    with pytest.raises(SystemExit) as ended:
+        program.run(*(argument.format(trained[0] / "run") for argument in arguments))
+    assert message in ended.value.code
+    assert "\n" not in ended.value.code
