@@ -22,7 +22,7 @@ def get_config(size="tiny"):
     """Every field of an experiment, with the values of `tiny`; the other sizes say what they change."""
     config = ConfigDict()
     config.seed = 0
-    config.num_steps = 1300
+    config.num_steps = 1700
     config.init_from = ""  # the workdir of a run whose parameters and tokenizer a new run starts from
     config.log_every = 20
     config.evaluate_every = 250
@@ -109,7 +109,7 @@ def get_config(size="tiny"):
     )
     config.data.on_damage = "skip"  # or error, at the first file or record that cannot be read
     config.data.loss_on = "all"  # or targets: prompts are read and not learnt
-    config.data.tokenizer = "bytes"  # or characters, bpe, or the path of a tokenizer.json
+    config.data.tokenizer = "bpe"  # trained on the training documents; or bytes, characters, a tokenizer.json by path
     config.data.vocab_size = 2048  # of a bpe
     config.data.sequence_length = 256
     config.data.batch_size = 8
@@ -188,6 +188,7 @@ SIZES = {
         "model.num_experts": 8,
         "model.expert_width": 32,
         "model.router.dispatch": "sorted",
+        "data.vocab_size": 8192,
         "data.sequence_length": 1024,
         "data.batch_size": 32,
         "optimizer.peak_rate": 2.4e-3,
@@ -212,6 +213,7 @@ SIZES = {
         "model.num_shared_experts": 2,
         "model.expert_width": 64,
         "model.router.dispatch": "sorted",
+        "data.vocab_size": 16_384,
         "data.sequence_length": 2048,
         "data.batch_size": 128,
         "optimizer.peak_rate": 1.5e-3,
@@ -239,6 +241,7 @@ SIZES = {
         "model.expert_width": 96,
         "model.router.dispatch": "sorted",
         "model.first_dense_layers": 1,
+        "data.vocab_size": 32_768,
         "data.sequence_length": 2048,
         "data.batch_size": 1024,
         "optimizer.peak_rate": 1.2e-3,

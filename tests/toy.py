@@ -36,6 +36,7 @@ _CHANGES = {
     "model.retention.chunk_size": 4,
     "model.kan.rational_groups": 2,
     "model.router.dispatch": "sorted",
+    "data.tokenizer": "bytes",
     "data.sequence_length": 16,
     "data.batch_size": 8,
     "data.validation_fraction": 0.1,
