@@ -59,11 +59,10 @@ def bits_by_domain(domains: Mapping[str, Mapping], overall: float, path: Path) -
     figure, axes = _figure(height=1.6 + 0.3 * len(domains))
     names = sorted(domains, key=lambda name: domains[name]["bits_per_byte"])
     bars = axes.barh([name or "(no domain)" for name in names], [domains[name]["bits_per_byte"] for name in names])
-    axes.bar_label(bars, fmt="%.3f", padding=3)
+    axes.bar_label(bars, fmt="%.3f", label_type="center", color="white")
     axes.axvline(overall, color="black", linewidth=1, linestyle="--")
     axes.set_title(f"overall {overall:.3f}", fontsize="medium")
     axes.set_xlabel("bits per byte")
-    axes.margins(x=0.12)
     figure.savefig(path, dpi=120)
 
 

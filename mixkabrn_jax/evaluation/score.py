@@ -136,9 +136,8 @@ class Scorer:
         Args:
             pairs: (context, continuation); either may be empty.
         """
-        contexts = [len(self.tokenizer.encode(context)) for context, _ in pairs]
         nats, tokens, greedy = [0.0] * len(pairs), [0] * len(pairs), [True] * len(pairs)
-        left = list(contexts)
+        left = [0] * len(pairs)  # targets of each pair that are context and did not come yet
         for index, _, nats_T, is_greedy_T, _ in self._scored(self._pair_runs(pairs, left), not self.carries):
             start = min(left[index], len(nats_T))
             left[index] -= start
@@ -159,10 +158,11 @@ class Scorer:
         return completion.complete(self.model, self.tokenizer, prompts, max_tokens, (tuple(stop), temperature, seed))
 
     def _pair_runs(self, pairs, left):
-        """Runs of the pairs; `left[i]` becomes the targets of pair i that are context."""
+        """Runs of the pairs; `left[i]` becomes the targets of pair i that are context, before its run is there."""
         for index, (context, continuation) in enumerate(pairs):
             parts = [[self.tokenizer.separator], self.tokenizer.encode(context), self.tokenizer.encode(continuation)]
             stream = np.concatenate(parts).astype(np.int32)
+            left[index] = len(parts[1])
             if not self.carries:
                 cut = min(max(len(stream) - 1 - self.sequence_length, 0), left[index])
                 stream, left[index] = stream[cut:], left[index] - cut
