@@ -1,14 +1,14 @@
-"""Byte-level language models, all with the four ideas on: retention, KAN experts, ternary weights, routing.
+"""Language models, all with the four ideas on: retention, KAN experts, ternary weights, routing.
 
     python -m experiments.train --config=configs/lm.py:tiny --workdir=runs/tiny
     python -m experiments.sweep --config=configs/lm.py:tiny --sweep=ablation --workdir=runs/ablation
 
 | size | total | active | hardware | bits per byte of the held-out documents |
 |---|---|---|---|---|
-| tiny | 0.94 M | 0.71 M | 2 CPU cores, 1.3 GB | 1.994 after 2.7 M bytes (more in README) |
-| small | 27.6 M | 15.2 M | meant for one GPU | not trained yet |
-| base | 338 M | 123 M | meant for one GPU | not trained yet |
-| large | 5.0 G | 1.34 G | meant for pods: see `--plan` | not trained yet |
+| tiny | 1.17 M | 0.94 M | 2 CPU cores, 1.3 GB | 1.994 after 2.7 M bytes (more in README) |
+| small | 30.6 M | 18.2 M | meant for one GPU | not trained yet |
+| base | 350 M | 136 M | meant for one GPU | not trained yet |
+| large | 5.08 G | 1.40 G | meant for pods: see `--plan` | not trained yet |
 
 With 1700 steps (3.5 M bytes) tiny ends at 1.934 bits per byte. Recomputing whole layers (remat) takes 64 MB instead of
 151 for a step of tiny, and a tenth longer. Parameters are counted by `count_parameters`; active ones are those that one

@@ -17,10 +17,10 @@ from mixkabrn_jax.training.experiment import Experiment
 
 BYTES = 257
 LANGUAGE_MODELS = {
-    "tiny": (0.94e6, 0.71e6),
-    "small": (27.6e6, 15.2e6),
-    "base": (338e6, 123e6),
-    "large": (5.0e9, 1.34e9),
+    "tiny": (1.17e6, 0.94e6),
+    "small": (30.6e6, 18.2e6),
+    "base": (350e6, 136e6),
+    "large": (5.08e9, 1.40e9),
 }
 RETNETS = {"300m": 0.28e9, "xl": 1.2e9, "3b": 2.5e9, "7b": 6.5e9}
 
@@ -33,7 +33,7 @@ def build(config, vocab_size=BYTES):
 
 @pytest.mark.parametrize("size", lm.SIZES)
 def test_language_models_have_all_four_ideas_and_the_sizes_of_their_header(size):
-    config, parameters = build(lm.get_config(size))
+    config, parameters = build(lm.get_config(size), lm.get_config(size).data.vocab_size)
     assert (config.mixer, config.ffn, config.linear) == ("retention", "kan", "ternary")
     assert config.num_experts > config.experts_per_token
     total, active = LANGUAGE_MODELS[size]

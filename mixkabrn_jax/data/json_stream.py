@@ -61,7 +61,10 @@ def _members(text):
         text.take("]")
         return
     while True:
-        yield text.value()
+        value = text.value()
+        if isinstance(value, (int, float)) and not text.next_sign():  # of a number nobody knows that it is whole
+            text.fail()
+        yield value
         if text.next_sign() == "]":
             text.take("]")
             return

@@ -200,9 +200,19 @@ def test_a_path_without_anything_to_train_on_is_named_with_the_reason(tmp_path):
     with pytest.raises(ValueError, match=re.escape(f"config.data.path={path!r}: no documents")) as error:
         list(splitting.Split(config(path=path)))
     assert "1 not text (a PNG image) (first: picture)" in str(error.value)
-    (tmp_path / "test.jsonl").write_text('{"question": "a?", "answer": "b #### 1"}\n')
+    folder = tmp_path / "questions"
+    folder.mkdir()
+    (folder / "test.jsonl").write_text('{"question": "a?", "answer": "b #### 1"}\n')
     with pytest.raises(ValueError, match="no files of the split 'train', only of test"):
-        list(splitting.Split(config(source="gsm8k", path=f"{path}/test.jsonl")))
+        list(splitting.Split(config(source="gsm8k", path=str(folder))))
+
+
+def test_a_file_named_by_itself_is_trained_on_and_held_out_of_whatever_its_name(tmp_path):
+    records = "".join(f'{{"question": "{i}?", "answer": "b #### {i}"}}\n' for i in range(40))
+    (tmp_path / "test.jsonl").write_text(records)
+    found = list(splitting.Split(config(source="gsm8k", path=f"{tmp_path}/test.jsonl")))
+    assert len(found) == 40
+    assert {name for name, _ in found} == {"train", "validation"}
 
 
 def test_the_identity_of_the_data_changes_with_files_and_fields(tmp_path):

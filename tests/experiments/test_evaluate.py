@@ -69,7 +69,7 @@ def test_a_limit_counts_documents_and_tasks_stand_side_by_side(entry, trained, c
     ("arguments", "message"),
     [
         ([], "--workdir"),
-        (["--workdir=/nowhere"], "/nowhere holds no config.json"),
+        (["--workdir=/nowhere"], "/nowhere does not exist"),
         (["--workdir={}", "--tasks=bits"], "--tasks=bits: there is no such task; there are bits_per_byte, choice"),
         (["--workdir={}", "--path=/nowhere"], "config.data.path='/nowhere'"),
         (["--workdir={}", "--source=wiki"], "config.data.source='wiki' must be one of"),
