@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 _LINE = re.compile(r":\d+$")
-PART_BYTES = 4 << 20
+PART_BYTES = 1 << 20
 """A text longer than this comes as several documents, each but the last with `continues`: none is held whole."""
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mixkabrn_jax.data import blocks
+from mixkabrn_jax.data import blocks, tokenizers, workers
 from mixkabrn_jax.data.documents import Document
 from mixkabrn_jax.data.progress import Progress
 from mixkabrn_jax.data.splitting import Split
@@ -27,6 +27,7 @@ from mixkabrn_jax.locks import try_lock
 
 MANIFEST = "manifest.json"
 _POLL_SECONDS = 0.2
+_FEW_BLOCKS = 3
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 """Of file systems that have none: then two processes may make the same block, and the later one replaces it."""
 
@@ -42,6 +43,7 @@ class Filling:
         self._folder, self._split, self._tokenizer = folder, split, tokenizer
         self._shard, self._num_shards = shard, num_shards
         self._dtype = blocks.token_dtype(tokenizer.vocab_size)
+        self._block_bytes = blocks.BLOCK_BYTES
         self._own: set[str] = set()
 
     def run(self, about: Callable[[], dict]) -> bool:
@@ -53,20 +55,35 @@ class Filling:
         Raises: OSError where a block cannot be written or kept; what reading the documents raises.
         """
         for _ in range(3):
-            names = self._make_blocks()
-            missing = self._missing(names)
-            if missing and self._num_shards > 1:
-                return False
-            while missing and not any(self._is_nobodys(name) for name in missing):
-                time.sleep(_POLL_SECONDS)
+            with self._helpers():
+                names = self._make_blocks()
                 missing = self._missing(names)
+                if missing and self._num_shards > 1:
+                    return False
+                while missing and not any(self._is_nobodys(name) for name in missing):
+                    time.sleep(_POLL_SECONDS)
+                    missing = self._missing(names)
             if not missing and self._finish(names, about):
                 return True
         raise OSError(errno.EIO, "what is written does not stay as it was", str(self._folder))
 
+    @contextmanager
+    def _helpers(self):
+        """Other processes for a tokenizer that takes longer than reading does, where there is much to do.
+
+        Of several processes that come here, the first one has them.
+        """
+        is_quick = self._tokenizer.name in tokenizers.NAMES
+        num_blocks = self._split.num_bytes // self._block_bytes
+        if self._num_shards > 1 or is_quick or num_blocks < _FEW_BLOCKS or (lock := self._lock("helpers")) is None:
+            yield
+            return
+        with lock, workers.started(self._make_blocks, min(workers.num_cores(), workers.MAX_PROCESSES) - 1):
+            yield
+
     def _make_blocks(self):
         """One pass over the documents. Returns the names of all blocks by split."""
-        writers = {name: _Writer(name, self._take, self._write) for name in ("train", "validation")}
+        writers = {name: _Writer(name, self._take, self._write, self._block_bytes) for name in ("train", "validation")}
         progress = Progress("encoding", self._split.num_bytes)
         try:
             for name, document in self._split:
@@ -178,8 +195,8 @@ class Filling:
 class _Writer:
     """Gathers the documents of one split into blocks."""
 
-    def __init__(self, split, take, write):
-        self._split, self._take, self._write = split, take, write
+    def __init__(self, split, take, write, block_bytes):
+        self._split, self._take, self._write, self._block_bytes = split, take, write, block_bytes
         self._documents, self._size, self._lock = [], 0, None
         self._is_open = self._is_continued = self._continues = False
         self.names: list[str] = []
@@ -193,7 +210,7 @@ class _Writer:
             self._documents.append(document)
         self._size += len(document.content)
         self._continues = document.continues
-        if self._size >= blocks.BLOCK_BYTES:
+        if self._size >= self._block_bytes:
             self.end_block()
 
     def end_block(self) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -328,3 +329,30 @@ def test_prompts_are_found_on_disk_as_in_memory(tmp_path):
     for start in range(0, len(on_disk), 7):
         assert on_disk.is_prompt(start, start + 9).tolist() == in_memory.is_prompt(0, start + 9)[start:].tolist()
         assert on_disk.document(start) == in_memory.document(start)
+
+
+def test_helpers_make_the_very_files_that_one_process_makes(texts, monkeypatch):
+    chosen = config(texts, tokenizer="bpe", vocab_size=280)
+    bpe = cache.tokenizer(chosen, [Split(chosen)])
+    monkeypatch.setattr(filling, "_FEW_BLOCKS", 1000)
+    cache.load(Split(chosen), bpe)
+    monkeypatch.setattr(filling, "_FEW_BLOCKS", 3)
+    monkeypatch.setattr(filling.workers, "num_cores", lambda: 3)
+    # This process waits until one of them has made a block.
+    make_blocks = filling.Filling._make_blocks
+
+    def wait(self):
+        deadline = time.monotonic() + 60
+        while not list(self._folder.glob("*.json")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        helped.append(len(list(self._folder.glob("*.json"))))
+        return make_blocks(self)
+
+    helped, wait.__name__ = [], "_make_blocks"  # by which it is found in another process
+    monkeypatch.setattr(filling.Filling, "_make_blocks", wait)
+    cache.load(Split(config(texts, tokenizer="bpe", vocab_size=280, cache=str(texts.parent / "other"))), bpe)
+    assert helped[0] > 0
+    one, other = files(texts.parent / "cache"), files(texts.parent / "other")
+    assert one.keys() == other.keys()
+    for name in one.keys() - {"manifest.json"}:
+        assert other[name] == one[name]
