@@ -84,7 +84,16 @@ def test_accumulating_microbatches_is_one_large_batch():
         reference.assert_close(getattr(got.totals, field), mean, terms=8 * 12)
     load = np.asarray(want.totals.load_LE)
     np.testing.assert_array_equal(bias(got), 0.25 * np.sign(load.mean(axis=-1, keepdims=True) - load))
-    for field in ("nats", "text_nats", "grad_norm", "tokens", "num_bytes", "updates", "sequence_balance_loss", "router_z_loss"):
+    for field in (
+        "nats",
+        "text_nats",
+        "grad_norm",
+        "tokens",
+        "num_bytes",
+        "updates",
+        "sequence_balance_loss",
+        "router_z_loss",
+    ):
         reference.assert_close(getattr(got.totals, field), getattr(want.totals, field), terms=8 * 12 * 29)
 
 
