@@ -22,7 +22,7 @@ def get_config(size="tiny"):
     """Every field of an experiment, with the values of `tiny`; the other sizes say what they change."""
     config = ConfigDict()
     config.seed = 0
-    config.num_steps = 1700
+    config.num_steps = 1400
     config.init_from = ""  # the workdir of a run whose parameters and tokenizer a new run starts from
     config.log_every = 20
     config.evaluate_every = 250
@@ -45,7 +45,7 @@ def get_config(size="tiny"):
     config.model.num_shared_experts = 1
     config.model.first_dense_layers = 0
     config.model.tied_embeddings = True
-    config.model.embedding_scale = 1.0
+    config.model.embedding_scale = 11.3  # sqrt(d_model): not to be lost in what the blocks add
     config.model.residual = "pre_norm"  # or deepnorm
     config.model.norm_epsilon = 1e-6
     config.model.sub_norm = True  # normalise before the last matrix of each branch
@@ -179,6 +179,7 @@ SIZES = {
         "evaluate_every": 1000,
         "evaluate_windows": 256,
         "model.d_model": 384,
+        "model.embedding_scale": 19.6,
         "model.num_layers": 12,
         "model.num_heads": 6,
         "model.key_width": 64,
@@ -201,6 +202,7 @@ SIZES = {
         "evaluate_every": 1000,
         "evaluate_windows": 512,
         "model.d_model": 768,
+        "model.embedding_scale": 27.7,
         "model.num_layers": 12,
         "model.compute_dtype": "bfloat16",
         "model.num_heads": 6,
@@ -227,6 +229,7 @@ SIZES = {
         "evaluate_every": 1000,
         "evaluate_windows": 1024,
         "model.d_model": 2048,
+        "model.embedding_scale": 45.3,
         "model.num_layers": 24,
         "model.compute_dtype": "bfloat16",
         "model.remat": True,

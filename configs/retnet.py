@@ -27,6 +27,7 @@ def get_config(size="300m"):
             "model.num_layers": num_layers,
             "model.tied_embeddings": False,  # as both references have it by default
             "model.compute_dtype": "bfloat16",
+            "model.embedding_scale": 1.0,
             "model.mixer": "retention",
             "model.num_heads": num_heads,
             "model.key_width": width // num_heads,

@@ -23,6 +23,7 @@ def get_config():
             "evaluate_every": 500,
             "evaluate_windows": 256,
             "model.hidden_width": 36,
+            "model.embedding_scale": 1.0,
             "model.expert_width": 12,
             "data.source": "text",
             "data.path": "",  # set it to tinyshakespeare.txt

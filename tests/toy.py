@@ -33,6 +33,7 @@ _CHANGES = {
     "model.hidden_width": 12,
     "model.expert_width": 6,
     "model.linear": "dense",
+    "model.embedding_scale": 1.0,
     "model.retention.chunk_size": 4,
     "model.kan.rational_groups": 2,
     "model.router.dispatch": "sorted",

@@ -127,7 +127,7 @@ class ModelConfig:
 
         Under pre_norm each of the 2 L branches adds to the stream, and their last matrices start smaller by
         sqrt(2 L). At the start all branches of lm.py:tiny add 0.92 to a stream that the embedding has begun with
-        0.02 (root mean squares). DeepNorm scales values and last matrices by (8 L)^(-1/4), which bounds what one update
+        0.23 (root mean squares). DeepNorm scales values and last matrices by (8 L)^(-1/4), which bounds what one update
         changes.
         """
         deepnorm = (8 * self.num_layers) ** -0.25

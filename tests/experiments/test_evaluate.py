@@ -2,11 +2,13 @@ import json
 
 import pytest
 
-from mixkabrn_jax.data import tokenizers
+from mixkabrn_jax.data import pipeline, tokenizers
+from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.evaluation.score import Scorer
 from mixkabrn_jax.models.language import count_parameters
 from mixkabrn_jax.runs import workdir
 from mixkabrn_jax.runs.checkpoint import Checkpoints
+from mixkabrn_jax.runs.config import build
 from mixkabrn_jax.training import optimizer, step
 from tests import toy
 
@@ -51,6 +53,15 @@ def test_the_last_line_has_every_figure_and_the_table_every_domain(entry, traine
     assert found["samples"] == [{"prompt": "to be", "text": written}]
     assert (tmp_path / "png" / "bits_by_domain.png").exists()
     assert "größe" not in (tmp_path / "page.html").read_text()  # the first document alone
+
+
+def test_by_default_the_documents_that_the_run_held_out_are_scored(entry, trained, capsys):
+    directory, _ = trained
+    entry("evaluate").run(f"--workdir={directory / 'run'}")
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"]["bits_per_byte"]
+    corpus = pipeline.load(build(DataConfig, workdir.load_config(directory / "run")["data"], "config.data"))
+    held_out = sum(int(window["num_bytes"].sum()) for window in corpus.validation)
+    assert scores["bytes"] == held_out < sum(len(text.encode()) for text in TEXTS.values()) / 2
 
 
 def test_a_limit_counts_documents_and_tasks_stand_side_by_side(entry, trained, capsys, tmp_path):
