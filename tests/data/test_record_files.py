@@ -8,7 +8,7 @@ import pytest
 from configs import lm
 from mixkabrn_jax.data import records, sources
 from mixkabrn_jax.data.config import DataConfig
-from mixkabrn_jax.data.documents import DamagedError, Skipped
+from mixkabrn_jax.data.documents import PART_BYTES, DamagedError, Skipped
 from mixkabrn_jax.data.files import walk
 
 
@@ -60,7 +60,7 @@ def test_a_long_line_is_one_record(tmp_path):
 
 
 def test_a_record_with_a_long_text_comes_in_parts_but_for_a_task(tmp_path):
-    text = "word " * 1_000_000
+    text = "word " * (PART_BYTES // 4)  # two parts
     (tmp_path / "x.jsonl").write_text(json.dumps({"text": text}) + "\n" + json.dumps({"prompt": "?", "text": text}))
     for source, number in (("text", 2), ("code", 1)):
         config = DataConfig(**{**lm.get_config().data.to_dict(), "source": source, "path": str(tmp_path)})
