@@ -7,22 +7,20 @@ from mixkabrn_jax.data import decompression, json_stream
 from mixkabrn_jax.data.documents import Skipped
 from mixkabrn_jax.data.files import File
 
-_LINES = (".jsonl", ".ndjson", ".jsonlines")
+ENDINGS = (".jsonl", ".ndjson", ".jsonlines", ".parquet", ".json")
+"""Of files of records; a `.json` may as well be one text of whatever form."""
 
 
-def has_records(name: str, *, json: bool = False) -> bool:
-    """Whether a file of this name holds records.
-
-    Args:
-        json: whether a plain `.json` does, which may as well be one text of whatever form.
-    """
-    return name.lower().endswith((*_LINES, ".parquet", *((".json",) if json else ())))
+def has_records(file: File) -> bool:
+    """Whether a file holds records: a `.json` where it is JSON Lines under another name, as in the-stack-smol and C4."""
+    name = file.name.lower()
+    return _begins_with_a_line(file) if name.endswith(".json") else name.endswith(ENDINGS)
 
 
 def read(file: File, skipped: Skipped, *, inside: Sequence[str] = ()) -> Iterator[tuple[str, dict]]:
     """(place, record) of each record of a file; what is no JSON object is damage, a blank line nothing.
 
-    The place is `file:line`, or `file:number` of a record in Parquet and JSON. A file of JSON is one record, or a list
+    A file whose name has none of `ENDINGS` is left out. The place is `file:line`, or `file:number` of a record in Parquet and JSON. A file of JSON is one record, or a list
     of them, or JSON Lines under another name.
 
     Args:
@@ -31,6 +29,9 @@ def read(file: File, skipped: Skipped, *, inside: Sequence[str] = ()) -> Iterato
     Raises: ImportError for a Parquet file where pyarrow is not installed.
     """
     name = file.name.lower()
+    if not name.endswith(ENDINGS):
+        skipped.left_out("no file of records", file.name)
+        return
     if name.endswith(".parquet"):
         records = _parquet(file, skipped)
     elif name.endswith(".json") and not _begins_with_a_line(file):

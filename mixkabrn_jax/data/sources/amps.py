@@ -22,12 +22,10 @@ _ANSWER = re.compile(r"^Answer:", re.MULTILINE)
 
 def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Document]:
     """The problem or problems of a file."""
-    if records.has_records(file.name, json=True):
-        yield from _khan(file, skipped)
-    elif file.name.lower().endswith(".txt"):
+    if file.name.lower().endswith(".txt"):
         yield from _mathematica(file, config, skipped)
     else:
-        skipped.left_out("neither .json nor .txt", file.name)
+        yield from _khan(file, skipped)
 
 
 def _khan(file, skipped):

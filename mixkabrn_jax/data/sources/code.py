@@ -63,7 +63,7 @@ _NOT_OF_THE_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_
 
 def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Document]:
     """The documents of a file; rows under a licence that is not allowed, and files that are no code, are left out."""
-    if records.has_records(file.name):
+    if records.has_records(file):
         allowed = {name.strip().lower() for name in config.licenses.split(",") if name.strip()}
         for place, row in records.read(file, skipped):
             if unwanted := _not_allowed(row, allowed):
@@ -144,7 +144,7 @@ def standard_library(config: DataConfig, split: str | None) -> Iterator[Document
 
 def split_of(name: str) -> str | None:
     """The split of a file of rows, by its name; source files are of none, whatever their folders are called."""
-    return family.split_of(name) if records.has_records(name) else None
+    return family.split_of(name) if name.lower().endswith(records.ENDINGS) else None
 
 
 FAMILY = Family(

@@ -18,9 +18,6 @@ MARK = "####"
 
 def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Document]:
     """The problems of a file; one whose answer has no `#### 72` is damage."""
-    if not records.has_records(file.name, json=True):
-        skipped.left_out("no file of records", file.name)
-        return
     # The published repository and the hub have all problems twice, the second time with the solution as questions.
     if "socratic" in file.name.lower() and not is_named(file, config):
         skipped.left_out("socratic copies of the same problems (name the file to read them)", file.name)

@@ -19,9 +19,6 @@ _SIGN = re.compile(r"\\.|[{}]", re.DOTALL)
 
 def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Document]:
     """The problems of a file; one whose solution has no boxed answer is damage."""
-    if not records.has_records(file.name, json=True):
-        skipped.left_out("no file of records", file.name)
-        return
     for place, record in records.read(file, skipped):
         texts = records.texts(record, place, skipped, "problem", "solution")
         if texts is None:

@@ -25,9 +25,6 @@ _DESCRIPTION = re.compile(r'\(description (?:"((?:[^"\\]|\\.)*)"|([^()"]+))\)')
 def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Document]:
     """The questions of a file; one without an answer is damage."""
     del config
-    if not records.has_records(file.name, json=True):
-        skipped.left_out("no file of records", file.name)
-        return
     for place, record in records.read(file, skipped, inside=("Data",)):
         texts = records.texts(record, place, skipped, "question|qText|utterance|Question")
         if texts is None:

@@ -18,7 +18,7 @@ COLUMNS = ("text", "content", "body", "article", "document", "story", "markdown"
 
 def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Document]:
     """The documents of a file; one that is no text is damage."""
-    if records.has_records(file.name):
+    if records.has_records(file):
         for place, record in records.read(file, skipped):
             text = records.text_of(record, place, config.text_column, COLUMNS, skipped)
             if text:

@@ -60,9 +60,7 @@ def read(config: DataConfig, split: str | None, skipped: Skipped) -> Iterator[It
         raise ValueError("--tasks=choice needs --path=FILE: JSON Lines or Parquet with choices, minimal pairs or texts")
     root = Path(config.path)
     for file in walk(root, skipped, Patterns(config.include, config.exclude)):
-        if not records.has_records(file.name):
-            skipped.left_out("neither JSON Lines nor Parquet", file.name)
-        elif split is None or root.is_file() or split_of(file.name) == split:
+        if split is None or root.is_file() or split_of(file.name) == split:
             for place, record in records.read(file, skipped):
                 item = of_record(record, place, file.folder)
                 if isinstance(item, Item):

@@ -157,6 +157,15 @@ def test_rows_have_the_split_that_their_file_names(tmp_path):
     assert contents == {"train": ["train", "more"], "validation": ["valid"], "test": ["test"]}
 
 
+def test_rows_of_the_stack_are_read_though_their_files_end_in_json_and_other_json_is_left_out(tmp_path):
+    (tmp_path / "data" / "python").mkdir(parents=True)
+    rows(tmp_path / "data" / "python" / "data.json", {"content": "x", "lang": "Python"}, {"content": "y"})
+    (tmp_path / "package.json").write_text('{\n "name": "x"\n}\n')
+    found, skipped = read(tmp_path, "train")
+    assert [document.content for document in found] == [b"x", b"y"]
+    assert skipped.places == {"no source code by its ending": "package.json"}
+
+
 def test_rows_and_files_are_the_same_in_archives_and_parquet(tmp_path):
     published = [{"content": f"x = {number}\n", "lang": "Python", "licenses": ["MIT"]} for number in range(5)]
     lines = "".join(json.dumps(row) + "\n" for row in published).encode()

@@ -96,7 +96,7 @@ def test_what_is_no_record_of_amps_is_named_with_its_place(tmp_path):
         "no Answer: block": 2,
         "no Problem: block": 1,
         f"longer than {PART_BYTES} bytes: no problem of Mathematica's": 1,
-        "neither .json nor .txt": 1,
+        "no file of records": 1,
     }
     assert skipped.places["no text in 'hints' or 'solution'"] == "khan/1/1.json:1"
     assert skipped.places["no Answer: block"] == "mathematica/a/b/1.txt:1"

@@ -14,6 +14,8 @@ FILES = {
     "z.txt": "z",
     "records.jsonl": lines({"text": "one", "id": 1}, {"body": "two"}, {"id": 3}, {"text": " "}),
     "c/rows.parquet": parquet({"content": "row"}),
+    "d/c4.json": lines({"text": "en"}, {"text": "de"}),
+    "d/one.json": '{"text": "as it stands"}',
 }
 
 
@@ -27,6 +29,7 @@ def test_a_folder_is_its_files_and_their_records_with_the_first_folder_as_domain
     assert _told(documents) == [
         *(("", "one"), ("", "two"), ("", "z"), ("a", "a1")),
         *(("b", "b2\r\n"), ("b", "deep\n"), ("c", "row")),
+        *(("d", "de"), ("d", "en"), ("d", '{"text": "as it stands"}')),
     ]
     assert skipped.counts == {
         "no text column (any of text, content, body, article, document, story, markdown, code)": 1,
