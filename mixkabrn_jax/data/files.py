@@ -197,9 +197,11 @@ def _zip_members(raw, name, prefix, skipped):
         return
     with archive:
         for member in sorted(archive.infolist(), key=lambda member: member.filename):
-            if member.is_dir():
+            # Some programs of Windows write its separators, which the format forbids.
+            path = member.filename.replace("\\", "/")
+            if path.endswith("/"):
                 continue
-            inside = prefix + _inside(member.filename)
+            inside = prefix + _inside(path)
             try:
                 packed = archive.open(member)
             except RuntimeError:  # NotImplementedError is one, of a way of packing that Python has not

@@ -203,6 +203,15 @@ def test_of_a_zip_damaged_and_locked_members_are_counted_and_the_others_read(tmp
     assert (reason[:17], count, skipped.places[reason]) == ("damaged archive (", 1, "x.zip/a.txt")
 
 
+def test_separators_of_windows_in_a_zip_part_folders(tmp_path):
+    whole = zipped({"train/": b"", "train/algebra/1.txt": b"one", "./b.txt": b"b"})
+    files, skipped = read(
+        write(tmp_path, {"x.zip": whole.replace(b"train/", b"train\\").replace(b"algebra/", b"algebra\\")})
+    )
+    assert files == {"x.zip/b.txt": b"b", "x.zip/train/algebra/1.txt": b"one"}
+    assert not skipped.counts
+
+
 def test_a_zip_that_is_none_or_cut_short_is_named(tmp_path):
     for content in (b"no zip at all", zipped({"a.txt": TEXT})[:-100]):
         files, skipped = read(write(tmp_path, {"x.zip": content}))
