@@ -34,13 +34,10 @@ def not_text(head: bytes) -> str | None:
     Args:
         head: the first `HEAD_BYTES` of it, or all.
     """
-    for start, kind in _BINARY:
-        if re.match(start, head, re.DOTALL):
-            return f"not text ({kind})"
+    if reason := another_format(head):
+        return reason
     if b"\0" in head:
-        zeros = [head[place::2].count(0) for place in (0, 1)]
-        is_utf16 = max(zeros) > len(head) / 5 and min(zeros) * 4 < max(zeros)  # every other byte, of Latin letters
-        return "not text (UTF-16)" if is_utf16 else "not text (binary)"
+        return "not text (binary)"
     # A character that the end of the head cuts through is none of the broken ones.
     text = codecs.getincrementaldecoder("utf-8")("replace").decode(head)
     controls = sum(head.count(byte) for byte in range(32) if byte not in b"\t\n\r\f\v\b\x1b")
@@ -50,3 +47,13 @@ def not_text(head: bytes) -> str | None:
     if broken > max(1, _BROKEN_SHARE * len(head)):
         return NOT_UTF8 if not controls else "not text (binary)"
     return None
+
+
+def another_format(head: bytes) -> str | None:
+    """As `not_text`, but only where it can be said what a file is instead: of what merely has damage, None."""
+    for start, kind in _BINARY:
+        if re.match(start, head, re.DOTALL):
+            return f"not text ({kind})"
+    zeros = [head[place::2].count(0) for place in (0, 1)]
+    is_utf16 = max(zeros) > len(head) / 5 and min(zeros) * 4 < max(zeros)  # every other byte, of Latin letters
+    return "not text (UTF-16)" if is_utf16 else None

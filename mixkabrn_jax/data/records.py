@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 
-from mixkabrn_jax.data import decompression, json_stream
+from mixkabrn_jax.data import decompression, detection, json_stream
 from mixkabrn_jax.data.documents import Skipped
 from mixkabrn_jax.data.files import File
 
@@ -12,7 +12,7 @@ ENDINGS = (".jsonl", ".ndjson", ".jsonlines", ".parquet", ".json")
 
 
 def has_records(file: File) -> bool:
-    """Whether a file holds records: a `.json` where it is JSON Lines under another name, as in the-stack-smol and C4."""
+    """Whether a file holds records. A `.json` does where it is JSON Lines by another name (the-stack-smol, C4)."""
     name = file.name.lower()
     return _begins_with_a_line(file) if name.endswith(".json") else name.endswith(ENDINGS)
 
@@ -20,8 +20,9 @@ def has_records(file: File) -> bool:
 def read(file: File, skipped: Skipped, *, inside: Sequence[str] = ()) -> Iterator[tuple[str, dict]]:
     """(place, record) of each record of a file; what is no JSON object is damage, a blank line nothing.
 
-    A file whose name has none of `ENDINGS` is left out. The place is `file:line`, or `file:number` of a record in Parquet and JSON. A file of JSON is one record, or a list
-    of them, or JSON Lines under another name.
+    A file whose name has none of `ENDINGS` is left out, and one of another format, such as UTF-16, is one damage. The
+    place is `file:line`, or `file:number` of a record in Parquet and JSON. A file of JSON is one record, or a list of
+    them, or JSON Lines by another name.
 
     Args:
         inside: names of a list of records, where a JSON object that has it is no record but holds them.
@@ -34,6 +35,9 @@ def read(file: File, skipped: Skipped, *, inside: Sequence[str] = ()) -> Iterato
         return
     if name.endswith(".parquet"):
         records = _parquet(file, skipped)
+    elif reason := detection.another_format(file.stream.peek(1)[: detection.HEAD_BYTES]):
+        skipped.damaged(reason, file.name)
+        return
     elif name.endswith(".json") and not _begins_with_a_line(file):
         records = json_stream.read(file, skipped, inside)
     else:

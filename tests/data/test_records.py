@@ -39,6 +39,15 @@ def test_records_are_the_same_in_every_form_and_stand_at_file_and_number(name, c
     assert records.has_records(File(name, io.BufferedReader(io.BytesIO(as_bytes(content))))) == (content != ROWS)
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_file_of_another_format_is_one_damage_by_its_name_and_broken_lines_are_damage_each(name):
+    for content in (lines(*ROWS).encode("utf-16"), lines(*ROWS).encode("utf-16-le")):
+        assert read(name, content)[1].places == {"not text (UTF-16)": name}
+    assert read(name, b"\x1f\x8b" + bytes(20))[1].places == {"not text (gzip within a compressed file)": name}
+    found, skipped = read("a.jsonl", lines(*ROWS).encode() + bytes(500))
+    assert ([record for _, record in found], skipped.places) == (ROWS, {"not JSON": "a.jsonl:4"})
+
+
 def test_an_object_over_many_lines_is_one_record():
     content = '{"text": "one",\n "more": {"a": 1}}\n'
     assert read("a.json", content)[0] == [("a.json:1", {"text": "one", "more": {"a": 1}})]
