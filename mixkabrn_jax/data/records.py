@@ -9,6 +9,8 @@ from mixkabrn_jax.data.files import File
 
 ENDINGS = (".jsonl", ".ndjson", ".jsonlines", ".parquet", ".json")
 """Of files of records; a `.json` may as well be one text of whatever form."""
+_CARDS = ("dataset_infos.json", "dataset_info.json")
+"""What the Hugging Face hub keeps beside a dataset's files."""
 
 
 def has_records(file: File) -> bool:
@@ -32,6 +34,9 @@ def read(file: File, skipped: Skipped, *, inside: Sequence[str] = ()) -> Iterato
     name = file.name.lower()
     if not name.endswith(ENDINGS):
         skipped.left_out("no file of records", file.name)
+        return
+    if name.rpartition("/")[2] in _CARDS:
+        skipped.left_out("description of a dataset", file.name)
         return
     if name.endswith(".parquet"):
         records = _parquet(file, skipped)

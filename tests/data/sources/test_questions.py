@@ -72,6 +72,15 @@ def test_socratic_copies_are_left_out_unless_they_are_named(tmp_path):
     assert len(read("gsm8k", tmp_path / "train_socratic.jsonl", "train")[0]) == 2
 
 
+def test_what_else_the_published_repository_and_the_hub_hold_is_no_damage(tmp_path):
+    solutions = lines({"question": "q", "ground_truth": "1", "175b_verification": {"solution": "1"}})
+    files = {"data/train.jsonl": lines(EGGS), "data/example_model_solutions.jsonl": solutions}
+    write(tmp_path, files | {"dataset_infos.json": {"main": {"splits": {}}}, "README.md": "x", "LICENSE": "MIT"})
+    documents, skipped = read("gsm8k", tmp_path, on_damage="error")
+    assert len(documents) == 1
+    assert skipped.counts == {"no file of records": 2, "description of a dataset": 1, "solutions of models": 1}
+
+
 def test_a_record_of_gsm8k_without_what_it_needs_is_named(tmp_path):
     damaged = [
         {"question": "How many?", "answer": "Seven."},
