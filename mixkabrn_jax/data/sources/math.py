@@ -13,7 +13,7 @@ from mixkabrn_jax.data.documents import Document, Skipped, question
 from mixkabrn_jax.data.files import File
 from mixkabrn_jax.data.sources.family import Family, folders_of
 
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])[ \t]*")
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
 _SIGN = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
@@ -36,26 +36,31 @@ def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Docu
 def boxed(text: str) -> str:
     r"""What stands in the last `\boxed{...}` or `\fbox{...}` of a text, or behind one without braces; "" for none.
 
-    A brace behind a backslash is a sign of the answer and opens nothing. Dollar signs around the whole are left off.
+    Dollar signs around the whole are left off.
     """
     boxes = list(_BOX.finditer(text))
     if not boxes:
         return ""
     inside = text[boxes[-1].end() :]
-    if not inside.startswith("{"):
-        # `\boxed 5$`: TeX would take one sign, people mean all up to the end of the formula.
-        answer = re.split(r"\$|\n", inside, maxsplit=1)[0]
+    if inside.startswith("{"):
+        end = closing(inside, 0)
+        answer = "" if end is None else inside[1:end]
     else:
-        depth = 0
-        for sign in _SIGN.finditer(inside):
-            depth += {"{": 1, "}": -1}.get(sign.group(), 0)
-            if depth == 0 and sign.group() == "}":
-                answer = inside[1 : sign.start()]
-                break
-        else:
-            return ""
+        # `\boxed 5$`: TeX would take one sign, people mean all up to the end of the formula.
+        line = inside.partition("\n")[0]
+        answer = line.partition("$")[0] if "$" in line else line.partition(" ")[0].rstrip(".,;")
     answer = answer.strip()
     return answer[1:-1].strip() if re.fullmatch(r"\$[^$]*\$", answer) else answer
+
+
+def closing(text: str, at: int) -> int | None:
+    r"""Where the brace that opens here is closed; None where it is not. `\{` is a sign, no brace."""
+    depth = 0
+    for found in _SIGN.finditer(text, at):
+        depth += {"{": 1, "}": -1}.get(found[0], 0)
+        if found[0] == "}" and depth == 0:
+            return found.start()
+    return None
 
 
 FAMILY = Family(

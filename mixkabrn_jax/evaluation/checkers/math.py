@@ -9,6 +9,8 @@ a million digits costs nothing.
 import re
 from fractions import Fraction
 
+from mixkabrn_jax.data.sources.math import boxed, closing
+
 _LONGEST, _MOST_BRACES = 2000, 200
 """Longer answers are compared as they stand: nobody's answer, and reading it could take long."""
 _DEEPEST = 3
@@ -18,18 +20,7 @@ _SET = (r"\{", r"\}")
 
 def final_answer(text: str) -> str | None:
     r"""What stands in the last `\boxed{}` or `\fbox{}` of a solution; None where there is none, or no end of it."""
-    found = list(re.finditer(r"\\(?:boxed|fbox)(?![A-Za-z])\s*", text))
-    if not found:
-        return None
-    rest = text[found[-1].end() :]
-    if rest.startswith("{"):
-        end = _closing(rest, 0)
-        answer = "" if end is None else rest[1:end].strip()
-        return (answer[1:-1].strip() if re.fullmatch(r"\$[^$]*\$", answer) else answer) or None
-    # `\boxed 5$`: what follows, up to the end of the formula.
-    line = rest.partition("\n")[0]
-    answer = line.partition("$")[0] if "$" in line else line.partition(" ")[0].rstrip(".,;")
-    return answer.strip() or None
+    return boxed(text) or None
 
 
 def equivalent(answer: str | None, reference: str | None, *, math_verify: bool = False) -> bool:
@@ -184,22 +175,12 @@ def _argument(text, at, is_power):
     TeX reads 2^10 as 2^{1}0, and whoever writes it means 2^{10}.
     """
     at += text[at : at + 1] == " "
-    if text[at : at + 1] == "{" and (end := _closing(text, at)) is not None:
+    if text[at : at + 1] == "{" and (end := closing(text, at)) is not None:
         return text[at + 1 : end], end + 1
     found = re.compile(r"\\[A-Za-z]+(?:\{\})?|" + (r"\d+|" if is_power else "") + r"\\?.").match(text, at)
     if found is None:
         return "", at
     return found[0].removesuffix("{}"), found.end()
-
-
-def _closing(text, at):
-    r"""Where the brace that opens here is closed; None where it is not. `\{` is a sign, no brace."""
-    depth = 0
-    for found in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, at):
-        depth += {"{": 1, "}": -1}.get(found[0], 0)
-        if found[0] == "}" and depth == 0:
-            return found.start()
-    return None
 
 
 # Possessive, as what has failed at one split of the digits fails at all others.
