@@ -20,7 +20,9 @@ _SOURCE = flags.DEFINE_string(
     "source", "", "source of other documents, as config.data.source; text where only a path is given"
 )
 _PATH = flags.DEFINE_string("path", "", "file, archive or folder of other documents")
-_SPLIT = flags.DEFINE_string("split", "", "train, validation or test of them; empty for the task's own, or all")
+_SPLIT = flags.DEFINE_string(
+    "split", "", "train, validation or test; empty for the task's own, all of --path, or what the run held out"
+)
 _LIMIT = flags.DEFINE_integer("limit", 0, "score so many documents, the first ones; 0 for all", lower_bound=0)
 _PROMPTS = flags.DEFINE_multi_string("prompts", [], "text to continue, shown with what follows; may be given again")
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens", 0, "tokens of a completion; 0 for the task's own, 100 for prompts")
@@ -37,24 +39,30 @@ command_line.require("workdir", "runs/tiny")
 class Documents:
     """The documents of one task, read anew each time; what is left out is counted, and progress is told."""
 
-    def __init__(self, read, limit: int):
+    def __init__(self, read, limit: int, shots=()):
         """
         Args:
             read: of a `Skipped`, the documents.
             limit: documents, 0 for all.
+            shots: documents that are examples, of which none may be asked.
         """
-        from mixkabrn_jax.data.documents import Skipped
-
-        self._read, self._limit, self._skipped_class = read, limit, Skipped
-        self.skipped = Skipped()
+        self._read, self._limit, self._shots = read, limit, {shot.id for shot in shots}
+        self.skipped = None
 
     def __iter__(self):
-        self.skipped = self._skipped_class()
+        from mixkabrn_jax.data.documents import Skipped
+
+        self.skipped = Skipped()
         number = num_bytes = 0
         told = time.monotonic()
         for document in self._read(self.skipped):
             if self._limit and number == self._limit:
                 return
+            if document.id in self._shots:
+                raise ValueError(
+                    f"--shots={len(self._shots)}: {document.id} would be an example and be asked as well: --path has "
+                    "to hold a training split beside what is asked"
+                )
             yield document
             number += not getattr(document, "continues", False)
             num_bytes += len(getattr(document, "content", b""))
@@ -88,6 +96,9 @@ def evaluate() -> dict:
     for name in _TASKS.value:
         if name not in TASKS:
             raise ValueError(f"--tasks={name}: there is no such task; there are {', '.join(TASKS)}")
+    if _SHOTS.value and not any(TASKS[name].takes_shots for name in _TASKS.value):
+        takers = ", ".join(name for name, task in TASKS.items() if task.takes_shots)
+        raise ValueError(f"--shots={_SHOTS.value}: examples stand before the prompts of {takers} alone")
     model, tokenizer, config = runs.open(_WORKDIR.value)
     scorer = Scorer(model, tokenizer, config["data"]["sequence_length"])
     results = {"workdir": _WORKDIR.value, **sizes(model, scorer.sequence_length), "tasks": {}}
@@ -96,9 +107,10 @@ def evaluate() -> dict:
         results["samples"] = _samples(scorer)
     for name in _TASKS.value:
         task = TASKS[name]
-        documents = Documents(_reader(task, config["data"]), _LIMIT.value)
+        options = _options(task, config["data"])
+        documents = Documents(_reader(task, config["data"]), _LIMIT.value, options.shots)
         print(f"{name} ...", file=sys.stderr, flush=True)
-        results["tasks"][name] = found = task.run(scorer, documents, _options(task, config["data"]))
+        results["tasks"][name] = found = task.run(scorer, documents, options)
         if documents.skipped.counts:
             print(f"left out: {documents.skipped}", file=sys.stderr)
         _print_task(name, found)
@@ -111,32 +123,37 @@ def evaluate() -> dict:
 
 def _reader(task, section):
     """A function of a `Skipped` that gives the documents of a task: those of --source and --path, else of its own
-    source, else what the run held out."""
+    source, else of the run. Says what the law says of them."""
     from mixkabrn_jax.data import sources
 
-    split = _SPLIT.value or task.split or None
     if not (_PATH.value or _SOURCE.value or task.source or task.read):
-        return lambda skipped: _held_out(_data_config(section), skipped)
-    source = _SOURCE.value or task.source or "auto"
-    changes = {"source": source, "path": _PATH.value, "validation_path": "", "include": "", "exclude": ""}
-    if task.read is not None:
-        changes["source"] = "auto"
-    config = _data_config(section, text_column="", **changes)
-    if config.family in sources.FAMILIES and sources.FAMILIES[config.family].legal:
-        print(f"{config.family}: {sources.FAMILIES[config.family].legal}", file=sys.stderr)
-    read = task.read or sources.read
+        config = _data_config(section)
+        read, split = _of_run, _SPLIT.value or "validation"
+    else:
+        # What a task reads itself is of no source.
+        source = "auto" if task.read else _SOURCE.value or task.source or "auto"
+        changes = {"source": source, "path": _PATH.value, "mixture": "", "validation_path": "", "text_column": ""}
+        config = _data_config(section, include="", exclude="", **changes)
+        read, split = task.read or sources.read, _SPLIT.value or task.split or None
+    for _, component in config.components:
+        if legal := sources.FAMILIES[component.family].legal:
+            print(f"{component.family}: {legal}", file=sys.stderr)
     return lambda skipped: read(config, split, skipped)
 
 
-def _held_out(config, skipped):
-    """What the run of this config validated on."""
+def _of_run(config, split, skipped):
+    """What a run of this config trained on, held out, or left alone as a test."""
+    from mixkabrn_jax.data import sources
     from mixkabrn_jax.data.splitting import Split
 
     for _, component in config.components:
-        split = Split(component)
-        yield from (document for name, document in split if name == "validation")
-        skipped.counts.update(split.skipped.counts)
-        skipped.places.update(split.skipped.places)
+        if split == "test":  # which no run reads
+            found = sources.read_splits(component, skipped, test=True)
+            yield from (document for name, document in found if name == "test")
+            continue
+        parts = Split(component)
+        yield from (document for name, document in parts if name == split)
+        skipped.add(parts.skipped)
 
 
 def _data_config(section, **changes):
@@ -154,8 +171,9 @@ def _options(task, section):
     from mixkabrn_jax.evaluation.tasks.options import Options
 
     shots = ()
-    if _SHOTS.value and task.source:
-        config = _data_config(section, source=_SOURCE.value or task.source, path=_PATH.value, validation_path="")
+    if _SHOTS.value and task.takes_shots:
+        changes = {"path": _PATH.value, "mixture": "", "validation_path": ""}
+        config = _data_config(section, source=_SOURCE.value or task.source, **changes)
         shots = tuple(itertools.islice(sources.read(config, "train", Skipped()), _SHOTS.value))
     return Options(
         shots=shots,

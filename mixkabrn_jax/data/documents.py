@@ -71,6 +71,12 @@ class Skipped:
         self.counts[reason] += 1
         self.places.setdefault(reason, place)
 
+    def add(self, other: "Skipped") -> None:
+        """Takes what another reading left out, too."""
+        self.counts.update(other.counts)
+        self.replaced.update(other.replaced)
+        self.places = other.places | self.places
+
     def decoded(self, content: bytes, place: str) -> bytes:
         """The bytes as valid UTF-8, with U+FFFD for what is none, which is counted.
 

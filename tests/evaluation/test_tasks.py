@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from mixkabrn_jax.data import tokenizers
+from mixkabrn_jax.data import hub, tokenizers
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import DamagedError, Document, Skipped
 from mixkabrn_jax.evaluation.score import Likelihood, Piece
@@ -158,6 +158,13 @@ def test_the_usual_records_are_items(record, want):
 )
 def test_a_record_that_is_no_item_says_why(record, reason):
     assert reason in choice.of_record(record, "f:1", "")
+
+
+def test_items_are_read_from_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "blimp.jsonl").write_text('{"sentence_good": "a", "sentence_bad": "b"}\n')
+    monkeypatch.setattr(hub, "download", lambda _: tmp_path)
+    config = DataConfig(**_FIELDS, path="hub:nyu-mll/blimp")
+    assert [item.id for item in choice.read(config, None, Skipped())] == ["blimp.jsonl:1"]
 
 
 def test_files_of_items_are_read_and_damage_is_counted_or_an_error(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -64,6 +65,55 @@ def test_by_default_the_documents_that_the_run_held_out_are_scored(entry, traine
     assert scores["bytes"] == held_out < sum(len(text.encode()) for text in TEXTS.values()) / 2
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_split_alone_is_that_of_the_run(entry, trained, capsys, split):
+    directory, _ = trained
+    program = entry("evaluate")
+    if split == "test":
+        with pytest.raises(SystemExit, match="there are no documents to score"):
+            program.run(f"--workdir={directory / 'run'}", f"--split={split}")
+        return
+    program.run(f"--workdir={directory / 'run'}", f"--split={split}")
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"]["bits_per_byte"]
+    corpus = pipeline.load(build(DataConfig, workdir.load_config(directory / "run")["data"], "config.data"))
+    windows = getattr(corpus, split)
+    assert scores["bytes"] == sum(int(window["num_bytes"].sum()) for window in windows)
+
+
+@pytest.mark.parametrize("is_other", [True, False])
+def test_a_run_on_a_mixture_is_asked_about_other_text_and_about_its_own(entry, trained, capsys, tmp_path, is_other):
+    directory, _ = trained
+    shutil.copytree(directory / "run", tmp_path / "mixed")
+    config = json.loads((tmp_path / "mixed" / "config.json").read_text())
+    mixture = f"0.5*text:{directory / 'texts' / 'a'},0.5*m2d2:{directory / 'texts' / 'b' / '3.txt'}"
+    config["data"] |= {"mixture": mixture, "source": "auto", "path": ""}
+    (tmp_path / "mixed" / "config.json").write_text(json.dumps(config))
+    arguments = [f"--path={directory / 'texts'}"] if is_other else []
+    entry("evaluate").run(f"--workdir={tmp_path / 'mixed'}", *arguments)
+    told = capsys.readouterr()
+    assert list(json.loads(told.out.splitlines()[-1])["tasks"]["bits_per_byte"]["domains"]) == (
+        ["a", "b"] if is_other else ["", "b"]
+    )
+    assert ("m2d2: M2D2 is CC BY-NC" in told.err) == (not is_other)
+
+
+def test_examples_are_of_the_training_split_and_never_asked(entry, trained, capsys, tmp_path):
+    directory, _ = trained
+    questions = [{"question": f"{i}?", "answer": f"{i}\n#### {i}"} for i in range(4)]
+    for name, some in (
+        ("set/train.jsonl", questions[:2]),
+        ("set/test.jsonl", questions[2:]),
+        ("mine.jsonl", questions),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("".join(json.dumps(one) + "\n" for one in some))
+    arguments = [f"--workdir={directory / 'run'}", "--tasks=gsm8k", "--shots=1", "--max_tokens=2"]
+    entry("evaluate").run(*arguments, f"--path={tmp_path / 'set'}")
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"]["gsm8k"]["n"] == 2
+    with pytest.raises(SystemExit, match=r"mine\.jsonl:1 would be an example and be asked as well"):
+        entry("evaluate").run(*arguments, f"--path={tmp_path / 'mine.jsonl'}")
+
+
 def test_a_limit_counts_documents_and_tasks_stand_side_by_side(entry, trained, capsys, tmp_path):
     directory, _ = trained
     lines = [{"sentence_good": f"good {i}", "sentence_bad": f"bad {i}", "text": f"text {i}"} for i in range(5)]
@@ -86,6 +136,7 @@ def test_a_limit_counts_documents_and_tasks_stand_side_by_side(entry, trained, c
         (["--workdir={}", "--source=wiki"], "config.data.source='wiki' must be one of"),
         (["--workdir={}", "--tasks=choice"], "--tasks=choice needs --path=FILE"),
         (["--workdir={}", "--limit=-1"], "limit"),
+        (["--workdir={}", "--shots=2"], "--shots=2: examples stand before the prompts of gsm8k, math, openqa alone"),
         (["--workdir={}", "--temperature=-1", "--prompts=a"], "temperature=-1.0: 0 or more is needed"),
     ],
 )

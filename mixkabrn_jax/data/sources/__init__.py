@@ -103,7 +103,7 @@ def identity(config: DataConfig) -> dict:
     if is_built_in(config):
         return about | {"python": platform.python_version()}
     with _naming_path(config):
-        return about | stamp(_root(config))
+        return about | stamp(root(config))
 
 
 @contextmanager
@@ -119,17 +119,18 @@ def _naming_path(config):
         raise kind(f"config.data.{field}: {error}") from error
 
 
-def _root(config):
+def root(config: DataConfig) -> Path:
+    """The file, archive or folder that `config.path` names, brought from the hub where it is there."""
     return hub.download(config.path) if config.path.startswith(hub.PREFIX) else Path(config.path)
 
 
 def _files(config, split, skipped):
     """(split, file) of each, given the split that is asked for."""
-    family, root = FAMILIES[config.family], _root(config)
+    family, top = FAMILIES[config.family], root(config)
     # A folder has to be called by the word alone: `MATH/test` is a split, and `test_of_mine` may hold anything.
-    name = root.absolute().name
-    own_of_root = family.split_of(name) if root.is_file() or name.isalpha() else None
-    for file in walk(root, skipped, Patterns(config.include, config.exclude)):
+    name = top.absolute().name
+    own_of_root = family.split_of(name) if top.is_file() or name.isalpha() else None
+    for file in walk(top, skipped, Patterns(config.include, config.exclude)):
         own = family.split_of(file.name) or own_of_root
         yield own or (split if is_named(file, config) else None) or "train", file
 

@@ -18,6 +18,8 @@ class Task:
     """The source whose documents it is made for; "" for any text."""
     split: str = ""
     """Of its source, the one that is scored unless another is asked for; "" for all of it."""
+    takes_shots: bool = False
+    """Whether examples may stand before its prompts."""
     read: Callable[[DataConfig, str | None, Skipped], Iterator] | None = None
     """Reads its files where what it is asked of is no document; takes what `data.sources.read` takes."""
 
@@ -25,9 +27,9 @@ class Task:
 TASKS: dict[str, Task] = {
     "bits_per_byte": Task(bits_per_byte.run),
     "choice": Task(choice.run, read=choice.read),
-    "gsm8k": Task(exact.GSM8K, "gsm8k", "test"),
-    "math": Task(exact.MATH, "math", "test"),
-    "openqa": Task(exact.OPEN_QUESTIONS, "openqa", "validation"),
+    "gsm8k": Task(exact.GSM8K, "gsm8k", "test", takes_shots=True),
+    "math": Task(exact.MATH, "math", "test", takes_shots=True),
+    "openqa": Task(exact.OPEN_QUESTIONS, "openqa", "validation", takes_shots=True),
     "humaneval": Task(code.run, "code"),
     "recall": Task(recall.run, "synthetic", "test"),
 }

@@ -11,9 +11,8 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-from mixkabrn_jax.data import records
+from mixkabrn_jax.data import records, sources
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Skipped
 from mixkabrn_jax.data.files import Patterns, walk
@@ -58,7 +57,7 @@ def read(config: DataConfig, split: str | None, skipped: Skipped) -> Iterator[It
     """
     if not config.path:
         raise ValueError("--tasks=choice needs --path=FILE: JSON Lines or Parquet with choices, minimal pairs or texts")
-    root = Path(config.path)
+    root = sources.root(config)
     for file in walk(root, skipped, Patterns(config.include, config.exclude)):
         if split is None or root.is_file() or split_of(file.name) == split:
             for place, record in records.read(file, skipped):
