@@ -1,7 +1,6 @@
 """What every source gives: documents, and an account of what it left out."""
 
 import dataclasses
-import io
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -82,13 +81,18 @@ class Skipped:
 
         A set that was cut at a byte ends within a character: its record is kept.
         """
+        num_replaced = self.replaced.total()
+        text = self.text(content, place)
+        return content if num_replaced == self.replaced.total() else text.encode()
+
+    def text(self, content: bytes, place: str) -> str:
+        """As `decoded`, but the text that it is."""
         try:
-            content.decode()
+            return content.decode()
         except UnicodeDecodeError:
             text = content.decode(errors="replace")
             self.replaced[_LINE.sub("", place)] += text.count("\ufffd") - content.count(b"\xef\xbf\xbd")
-            return text.encode()
-        return content
+            return text
 
     def __str__(self):
         """`2 hidden (first: .git), 1 empty (first: a.txt)`; "" for nothing."""
@@ -169,7 +173,21 @@ def parts(stream: BinaryIO, document: Document, skipped: Skipped, *, begin: byte
 
 def parts_of(text: str, document: Document, skipped: Skipped) -> Iterator[Document]:
     """As `parts`, of a text that a record held whole. Half a surrogate pair becomes "?"."""
-    return parts(io.BytesIO(text.encode(errors="replace")), document, skipped)
+    return parts(_Encoded(text), document, skipped)
+
+
+class _Encoded:
+    """A text as a stream of UTF-8, of which a part is made at a time."""
+
+    def __init__(self, text):
+        self._text, self._at, self._waiting = text, 0, b""
+
+    def read(self, size):
+        while len(self._waiting) < size and self._at < len(self._text):
+            self._waiting += self._text[self._at : self._at + PART_BYTES].encode(errors="replace")
+            self._at += PART_BYTES
+        content, self._waiting = self._waiting[:size], self._waiting[size:]
+        return content
 
 
 _GAP = re.compile(rb"\S(?=[ \n]\S)")

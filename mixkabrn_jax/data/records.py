@@ -66,18 +66,25 @@ def _begins_with_a_line(file):
 
 
 def _lines(file, skipped):
-    for number, line in enumerate(file.stream, start=1):
+    number = 0
+    # A line may have hundreds of megabytes: of bytes, text and record no more than two are there at a time.
+    while line := file.stream.readline():
+        number += 1
         place = f"{file.name}:{number}"
+        text = skipped.text(line, place)
+        del line
         if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        if not line.strip():
+            text = text.removeprefix("\ufeff")
+        if text.isspace():
             continue
         try:
-            record = json.loads(skipped.decoded(line, place))
+            record = json.loads(text)
         except (ValueError, RecursionError):
             skipped.damaged("not JSON", place)
             continue
+        del text
         yield place, record
+        del record
 
 
 def _parquet(file, skipped):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 
 import pytest
 
@@ -68,6 +69,20 @@ def test_a_record_with_a_long_text_comes_in_parts_but_for_a_task(tmp_path):
         assert [document.continues for document in found] == [True, False] * number + [False] * (2 - number)
         assert "".join(document.content.decode() for document in found[:2]) == text
         assert [document.id for document in found] == ["x.jsonl:1"] * 2 + ["x.jsonl:2"] * number
+
+
+def test_of_a_long_line_bytes_text_and_record_are_never_all_there_at_once(tmp_path):
+    size = 24 << 20
+    (tmp_path / "x.jsonl").write_bytes(b'{"text": "' + b"word " * (size // 5) + b'"}\n')
+    config = DataConfig(**{**lm.get_config().data.to_dict(), "source": "text", "path": str(tmp_path)})
+    tracemalloc.start()
+    try:
+        num_bytes = sum(len(document.content) for document in sources.read(config, "train", Skipped()))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert num_bytes == size // 5 * 5
+    assert peak < 2.5 * size
 
 
 def test_the_text_is_found_by_the_usual_names_or_the_one_that_is_given():
