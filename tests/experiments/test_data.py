@@ -78,8 +78,8 @@ MINIATURES = {
             f"wikitext-2-raw-v1/{split}-00000-of-00001.parquet": parquet({"text": ""}, {"text": " = Title = \n"})
             for split in ("train", "validation", "test")
         },
-        3,
-        {"empty": 3},
+        1,
+        {"empty": 1},
     ),
     "enwik8.zip": ({"enwik8.zip": zipped({"enwik8": b"<mediawiki>" * 100})}, 1, {}),
     "m2d2": (

@@ -5,6 +5,7 @@ import lzma
 
 import pytest
 
+from mixkabrn_jax.data.sources import text
 from tests.data.sources.trees import PACKINGS, contents, lines, pack, parquet, read, write
 
 FILES = {
@@ -45,13 +46,28 @@ def test_files_of_a_folder_come_sorted_and_names_say_nothing_of_splits(tmp_path)
     assert [document.id for document in documents] == ["a/dev.txt", "b/train.txt", "test.txt", "é.txt"]
 
 
+def test_a_published_set_is_split_as_its_files_are_named(tmp_path):
+    hub = {f"wikitext-2-raw-v1/{split}-00000-of-00001.parquet": split for split in ("train", "validation", "test")}
+    c4 = {f"en/c4-{split}.00000-of-00008.json.gz": split for split in ("train", "validation")}
+    wiki = {f"wiki.{split}.tokens": split for split in ("train", "valid", "test")}
+    raw = {f"wikitext-2-raw/wiki.{split}.raw": split for split in ("train", "valid", "test")}
+    for names in (hub, c4, wiki, raw):
+        for name, split in names.items():
+            assert text.split_of(name) == {"valid": "validation"}.get(split, split)
+    for name in ("test.txt", "latest-00000-of-00001.parquet", "test.raw.txt", "train.md", "test/a.txt"):
+        assert text.split_of(name) is None
+    write(tmp_path, {name: parquet({"text": split}) for name, split in hub.items()})
+    for split in ("train", "validation", "test"):
+        assert contents(read("text", tmp_path, split)[0]) == [split]
+
+
 def test_a_file_by_itself_is_one_document_without_a_domain(tmp_path):
     write(
         tmp_path, {"play.txt": b"To be\r\n", "packed.txt.gz": gzip.compress(b"zipped"), "odd.xz": lzma.compress(b"odd")}
     )
-    for name, text, found in (("play.txt", "To be\r\n", "play.txt"), ("packed.txt.gz", "zipped", "packed.txt")):
+    for name, content, found in (("play.txt", "To be\r\n", "play.txt"), ("packed.txt.gz", "zipped", "packed.txt")):
         [document] = read("text", tmp_path / name)[0]
-        assert (document.content.decode(), document.domain, document.id) == (text, "", found)
+        assert (document.content.decode(), document.domain, document.id) == (content, "", found)
     assert contents(read("text", tmp_path)[0]) == ["odd", "zipped", "To be\r\n"]
 
 
