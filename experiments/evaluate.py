@@ -132,7 +132,8 @@ def _reader(task, section):
     else:
         # What a task reads itself is of no source.
         source = "auto" if task.read else _SOURCE.value or task.source or "auto"
-        changes = {"source": source, "path": _PATH.value, "mixture": "", "validation_path": "", "text_column": ""}
+        path = task.path if task.path and not _SOURCE.value else _PATH.value
+        changes = {"source": source, "path": path, "mixture": "", "validation_path": "", "text_column": ""}
         config = _data_config(section, include="", exclude="", **changes)
         read, split = task.read or sources.read, _SPLIT.value or task.split or None
     for _, component in config.components:

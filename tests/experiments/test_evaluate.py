@@ -114,6 +114,14 @@ def test_examples_are_of_the_training_split_and_never_asked(entry, trained, caps
         entry("evaluate").run(*arguments, f"--path={tmp_path / 'mine.jsonl'}")
 
 
+def test_a_task_that_is_made_up_reads_its_own_records_beside_tasks_that_read_files(entry, trained, capsys):
+    directory, _ = trained
+    arguments = [f"--path={directory / 'texts'}", "--limit=3", "--tasks=recall,bits_per_byte"]
+    entry("evaluate").run(f"--workdir={directory / 'run'}", *arguments)
+    tasks = json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"]
+    assert (tasks["recall"]["n"], tasks["bits_per_byte"]["n"]) == (3, 3)
+
+
 def test_a_limit_counts_documents_and_tasks_stand_side_by_side(entry, trained, capsys, tmp_path):
     directory, _ = trained
     lines = [{"sentence_good": f"good {i}", "sentence_bad": f"bad {i}", "text": f"text {i}"} for i in range(5)]

@@ -18,6 +18,8 @@ class Task:
     """The source whose documents it is made for; "" for any text."""
     split: str = ""
     """Of its source, the one that is scored unless another is asked for; "" for all of it."""
+    path: str = ""
+    """Of its source, where that is built in: then files that are given are not its own."""
     takes_shots: bool = False
     """Whether examples may stand before its prompts."""
     read: Callable[[DataConfig, str | None, Skipped], Iterator] | None = None
@@ -31,5 +33,5 @@ TASKS: dict[str, Task] = {
     "math": Task(exact.MATH, "math", "test", takes_shots=True),
     "openqa": Task(exact.OPEN_QUESTIONS, "openqa", "validation", takes_shots=True),
     "humaneval": Task(code.run, "code"),
-    "recall": Task(recall.run, "synthetic", "test"),
+    "recall": Task(recall.run, "synthetic", "test", path="recall"),
 }
