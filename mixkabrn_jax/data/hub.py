@@ -3,6 +3,8 @@
 from pathlib import Path
 
 PREFIX = "hub:"
+CARDS = "README.md,LICENSE*,dataset_infos.json"
+"""What stands beside the files of a dataset, as patterns: text too, and none of it."""
 
 
 def download(name: str) -> Path:

@@ -90,6 +90,17 @@ def test_without_its_library_a_sentence_says_how_to_get_it(monkeypatch):
         hub.download("hub:owner/name")
 
 
+def test_the_card_of_a_dataset_is_no_text_of_it(monkeypatch, tmp_path):
+    for name in ("a.txt", "README.md", "LICENSE", "sub/README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    monkeypatch.setattr(hub, "download", lambda _: tmp_path)
+    for path, names in (("hub:me/texts", ["a.txt", "sub/README.md"]), (str(tmp_path), None)):
+        config = DataConfig(**{**lm.get_config().data.to_dict(), "source": "text", "path": path})
+        found = [document.id for document in sources.read(config, None, Skipped())]
+        assert found == (names or ["LICENSE", "README.md", "a.txt", "sub/README.md"])
+
+
 def test_nothing_but_a_hub_id_goes_to_the_network(monkeypatch, tmp_path):
     def connect(*_, **__):
         raise OSError("the network")

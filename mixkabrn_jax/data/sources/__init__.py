@@ -130,7 +130,8 @@ def _files(config, split, skipped):
     # A folder has to be called by the word alone: `MATH/test` is a split, and `test_of_mine` may hold anything.
     name = top.absolute().name
     own_of_root = family.split_of(name) if top.is_file() or name.isalpha() else None
-    for file in walk(top, skipped, Patterns(config.include, config.exclude)):
+    of_hub = f",{hub.CARDS}" if config.path.startswith(hub.PREFIX) else ""
+    for file in walk(top, skipped, Patterns(config.include, config.exclude + of_hub)):
         own = family.split_of(file.name) or own_of_root
         yield own or (split if is_named(file, config) else None) or "train", file
 
