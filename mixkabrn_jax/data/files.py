@@ -58,10 +58,10 @@ class Patterns:
 def walk(root: Path, skipped: Skipped, patterns: Patterns | None = None) -> Iterator[File]:
     """The files of a folder in sorted order, of an archive, or the one file that there is.
 
-    An archive in a folder is a folder of that name; compressed files are unpacked. Members of a zip come in sorted
-    order, those of a tar in its own. Hidden files and folders, linked folders, what is not regular (pipes, broken
-    links), empty files and names that are not wanted are left out and counted, and so is all that follows the damage
-    of an archive. A byte order mark of UTF-8 is passed over.
+    An archive in a folder, and a tar in an archive, is a folder of that name; compressed files are unpacked. Members of
+    a zip come in sorted order, those of a tar in its own. Hidden files and folders, linked folders, what is not regular
+    (pipes, broken links), empty files and names that are not wanted are left out and counted, and so is all that
+    follows the damage of an archive. A byte order mark of UTF-8 is passed over.
 
     Raises: FileNotFoundError where nothing is at `root`; DamagedError at a damaged archive, under "error".
     """
@@ -154,8 +154,13 @@ def _unpack(raw, name, skipped, *, is_root):
         yield from _zip_members(raw, name, "" if is_root else f"{name}/", skipped)
         return
     file = _plain(raw, name, skipped, path=raw.name)
+    yield from _opened(file, "" if is_root else f"{name}/", skipped)
+
+
+def _opened(file, prefix, skipped):
+    """A file itself, or where it is a tar, its members, whose names get a prefix."""
     if file.stream.peek(512)[257:262] == b"ustar":
-        yield from _tar_members(file, "" if is_root else f"{name}/", skipped)
+        yield from _tar_members(file, prefix, skipped)
     else:
         yield file
 
@@ -178,9 +183,9 @@ def _tar_members(file, prefix, skipped):
             for member in archive:
                 archive.members.clear()  # it would keep all of them: millions, of some sets
                 if member.isfile():
-                    packed = archive.extractfile(member)
-                    member_file = _plain(packed, prefix + _inside(member.name), skipped, within=file.stream.raw)
-                    yield member_file
+                    packed, name = archive.extractfile(member), prefix + _inside(member.name)
+                    member_file = _plain(packed, name, skipped, within=file.stream.raw)
+                    yield from _opened(member_file, f"{name}/", skipped)
                 elif not member.isdir():
                     skipped.left_out("not regular", prefix + _inside(member.name))
     except tarfile.TarError as error:
@@ -212,7 +217,7 @@ def _zip_members(raw, name, prefix, skipped):
                 skipped.damaged(f"damaged archive ({error})", inside)
             else:
                 with packed:
-                    yield _plain(packed, inside, skipped)
+                    yield from _opened(_plain(packed, inside, skipped), f"{inside}/", skipped)
 
 
 def _inside(name):

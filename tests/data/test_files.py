@@ -141,6 +141,20 @@ def test_an_archive_in_a_folder_is_a_folder_of_its_name_and_one_by_itself_is_the
     assert list(read(tmp_path / "x.zip" / "set" / "x.zip")[0]) == ["d.txt", "b/2.txt", "c/1.txt", "a.txt"]
 
 
+def test_a_tar_in_an_archive_is_a_folder_of_its_name(tmp_path):
+    inner = gzip.compress(tar({"cs.CL/train.txt": TEXT, "cs.CL/test.txt": b"t"}))
+    members = {"m2d2/cs.CL.tar.gz": inner, "m2d2/z.txt": b"z"}
+    want = {"m2d2/cs.CL.tar.gz/cs.CL/train.txt": TEXT, "m2d2/cs.CL.tar.gz/cs.CL/test.txt": b"t", "m2d2/z.txt": b"z"}
+    for name, content in (("x.tar.gz", tar(members, "w:gz")), ("x.zip", zipped(members))):
+        write(tmp_path, {name: content})
+        assert read(tmp_path / name)[0] == want
+    cut = {"a.tar.gz": inner[:-200], "z.txt": b"z"}
+    files, skipped = read(write(tmp_path / "cut", {"x.tar": tar(cut)}))
+    assert list(files) == ["x.tar/a.tar.gz/cs.CL/train.txt", "x.tar/z.txt"]
+    assert TEXT.startswith(files["x.tar/a.tar.gz/cs.CL/train.txt"])
+    assert sum(skipped.counts.values()) == 1
+
+
 def test_of_an_archive_hidden_and_linked_and_empty_members_are_left_out_and_counted(tmp_path):
     packed = io.BytesIO(tar({"a.txt": b"a", ".b/c.txt": b"c", "__MACOSX/a.txt": b"m", "e.txt": b""}))
     with tarfile.open(fileobj=packed, mode="a") as archive:
