@@ -12,22 +12,15 @@ from collections.abc import Iterable, Iterator
 
 from absl import flags
 
-from configs import lm
-from experiments import command_line
+from experiments import command_line, source_flags
 
-_SOURCE = flags.DEFINE_string("source", "auto", "sotu, text, m2d2, amps, math, gsm8k, code, openqa or synthetic")
-_PATH = flags.DEFINE_string("path", "", "a file, archive or folder, or hub:owner/name; empty for what is built in")
+_CONFIG = source_flags.define()
 _SPLIT = flags.DEFINE_enum(
     "split", None, ["train", "validation", "test"], "the split to read; all of them if not given"
 )
 _SHOW = flags.DEFINE_integer("show", 3, "so many of the first records are printed", lower_bound=0)
-_ON_DAMAGE = flags.DEFINE_string("on_damage", "skip", "skip counts what cannot be read; error ends at the first")
 _TOKENIZER = flags.DEFINE_string("tokenizer", "bytes", "bytes, characters, bpe, or the path of a tokenizer.json")
 _VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 2048, "tokens of a bpe")
-_INCLUDE = flags.DEFINE_string("include", "", "patterns of the names to read, such as *.txt,notes/*; empty for all")
-_EXCLUDE = flags.DEFINE_string("exclude", "", "patterns of names not to read")
-_TEXT_COLUMN = flags.DEFINE_string("text_column", "", "of JSON Lines and Parquet; empty finds it by the usual names")
-_LICENSES = flags.DEFINE_string("licenses", None, "that code may be under; empty reads all")
 
 SAMPLE_BYTES = 16 << 20
 """So many of the first bytes are encoded, to count tokens, and a tokenizer is made from them where it is made from any:
@@ -43,7 +36,7 @@ def main():
 
     nothing = None
     with command_line.user_errors():
-        config = data_config()
+        config = _CONFIG(tokenizer=_TOKENIZER.value, vocab_size=_VOCAB_SIZE.value)
         skipped = Skipped(config.on_damage)
         if legal := sources.FAMILIES[config.family].legal:
             print(f"legal: {legal}\n", flush=True)
@@ -84,25 +77,6 @@ def read(config, skipped):
         yield split, document
     if is_empty:  # which says what is wrong
         yield from (("train", document) for document in sources.read(config, None, Skipped(config.on_damage)))
-
-
-def data_config():
-    """The config that training would have with these flags. Raises: ValueError, TypeError naming the field."""
-    from mixkabrn_jax.data.config import DataConfig
-
-    given = {
-        "source": _SOURCE.value,
-        "path": _PATH.value,
-        "on_damage": _ON_DAMAGE.value,
-        "tokenizer": _TOKENIZER.value,
-        "vocab_size": _VOCAB_SIZE.value,
-        "include": _INCLUDE.value,
-        "exclude": _EXCLUDE.value,
-        "text_column": _TEXT_COLUMN.value,
-    }
-    if _LICENSES.value is not None:
-        given["licenses"] = _LICENSES.value
-    return DataConfig(**{**lm.get_config().data.to_dict(), **given})
 
 
 def sample(documents: Iterable) -> Iterator:

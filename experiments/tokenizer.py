@@ -12,34 +12,24 @@ from pathlib import Path
 
 from absl import flags
 
-from configs import lm
-from experiments import command_line
+from experiments import command_line, source_flags
 
-_SOURCE = flags.DEFINE_string("source", "auto", "sotu, text, m2d2, amps, math, gsm8k, code, openqa or synthetic")
-_PATH = flags.DEFINE_string("path", "", "a file, archive or folder, or hub:owner/name; empty for what is built in")
+_CONFIG = source_flags.define()
 _VOCAB_SIZE = flags.DEFINE_integer("vocab_size", 2048, "tokens, among them the bytes and the separator of documents")
 _OUT = flags.DEFINE_string("out", None, "the file to write, whose name ends in .json")
-_INCLUDE = flags.DEFINE_string("include", "", "patterns of the names to read, such as *.txt,notes/*; empty for all")
-_EXCLUDE = flags.DEFINE_string("exclude", "", "patterns of names not to read")
-_TEXT_COLUMN = flags.DEFINE_string("text_column", "", "of JSON Lines and Parquet; empty finds it by the usual names")
-_ON_DAMAGE = flags.DEFINE_string("on_damage", "skip", "skip counts what cannot be read; error ends at the first")
 command_line.require("out", "tokenizer.json")
 
 
 def main():
     # Only here, so that a wrong flag is answered at once.
     from mixkabrn_jax.data import sources
-    from mixkabrn_jax.data.config import DataConfig
     from mixkabrn_jax.data.splitting import Split
     from mixkabrn_jax.data.tokenizers import bpe
     from mixkabrn_jax.runs import workdir
 
     with command_line.user_errors():
         out = writable(Path(_OUT.value))
-        given = {"source": _SOURCE.value, "path": _PATH.value, "on_damage": _ON_DAMAGE.value}
-        given |= {"include": _INCLUDE.value, "exclude": _EXCLUDE.value, "text_column": _TEXT_COLUMN.value}
-        given |= {"tokenizer": "bpe", "vocab_size": _VOCAB_SIZE.value}
-        config = DataConfig(**{**lm.get_config().data.to_dict(), **given})
+        config = _CONFIG(tokenizer="bpe", vocab_size=_VOCAB_SIZE.value)
         if legal := sources.FAMILIES[config.family].legal:
             print(f"legal: {legal}", flush=True)
         split = Split(config)
