@@ -121,7 +121,7 @@ def _naming_path(config):
 
 def root(config: DataConfig) -> Path:
     """The file, archive or folder that `config.path` names, brought from the hub where it is there."""
-    return hub.download(config.path) if config.path.startswith(hub.PREFIX) else Path(config.path)
+    return hub.download(config.path) if config.path.startswith(hub.PREFIX) else Path(config.path).expanduser()
 
 
 def _files(config, split, skipped):

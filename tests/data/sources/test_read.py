@@ -50,6 +50,13 @@ def test_a_path_without_a_record_of_the_source_is_an_error_that_says_what_is_mis
         assert "this source reads" in str(error.value)
 
 
+def test_a_path_may_begin_at_the_users_home(tmp_path, monkeypatch):
+    write(tmp_path, {"texts/a.txt": "a"})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert [document.id for document in read("text", "~/texts")[0]] == ["a.txt"]
+
+
 def test_a_path_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=re.escape(f"config.data.path={str(tmp_path / 'x')!r}: ")):
         read("gsm8k", tmp_path / "x")
