@@ -121,8 +121,7 @@ class Account:
         self._continues = document.continues
         self._bytes[document.domain] += len(document.content)
         if self._encoded_bytes < SAMPLE_BYTES:
-            for content in (document.prompt, document.target):
-                self._tokens += len(self._tokenizer.encode(content, document.id)) if content else 0
+            self._tokens += sum(len(self._tokenizer.encode(text, document.id)) for text in document.texts)
             self._encoded_bytes += len(document.content)
 
     def summary(self) -> dict:

@@ -90,7 +90,7 @@ def _tokens(documents, tokenizer):
     """(prompt, target) of each document; a prompt and its target are encoded apart."""
     nothing = np.zeros(0, np.int32)
     for batch in _batches(documents):
-        texts = [text for d in batch for text in ((d.prompt, d.target) if d.prompt_bytes else (d.content,))]
+        texts = [text for document in batch for text in document.texts]
         try:
             encoded = tokenizer.encode_batch(texts)
         except ValueError:

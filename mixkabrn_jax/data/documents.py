@@ -40,6 +40,11 @@ class Document:
         """What is to be said."""
         return self.content[self.prompt_bytes :]
 
+    @property
+    def texts(self) -> tuple[bytes, ...]:
+        """What is encoded apart: the prompt and the target of a task, else the whole."""
+        return (self.prompt, self.target) if self.prompt_bytes else (self.content,)
+
 
 class DamagedError(ValueError):
     """A record that cannot be read, under `on_damage="error"`: the message begins with its file and line."""

@@ -53,7 +53,7 @@ def of_documents(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterato
     """The tokens of documents, a run for each part; the last run of a document has the separator as last target."""
     owner, before = None, None
     for document in documents:
-        targets = tokenizer.encode(document.content, document.id)
+        targets = np.concatenate([tokenizer.encode(text, document.id) for text in document.texts])
         starts = before is None
         if starts:
             owner, before = document, tokenizer.separator

@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from mixkabrn_jax.data import tokenizers
-from mixkabrn_jax.data.documents import Document
+from mixkabrn_jax.data import packing, tokenizers
+from mixkabrn_jax.data.documents import Document, task
 from mixkabrn_jax.evaluation import rows
 
 TOKENIZER = tokenizers.Bytes()
@@ -36,6 +36,22 @@ def laid(kind, sizes, num_parts=1, alignment=4):
     if kind == "row":
         return list(rows.in_one_row(runs, 16, alignment))
     return list(rows.in_batches(rows.windows(runs, 16), 3, 16, alignment))
+
+
+class Pairs(tokenizers.Bytes):
+    """Two bytes a token where there are two: what it makes depends on where it begins."""
+
+    def encode(self, content, name=""):
+        del name
+        return np.array([content[i] for i in range(0, len(content), 2)], np.int32)
+
+
+def test_a_task_has_the_tokens_that_training_gives_it():
+    document = task("abc", "def", "", "")
+    [run] = rows.of_documents([document], Pairs())
+    window = packing.pack([document], Pairs(), len(run.tokens))[0]
+    assert run.tokens.tolist() == window["tokens"].tolist()
+    assert run.targets.tolist() == window["targets"].tolist()
 
 
 @pytest.mark.parametrize("kind", ["row", "batches"])
