@@ -113,6 +113,8 @@ def _naming_path(config):
     except DamagedError:
         raise
     except (FileNotFoundError, ValueError) as error:
+        if str(error).startswith("config.data."):
+            raise
         field = f"path={config.path!r}" if config.path else f"source={config.source!r}"
         kinds = (FileNotFoundError, AbsentSplitError, NoDocumentsError, ValueError)
         kind = next(kind for kind in kinds if isinstance(error, kind))
@@ -120,7 +122,10 @@ def _naming_path(config):
 
 
 def _root(config):
-    return hub.download(config.path) if config.path.startswith(hub.PREFIX) else Path(config.path)
+    root = hub.download(config.path) if config.path.startswith(hub.PREFIX) else Path(config.path)
+    if not root.exists():
+        raise FileNotFoundError(f"config.data.path={config.path!r} does not exist: give a file, an archive or a folder")
+    return root
 
 
 def _files(config, split, skipped):
