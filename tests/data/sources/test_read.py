@@ -51,7 +51,7 @@ def test_a_path_without_a_record_of_the_source_is_an_error_that_says_what_is_mis
 
 
 def test_a_path_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=re.escape(f"config.data.path={str(tmp_path / 'x')!r}: ")):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"config.data.path={str(tmp_path / 'x')!r} does not exist")):
         read("gsm8k", tmp_path / "x")
     with pytest.raises(ValueError, match=re.escape(f"config.data.path={str(tmp_path)!r}: no documents")):
         read("gsm8k", tmp_path)
