@@ -112,9 +112,7 @@ def test_nothing_but_a_hub_id_goes_to_the_network(monkeypatch, tmp_path):
     (tmp_path / "owner" / "name" / "x.txt").write_bytes(b"local")
     [document] = sources.read(config("owner/name"), "train", Skipped())
     assert document.content == b"local"
-    with pytest.raises(
-        FileNotFoundError, match=r"config\.data\.path='nobody/nothing': 'nobody/nothing' does not exist"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"config\.data\.path='nobody/nothing' does not exist"):
         list(sources.read(config("nobody/nothing"), "train", Skipped()))
     with pytest.raises(OSError, match="the network"):
         list(sources.read(config("hub:owner/name"), "train", Skipped()))

@@ -154,7 +154,7 @@ print("\u00e9", end="")
         ),
         "the outcome in print": ("print('guarded\\npassed')\nimport os\nos._exit(0)", "ended before its last line"),
         "a word of its own": (
-            "import os\nfor i in range(3, 16):\n    try: os.write(i, b'0' * 32)\n    except OSError: pass\nos._exit(0)",
+            "import os\nfor i in range(3, 999):\n  try: os.write(i, b'0' * 32)\n  except OSError: pass\nos._exit(0)",
             "ended before its last line",
         ),
         "others in place of what says it": (
@@ -170,7 +170,7 @@ print("\u00e9", end="")
         ),
         "1 GB printed": ("while 1: print('x' * 65536)", "printed more than 1,048,576 bytes"),
         "1 GB on the pipe": (
-            "import os\nwhile 1:\n for i in range(3, 1024):\n  try: os.write(i, b'0' * 65536)\n  except OSError: pass",
+            "import os\nwhile 1:\n for i in range(3, 999):\n  try: os.write(i, b'0' * 65536)\n  except OSError: pass",
             "printed more than 1,048,576 bytes",
         ),
         "a large file": (

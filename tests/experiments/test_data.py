@@ -317,7 +317,7 @@ def test_a_split_names_and_columns_are_chosen_by_flags(show):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--path=nowhere"], "error: config.data.path='nowhere': 'nowhere' does not exist: give a file, an archive or"),
+        (["--path=nowhere"], "error: config.data.path='nowhere' does not exist: give a file, an archive or"),
         (["--source=books"], "error: config.data.source='books' must be one of ('auto', 'sotu'"),
         (["--source=text"], "error: config.data.path='' names no file, but config.data.source='text' reads one"),
         (["--split=dev"], "error: flag --split=dev: value should be one of <train|validation|test>"),

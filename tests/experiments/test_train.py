@@ -168,7 +168,7 @@ def contents(directory):
         ({}, ["stray"], "'stray' is not a flag"),
         ({"model__num_heads": 3}, [], "config.model.num_heads=3 does not divide d_model=16"),
         ({"data__path": "absent.txt"}, [], "config.data.path='absent.txt' does not exist"),
-        ({"data__path": "empty.txt"}, [], "empty.txt' is an empty file"),
+        ({"data__path": "empty.txt"}, [], "empty.txt': no documents (this source reads text"),
         ({"seed": 1}, [], "holds a run of another config: config.seed=1 (there: 0)"),
     ],
 )
@@ -212,8 +212,8 @@ def test_what_was_left_out_of_the_data_is_said_and_changed_data_is_refused(entry
     program = entry("train")
     caplog.set_level("INFO")
     assert not program.run(*arguments)
-    assert "skipped 1 empty; read 1 files" in caplog.text
-    assert "1 places replaced by U+FFFD" in caplog.text
+    assert "left out 1 empty (first: empty.txt)" in caplog.text
+    assert "1 places were no UTF-8 and are U+FFFD now" in caplog.text
     text.write_bytes(text.read_bytes()[:-2] + b"a\xff")
     with pytest.raises(SystemExit, match=r"holds a run on other data: ") as ended:
         program.run(*arguments)

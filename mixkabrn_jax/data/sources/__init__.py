@@ -113,6 +113,8 @@ def _naming_path(config):
     except DamagedError:
         raise
     except (FileNotFoundError, ValueError) as error:
+        if str(error).startswith("config.data."):
+            raise
         field = f"path={config.path!r}" if config.path else f"source={config.source!r}"
         kinds = (FileNotFoundError, AbsentSplitError, NoDocumentsError, ValueError)
         kind = next(kind for kind in kinds if isinstance(error, kind))
@@ -120,8 +122,14 @@ def _naming_path(config):
 
 
 def root(config: DataConfig) -> Path:
-    """The file, archive or folder that `config.path` names, brought from the hub where it is there."""
-    return hub.download(config.path) if config.path.startswith(hub.PREFIX) else Path(config.path).expanduser()
+    """The file, archive or folder that `config.path` names, brought from the hub where it is there.
+
+    Raises: FileNotFoundError naming `config.data.path`.
+    """
+    found = hub.download(config.path) if config.path.startswith(hub.PREFIX) else Path(config.path).expanduser()
+    if not found.exists():
+        raise FileNotFoundError(f"config.data.path={config.path!r} does not exist: give a file, an archive or a folder")
+    return found
 
 
 def _files(config, split, skipped):

@@ -58,7 +58,7 @@ def test_a_path_may_begin_at_the_users_home(tmp_path, monkeypatch):
 
 
 def test_a_path_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=re.escape(f"config.data.path={str(tmp_path / 'x')!r}: ")):
+    with pytest.raises(FileNotFoundError, match=re.escape(f"config.data.path={str(tmp_path / 'x')!r} does not exist")):
         read("gsm8k", tmp_path / "x")
     with pytest.raises(ValueError, match=re.escape(f"config.data.path={str(tmp_path)!r}: no documents")):
         read("gsm8k", tmp_path)
