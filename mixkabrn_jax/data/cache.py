@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixkabrn_jax.data import blocks, tokenizers
+from mixkabrn_jax.data import tokenizers
 from mixkabrn_jax.data.blocks import BlockFile, TokenStream
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document
@@ -36,8 +36,6 @@ from mixkabrn_jax.data.splitting import Split
 from mixkabrn_jax.locks import try_lock
 
 _log = logging.getLogger(__name__)
-_FORMAT = 1
-"""Of the files, and of how documents are read, split and cut into blocks by the code beside `data.sources`."""
 _TRAINED = ("characters", "bpe")
 """Tokenizers that are made from documents."""
 
@@ -104,7 +102,7 @@ def tokenizer(config: DataConfig, splits: Sequence[Split]) -> tokenizers.Tokeniz
 
     if config.tokenizer not in _TRAINED:
         return tokenizers.make(config, documents)
-    about = {"tokenizer": config.tokenizer, "data": [split.identity() for split in splits], "format": _FORMAT}
+    about = {"tokenizer": config.tokenizer, "data": [split.identity() for split in splits]}
     if config.tokenizer == "bpe":
         about |= {"vocab_size": config.vocab_size, "tokenizers": importlib.metadata.version("tokenizers")}
     home, name = _Home.of(config), f"tokenizer-{_key(about)}.json"
@@ -187,7 +185,7 @@ def _about(split, tokenizer, identity):
         notes.append(
             f"{where}: {skipped.replaced.total()} places were no UTF-8 and are U+FFFD now ({count} of them in {name})"
         )
-    return {"data": identity, "tokenizer": tokenizer.fingerprint(), "format": _FORMAT, "notes": notes}
+    return {"data": identity, "tokenizer": tokenizer.fingerprint(), "notes": notes}
 
 
 @contextmanager
@@ -245,14 +243,7 @@ def _stream(folder, manifest, name, tokenizer):
 
 
 def _tokens_key(split, tokenizer):
-    return _key(
-        {
-            "data": split.identity(),
-            "tokenizer": tokenizer.fingerprint(),
-            "format": _FORMAT,
-            "block_bytes": blocks.BLOCK_BYTES,
-        }
-    )
+    return _key({"data": split.identity(), "tokenizer": tokenizer.fingerprint()})
 
 
 def _key(about):

@@ -4,6 +4,7 @@ A source is read as a stream, file by file and record by record, as often as it 
 """
 
 import dataclasses
+import functools
 import hashlib
 import platform
 from collections.abc import Iterator
@@ -89,21 +90,29 @@ def is_built_in(config: DataConfig) -> bool:
 def identity(config: DataConfig) -> dict:
     """What the documents depend on, in JSON's words: other documents have another identity.
 
-    Of files their names, sizes and times of last change; nothing is read.
+    The code that reads, splits and encodes them is part of it. Of files their names, sizes and times of last change; nothing is read.
 
     Raises: as `read`.
     """
-    code = Path(__file__).with_name(f"{config.family}.py").read_bytes()
     about = {
         "source": config.family,
         "path": config.path,
-        "code": hashlib.sha256(code).hexdigest(),
+        "code": _code(),
         **{field: getattr(config, field) for field in ("include", "exclude", "text_column", "licenses", "on_damage")},
     }
     if is_built_in(config):
         return about | {"python": platform.python_version()}
     with _naming_path(config):
         return about | stamp(root(config))
+
+
+@functools.cache
+def _code():
+    """A hash of the code of the whole room."""
+    found = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 @contextmanager
