@@ -90,7 +90,8 @@ def is_built_in(config: DataConfig) -> bool:
 def identity(config: DataConfig) -> dict:
     """What the documents depend on, in JSON's words: other documents have another identity.
 
-    The code that reads, splits and encodes them is part of it. Of files their names, sizes and times of last change; nothing is read.
+    The code that reads, splits and encodes them is part of it. Of files their names, sizes and times of last change;
+    none is read.
 
     Raises: as `read`.
     """
