@@ -249,3 +249,18 @@ class Split:
         if not is_published:
             self._cuts = lengths.cuts(config.validation_fraction)
         self._num_bytes = lengths.num_bytes + num_validation_bytes
+
+
+def read(config: DataConfig, split: str, skipped: Skipped) -> Iterator[Document]:
+    """What a run of this config trains on ("train"), holds out ("validation") or leaves alone ("test").
+
+    Raises: as `Split`.
+    """
+    for _, component in config.components:
+        if split == "test":
+            found = sources.read_splits(component, skipped, test=True)
+            yield from (document for name, document in found if name == "test")
+            continue
+        parts = Split(component)
+        yield from (document for name, document in parts if name == split)
+        skipped.add(parts.skipped)

@@ -1,0 +1,46 @@
+"""Scores for people, and as the JSON of the last line."""
+
+import json
+import math
+
+
+def line(results: dict) -> str:
+    """The results as one line of JSON, which knows no infinity: a perplexity that a float cannot hold is null."""
+    return json.dumps(_finite(results), allow_nan=False)
+
+
+def _finite(value):
+    """JSON knows no infinity: a perplexity that a float cannot hold becomes null."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_sizes(results: dict) -> None:
+    """How large a model is."""
+    parameters, stored = results["parameters"], results["parameter_bytes"]
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in parameters.items())
+    print(f"parameters: {counts}; {stored['stored']:,} bytes, {stored['packed']:,} with packed codes")
+    print(f"state: {results['state_bytes']:,} bytes")
+
+
+def print_task(name: str, found: dict) -> None:
+    """The figures of a task; of bits per byte a row for each domain."""
+    print(f"\n{name}")
+    rows = {domain or "(no domain)": figures for domain, figures in found.get("domains", {}).items()}
+    if len(rows) > 1 or "bits_per_byte" in found:
+        rows = {**(rows if len(rows) > 1 else {}), "overall": found}
+        columns = ["bits_per_byte", "windowed_bits_per_byte", "bits_per_byte_with_end", "word_perplexity", "bytes", "n"]
+        width = max(map(len, rows))
+        print("  " + " " * width, *(f"{column:>{len(column)}}" for column in columns), sep="  ")
+        for row, figures in rows.items():
+            print(f"  {row:<{width}}", *(f"{_figure(figures[column]):>{len(column)}}" for column in columns), sep="  ")
+    else:
+        for metric, value in found.items():
+            print(f"  {metric:<24} {_figure(value)}")
+
+
+def _figure(value):
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if value < 1e5 else f"{value:.3e}"
