@@ -26,7 +26,8 @@ def run(main: Callable[[], int | None]) -> None:
 
     def checked(_):
         # Of what the standard output has no letters for, question marks: a model's text may hold anything.
-        sys.stdout.reconfigure(errors="replace")
+        if sys.stdout is not None:  # else it was closed from outside
+            sys.stdout.reconfigure(errors="replace")
         sys.unraisablehook = _end_if_interrupted
         keep_compiled_programs()
         # JAX comes with it: only once the flags are read, so that a wrong one is answered at once.
@@ -35,11 +36,26 @@ def run(main: Callable[[], int | None]) -> None:
         host.keep_freed_memory()
         keep_to_our_sentences()
         try:
-            sys.exit(main())
+            with _reader_may_leave():
+                status = main()
+            sys.exit(status)
         except KeyboardInterrupt:
             sys.exit(130)
 
     app.run(checked, flags_parser=lambda argv: parse(argv, main))
+
+
+@contextmanager
+def _reader_may_leave():
+    """Around what prints: once whoever reads it has enough, as `| head` has, the program ends without a word."""
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Or Python would try once more, and say so, while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + 13)  # as of a program that SIGPIPE ended
 
 
 def _end_if_interrupted(unraisable):
@@ -72,12 +88,19 @@ def require(name: str, example: str) -> None:
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """Around the part of a program that checks what it was given: its errors are sentences, so print just those."""
+def user_errors(section: str = "") -> Iterator[None]:
+    """Around the part of a program that checks what it was given: its errors are sentences, so print just those.
+
+    Args:
+        section: of the config whose fields are flags here, such as "config.data.": they are named so.
+    """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except (TypeError, ValueError, OSError, ImportError) as error:  # the last: of an extra that is not installed
-        sys.exit(f"error: {_one_line(error)}")
+        message = _one_line(error)
+        sys.exit(f"error: {message.replace(section, '--') if section else message}")
 
 
 def keep_to_our_sentences() -> None:
@@ -106,7 +129,8 @@ def parse(argv: list[str], main: Callable) -> list[str]:
     """Reads the flags of a command line; a wrong one ends the program with a sentence, and so does -h, with help."""
     if any(argument in ("-h", "-help", "--help") for argument in argv[1:]):
         sys.stdout.reconfigure(errors="replace")
-        print(usage.text(main))
+        with _reader_may_leave():
+            print(usage.text(main))
         sys.exit(0)
     config_file = _config_file(argv)
     path = config_file and config_file.partition(":")[0]
@@ -156,8 +180,9 @@ def wrong_flag(error: flags.Error, values: flags.FlagValues, own: Iterable[flags
 
 def _meant(name, names):
     """Which of the names a user may have meant."""
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"is --{near[0]} meant?" if near else "--help lists those that there are"
+    short = {each.removeprefix("config."): each for each in names}  # what all begin with makes none alike
+    near = difflib.get_close_matches(name.removeprefix("config."), short, n=1)
+    return f"is --{short[near[0]]} meant?" if near else "--help lists those that there are"
 
 
 def _fields():

@@ -35,7 +35,7 @@ def main():
     from mixkabrn_jax.data.documents import DamagedError, Skipped
 
     nothing = None
-    with command_line.user_errors():
+    with command_line.user_errors("config.data."):
         config = _CONFIG(tokenizer=_TOKENIZER.value, vocab_size=_VOCAB_SIZE.value)
         skipped = Skipped(config.on_damage)
         if legal := sources.FAMILIES[config.family].legal:
@@ -180,7 +180,8 @@ def shown(document, number: int) -> Iterator[str]:
     """A record as it will be read, cut to a screenful: prompt and target told apart where it has both."""
     domain = f", domain {document.domain}" if document.domain else ""
     tests = ", with tests" if document.tests else ""
-    yield f"record {number}: {printable(document.id)}{printable(domain)}, {len(document.content):,} bytes{tests}"
+    more = "more than " if document.continues else ""
+    yield f"record {number}: {printable(document.id)}{printable(domain)}, {more}{len(document.content):,} bytes{tests}"
     named = (
         [("prompt", document.prompt), ("target", document.target)] if document.prompt else [("text", document.target)]
     )
@@ -189,7 +190,7 @@ def shown(document, number: int) -> Iterator[str]:
         for line in lines[:LINES]:
             yield f"  {name:6} | {printable(line[:WIDTH])}{'...' if len(line) > WIDTH else ''}"
         if len(lines) > LINES or len(content) > 4 * LINES * WIDTH:
-            yield f"  {name:6} | ... ({len(content):,} bytes in all)"
+            yield f"  {name:6} | ... ({more}{len(content):,} bytes in all)"
     if document.answers:
         more = f" and {len(document.answers) - 5} more" if len(document.answers) > 5 else ""
         yield f"  answers: {', '.join(printable(answer[:WIDTH]) for answer in document.answers[:5])}{more}"

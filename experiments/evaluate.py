@@ -35,7 +35,7 @@ command_line.require("workdir", "runs/tiny")
 
 
 def main():
-    with command_line.user_errors():
+    with command_line.user_errors("config.data." if _PATH.value else ""):
         results = evaluate()
     print(table.line(results))
 
@@ -49,6 +49,8 @@ def evaluate() -> dict:
     from mixkabrn_jax.evaluation.size import sizes
     from mixkabrn_jax.evaluation.tasks import TASKS
 
+    if not _TASKS.value:
+        raise ValueError(f"--tasks= names no task; there are {', '.join(TASKS)}")
     for name in _TASKS.value:
         if name not in TASKS:
             raise ValueError(f"--tasks={name}: there is no such task; there are {', '.join(TASKS)}")
@@ -59,6 +61,10 @@ def evaluate() -> dict:
     scorer = Scorer(model, tokenizer, config["data"]["sequence_length"])
     section, wanted = config["data"], Wanted(_SOURCE.value, _PATH.value, _SPLIT.value)
     results = {"workdir": _WORKDIR.value, **sizes(model, scorer.sequence_length), "tasks": {}}
+    for folder in ([Path(_PICTURES.value)] if _PICTURES.value else []) + (
+        [Path(_HTML.value).parent] if _HTML.value else []
+    ):
+        folder.mkdir(parents=True, exist_ok=True)  # now, and not once all is scored
     table.print_sizes(results)
     if _PROMPTS.value:
         results["samples"] = _samples(scorer)
@@ -67,7 +73,12 @@ def evaluate() -> dict:
         options = _options(shots(task, section, wanted, _SHOTS.value))
         documents = Documents(reader(task, section, wanted), _LIMIT.value, options.shots)
         print(f"{name} ...", file=sys.stderr, flush=True)
-        results["tasks"][name] = found = task.run(scorer, documents, options)
+        try:
+            results["tasks"][name] = found = task.run(scorer, documents, options)
+        except ValueError as error:
+            if not documents.skipped.counts:
+                raise
+            raise ValueError(f"{error}; left out were {documents.skipped}") from error
         if documents.skipped.counts:
             print(f"left out: {documents.skipped}", file=sys.stderr)
         table.print_task(name, found)
@@ -106,7 +117,6 @@ def _samples(scorer):
 def _draw(folder, found, scorer):
     from mixkabrn_jax.evaluation import pictures
 
-    folder.mkdir(parents=True, exist_ok=True)
     pictures.bits_by_position(found["positions"], folder / "bits_by_position.png", both=scorer.carries)
     pictures.bits_by_domain(found["domains"], found["bits_per_byte"], folder / "bits_by_domain.png")
     print(f"pictures: {folder}/bits_by_position.png, bits_by_domain.png")

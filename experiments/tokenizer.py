@@ -8,6 +8,7 @@ one trained on the way, give --config.data.tokenizer=bpe. The last line says in 
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from absl import flags
@@ -27,7 +28,7 @@ def main():
     from mixkabrn_jax.data.tokenizers import bpe
     from mixkabrn_jax.runs import workdir
 
-    with command_line.user_errors():
+    with command_line.user_errors("config.data."):
         out = writable(Path(_OUT.value))
         config = _CONFIG(tokenizer="bpe", vocab_size=_VOCAB_SIZE.value)
         if legal := sources.FAMILIES[config.family].legal:
@@ -54,6 +55,8 @@ def writable(out: Path) -> Path:
         raise ValueError(f"--out={out}: the name of a tokenizer ends in .json, by which config.data.tokenizer knows it")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"--out={out}: there is no folder {out.parent}")
+    if not os.access(out.parent, os.W_OK):
+        raise PermissionError(f"--out={out}: the folder {out.parent} cannot be written to")
     return out
 
 

@@ -90,9 +90,9 @@ class DataConfig:
             raise ValueError(
                 f"config.data.tokenizer={self.tokenizer!r} must be one of {TOKENIZERS}, or the path of a tokenizer.json"
             )
-        # Bytes, a separator, and at least one piece that is longer.
-        if self.tokenizer == "bpe" and self.vocab_size < 258:
-            raise ValueError(f"config.data.vocab_size={self.vocab_size} must be at least 258 for tokenizer='bpe'")
+        # Bytes, a separator, and at least one piece that is longer; and what the trainer has memory for.
+        if self.tokenizer == "bpe" and not 258 <= self.vocab_size <= 1_000_000:
+            raise ValueError(f"config.data.vocab_size={self.vocab_size} must be 258 to 1000000 for tokenizer='bpe'")
 
     def _check_mixture(self):
         if self.source != "auto" or self.path or self.validation_path:

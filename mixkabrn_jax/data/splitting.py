@@ -18,6 +18,7 @@ import logging
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -168,6 +169,15 @@ def _split_inside(document, position, *, is_first):
         yield "validation", dataclasses.replace(document, content=content[boundary:])
 
 
+@contextmanager
+def _naming_validation_path():
+    """Around what reads it as the path of a config: errors name the field that it comes from."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(str(error).replace("config.data.path", "config.data.validation_path", 1)) from error
+
+
 class Split:
     """The documents of a config told apart, as a stream that can be read again and again."""
 
@@ -185,8 +195,11 @@ class Split:
     def identity(self) -> dict:
         """What the documents and their splits depend on; nothing is read."""
         config = self.config
-        validation = config.validation_path and sources.identity(sources.validation_config(config))
-        return sources.identity(config) | {"validation": validation or config.validation_fraction}
+        about = sources.identity(config)
+        if not config.validation_path:
+            return about | {"validation": config.validation_fraction}
+        with _naming_validation_path():
+            return about | {"validation": sources.identity(sources.validation_config(config))}
 
     @property
     def num_bytes(self) -> int:
@@ -220,11 +233,8 @@ class Split:
                 yield name, document
         if path:
             other = sources.validation_config(self.config)
-            try:
+            with _naming_validation_path():
                 yield from (("validation", document) for document in sources.read(other, None, skipped))
-            except (FileNotFoundError, ValueError) as error:
-                message = str(error).replace("config.data.path", "config.data.validation_path", 1)
-                raise type(error)(message) from error
 
     def _measure(self):
         """One pass, the first time: what is there, and where it is to be cut."""

@@ -183,6 +183,8 @@ def test_validation_is_read_from_a_path_of_its_own_and_nothing_is_held_out(tmp_p
     absent = str(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match=re.escape(f"config.data.validation_path={absent!r}")):
         list(splitting.Split(config(path=path, validation_path=absent)))
+    with pytest.raises(FileNotFoundError, match=re.escape(f"config.data.validation_path={absent!r} does not exist")):
+        splitting.Split(config(path=path, validation_path=absent)).identity()
 
 
 def test_a_published_validation_split_is_used_before_anything_is_held_out(monkeypatch):

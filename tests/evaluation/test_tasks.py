@@ -112,6 +112,12 @@ def test_the_likeliest_choice_is_chosen_and_its_length_counts_in_acc_norm():
     assert table.pairs[-1] == (b"", b"B")
 
 
+def test_who_cannot_tell_two_choices_apart_has_not_chosen_the_right_one():
+    table = Table({b"same": 2.0, b"other": 2.0, b" far": 9.0})
+    items = [item("", ["same", "same"], 0), item("", ["same", "other"], 0), item("", ["other", "same"], 0)]
+    assert choice.run(table, items, Options()) == {"acc": 0, "acc_norm": 1 / 3, "n": 3}
+
+
 def test_a_last_word_is_right_where_greedy_decoding_would_write_it():
     table = Table({b" one": 1.0, b" two": 3.0}, greedy=[b" two"])
     items = [item("a b", ["one"], 0), item("a b", ["two"], 0)]

@@ -85,6 +85,11 @@ def test_help_says_what_a_field_is_for(entry, capsys):
         ),
         (
             "train",
+            ["--config=configs/lm.py", "--plan", "--config.nope=1"],
+            "--config.nope=1: the config file declares no such field; --help lists those that there are",
+        ),
+        (
+            "train",
             ["--config=configs/lm.py", "--plan", "--config.num_steps=six"],
             "--config.num_steps=six: an integer is needed",
         ),
@@ -227,3 +232,13 @@ def test_a_kept_program_that_was_cut_short_is_compiled_anew_without_a_word(tmp_p
     for file in kept:
         file.write_bytes(file.read_bytes()[:9])
     assert run_program(program, **settings) == (0, "3\n", "")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--source=synthetic", "--path=copy"]])
+def test_a_reader_that_has_enough_ends_a_program_without_a_word(arguments):
+    command = [sys.executable, "-m", "experiments.data", *arguments]
+    program = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program.stdout.close()
+    assert program.stderr.read() == b""
+    program.stderr.close()
+    assert program.wait() == 128 + 13

@@ -317,17 +317,17 @@ def test_a_split_names_and_columns_are_chosen_by_flags(show):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--path=nowhere"], "error: config.data.path='nowhere' does not exist: give a file, an archive or"),
-        (["--source=books"], "error: config.data.source='books' must be one of ('auto', 'sotu'"),
-        (["--source=text"], "error: config.data.path='' names no file, but config.data.source='text' reads one"),
+        (["--path=nowhere"], "error: --path='nowhere' does not exist: give a file, an archive or"),
+        (["--source=books"], "error: --source='books' must be one of ('auto', 'sotu'"),
+        (["--source=text"], "error: --path='' names no file, but --source='text' reads one"),
         (["--split=dev"], "error: flag --split=dev: value should be one of <train|validation|test>"),
         (
             ["--on_damage=stop", "--path=x.jsonl"],
-            "error: config.data.on_damage='stop' must be one of ('skip', 'error')",
+            "error: --on_damage='stop' must be one of ('skip', 'error')",
         ),
-        (["--source=synthetic", "--path=sums"], "error: config.data.path='sums': 'sums' is no synthetic task"),
+        (["--source=synthetic", "--path=sums"], "error: --path='sums': 'sums' is no synthetic task"),
         (["--show=-1"], "error: --show=-1"),
-        (["--tokenizer=words", "--path=x.jsonl"], "error: config.data.tokenizer='words'"),
+        (["--tokenizer=words", "--path=x.jsonl"], "error: --tokenizer='words'"),
         (["--path=x.jsonl", "--on_damage=error"], "error: x.jsonl:2: not JSON"),
         (["--path=x.zip", "--on_damage=error"], "error: x.zip: damaged archive (File is not a zip file)"),
         (["x.jsonl"], "error: 'x.jsonl' is not a flag: write --name=value"),

@@ -36,7 +36,11 @@ def trained(tmp_path_factory):
 
 def test_the_last_line_has_every_figure_and_the_table_every_domain(entry, trained, capsys, tmp_path):
     directory, model = trained
-    arguments = [f"--path={directory / 'texts'}", f"--pictures={tmp_path / 'png'}", f"--html={tmp_path / 'page.html'}"]
+    arguments = [
+        f"--path={directory / 'texts'}",
+        f"--pictures={tmp_path / 'png'}",
+        f"--html={tmp_path / 'new/page.html'}",
+    ]
     entry("evaluate").run(f"--workdir={directory / 'run'}", "--prompts=to be", "--max_tokens=5", *arguments)
     *people, last = capsys.readouterr().out.splitlines()
     found = json.loads(last)
@@ -53,7 +57,7 @@ def test_the_last_line_has_every_figure_and_the_table_every_domain(entry, traine
     written = Scorer(model, TOKENIZER, 16).complete([b"to be"], 5)[0].decode(errors="replace")
     assert found["samples"] == [{"prompt": "to be", "text": written}]
     assert (tmp_path / "png" / "bits_by_domain.png").exists()
-    assert "größe" not in (tmp_path / "page.html").read_text()  # the first document alone
+    assert "größe" not in (tmp_path / "new/page.html").read_text()  # the first document alone
 
 
 def test_by_default_the_documents_that_the_run_held_out_are_scored(entry, trained, capsys):
@@ -140,7 +144,8 @@ def test_a_limit_counts_documents_and_tasks_stand_side_by_side(entry, trained, c
         ([], "--workdir"),
         (["--workdir=/nowhere"], "/nowhere does not exist"),
         (["--workdir={}", "--tasks=bits"], "--tasks=bits: there is no such task; there are bits_per_byte, choice"),
-        (["--workdir={}", "--path=/nowhere"], "config.data.path='/nowhere'"),
+        (["--workdir={}", "--path=/nowhere"], "--path='/nowhere' does not exist"),
+        (["--workdir={}", "--tasks="], "--tasks= names no task; there are bits_per_byte, choice"),
         (["--workdir={}", "--source=wiki"], "config.data.source='wiki' must be one of"),
         (["--workdir={}", "--tasks=choice"], "--tasks=choice needs --path=FILE"),
         (["--workdir={}", "--limit=-1"], "limit"),

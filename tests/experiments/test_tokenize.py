@@ -46,9 +46,9 @@ def test_a_tokenizer_is_trained_on_the_training_documents_and_written_whole(tmp_
         ([], "--out=tokenizer.json is needed"),
         (["--out={}/tokenizer.txt"], "ends in .json"),
         (["--out={}/none/tokenizer.json"], "there is no folder"),
-        (["--out={}/t.json", "--vocab_size=100"], "config.data.vocab_size=100 must be at least 258"),
-        (["--out={}/t.json", "--path={}/none"], "config.data.path"),
-        (["--out={}/t.json", "--source=words"], "config.data.source='words' must be one of"),
+        (["--out={}/t.json", "--vocab_size=100"], "--vocab_size=100 must be 258 to 1000000"),
+        (["--out={}/t.json", "--path={}/none"], "--path="),
+        (["--out={}/t.json", "--source=words"], "--source='words' must be one of"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(entry, tmp_path, capsys, arguments, message):

@@ -92,7 +92,7 @@ def of_record(record: dict, place: str, domain: str) -> Item | str:
 
 
 def run(scorer: Scorer, documents: Iterable[Item], options: Options) -> dict[str, float | int]:
-    """Of choices: `acc`, and `acc_norm`, where nats are divided by the bytes of a choice.
+    """Of choices: `acc`, and `acc_norm`, where nats are divided by the bytes of a choice. A tie is not right.
 
     Of last words: `acc`, the share that greedy decoding would write, and `perplexity`, the exponential of the mean nats
     of a word. Always n.
@@ -149,4 +149,6 @@ def _index(answer, labels, number):
 
 
 def _least(values):
-    return min(range(len(values)), key=values.__getitem__)
+    """The index of the least; None of several that are as small: who cannot tell them apart has not chosen."""
+    least = min(values)
+    return values.index(least) if values.count(least) == 1 else None

@@ -65,3 +65,9 @@ def test_a_run_that_was_moved_opens_with_the_tokenizer_it_was_trained_with(tmp_p
     again = workdir.load_tokenizer(tmp_path / "elsewhere")
     assert again.fingerprint() == trained.fingerprint()
     assert again.encode(b"abba cab").tolist() == trained.encode(b"abba cab").tolist()
+
+
+@pytest.mark.parametrize("vocab_size", [257, 1_000_000_000])
+def test_a_vocabulary_that_cannot_be_trained_is_refused_with_the_bounds(vocab_size):
+    with pytest.raises(ValueError, match=rf"config\.data\.vocab_size={vocab_size} must be 258 to 1000000"):
+        config(tokenizer="bpe", vocab_size=vocab_size)
