@@ -24,7 +24,7 @@ def flat():
 def tiny():
     """What lm.py:tiny was then, with the names of today."""
     config = lm.get_config("tiny")
-    config.update_from_flattened_dict({"num_steps": 1300, "model.embedding_scale": 1.0, "data.tokenizer": "bytes"})
+    config.update_from_flattened_dict({"model.embedding_scale": 1.0, "data.tokenizer": "bytes"})
     return config.to_dict()
 
 
