@@ -10,10 +10,10 @@
 | base | 350 M | 136 M | meant for one GPU | not trained yet |
 | large | 5.08 G | 1.40 G | meant for pods: see `--plan` | not trained yet |
 
-On bytes, with the embedding unscaled, tiny ended at 1.994 after as many steps (on other held-out documents, the last
-twentieth of each era counted in documents). On pieces the scale alone took step 500 from 1.730 to 1.685, and 1700 steps unscaled
-end at 1.547 (one run each, 2026-11-26). Recomputing whole layers (remat) takes a tenth longer. Parameters are counted by `count_parameters`; active ones are those that one
-token passes through.
+On bytes, with the embedding unscaled, tiny ended at 1.994 after as many steps (on other held-out documents: the last
+twentieth of each era's documents). On pieces the scale alone took step 500 from 1.730 to 1.685, and 1700 steps unscaled
+end at 1.547 (one run each, 2026-11-26). Recomputing whole layers (remat) takes a tenth longer. Parameters are counted
+by `count_parameters`; active ones are those that one token passes through.
 """
 
 from ml_collections import ConfigDict
