@@ -65,6 +65,7 @@ def check_same(directory, other, config):
     assert runs.records(directory) == runs.records(other)
 
 
+@pytest.mark.slow
 def test_one_of_two_processes_is_killed_and_the_run_ends_as_one_of_one_process_with_two_devices(tmp_path):
     """The sum of two is the same in either order."""
     config = toy.experiment(toy.write_text(tmp_path / "text.txt"), **CHANGES, **SMALL)

@@ -111,7 +111,9 @@ def check_equal(model, mesh, training=TRAINING):
     ("name", "sizes", "training"),
     [
         ("retention, KAN experts", (2, 2, 1, 2), TRAINING),
-        ("attention, MLP experts", (1, 2, 2, 2), LOSSES | {"accumulation_steps": 2}),
+        pytest.param(
+            *("attention, MLP experts", (1, 2, 2, 2), LOSSES | {"accumulation_steps": 2}), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_step_on_a_mesh_is_the_step_on_one_device(name, sizes, training):
