@@ -61,10 +61,11 @@ def evaluate() -> dict:
     scorer = Scorer(model, tokenizer, config["data"]["sequence_length"])
     section, wanted = config["data"], Wanted(_SOURCE.value, _PATH.value, _SPLIT.value)
     results = {"workdir": _WORKDIR.value, **sizes(model, scorer.sequence_length), "tasks": {}}
-    for folder in ([Path(_PICTURES.value)] if _PICTURES.value else []) + (
-        [Path(_HTML.value).parent] if _HTML.value else []
-    ):
-        folder.mkdir(parents=True, exist_ok=True)  # now, and not once all is scored
+    # Now, and not once all is scored.
+    if _PICTURES.value:
+        Path(_PICTURES.value).mkdir(parents=True, exist_ok=True)
+    if _HTML.value:
+        Path(_HTML.value).parent.mkdir(parents=True, exist_ok=True)
     table.print_sizes(results)
     if _PROMPTS.value:
         results["samples"] = _samples(scorer)
