@@ -38,7 +38,7 @@ def check_explained(run):
 
 def test_it_trains_on_a_text_and_prints_a_sample_and_its_metrics_are_explained(tmp_path, capsys):
     (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 100)
-    simple = {"model.ffn": "mlp", "model.linear": "dense"}  # compiles fast
+    simple = {"model.ffn": "mlp", "model.linear": "dense", "model.mixer": "attention"}  # compiles fast
     train_text_dataset.main(str(tmp_path / "text.txt"), str(tmp_path / "run"), **SMALL, **simple)
     sample = capsys.readouterr().out.partition("checkpoints\n")[2]
     assert len(sample) > 50

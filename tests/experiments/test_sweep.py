@@ -291,7 +291,7 @@ def test_a_failing_trial_is_reported_and_run_again_alone(folder):
 
 @pytest.mark.parametrize("with_children", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_killed_sweep_run_again_ends_in_one_complete_table(folder, with_children):
-    arguments = ("--slots=2", "--config.num_steps=24", "--config.pause=0.2")
+    arguments = ("--slots=2", "--config.num_steps=24", "--config.pause=0.1")
     with start_sweep(folder, *arguments) as process:
         wait_until(lambda: len(list(folder.glob("out/*/checkpoint"))) == 2)
         process.kill()
@@ -311,7 +311,7 @@ def test_a_killed_sweep_run_again_ends_in_one_complete_table(folder, with_childr
 
 def test_a_stopped_sweep_lets_its_trials_save_and_goes_on(folder):
     (folder / "attention_works").touch()
-    arguments = ("--config.num_steps=14", "--config.pause=0.2")
+    arguments = ("--config.num_steps=14", "--config.pause=0.1")
     with start_sweep(folder, *arguments) as process:
         wait_until(lambda: list(folder.glob("out/*/metrics.jsonl")))
         process.send_signal(signal.SIGTERM)
@@ -345,7 +345,8 @@ def test_real_training_ends_in_the_table(tmp_path):
         "    config = language_model('tiny')\n"
         "    config.update_from_flattened_dict({'num_steps': 2, 'model.d_model': 16, 'model.num_layers': 1,\n"
         "        'data.sequence_length': 32, 'data.batch_size': 2, 'data.path': 'text.txt',\n"
-        "        'model.ffn': 'mlp', 'model.linear': 'dense', 'model.num_experts': 0})\n"
+        "        'data.tokenizer': 'bytes', 'model.ffn': 'mlp', 'model.mixer': 'attention',\n"
+        "        'model.linear': 'dense', 'model.num_experts': 0})\n"
         "    return config\n"
         "def ablation(config):\n"
         "    yield {}\n"

@@ -109,8 +109,7 @@ def test_a_run_that_was_killed_and_interrupted_ends_as_if_nothing_had_been(tmp_p
     assert 21 <= stopped.latest_step() < config["num_steps"]
     assert f"stopped at step {stopped.latest_step()}" in output
     stopped.close()
-    code, output = finish(start(again))
-    assert code == 0, output
+    assert loop.train(loop.prepare(config, broken)) == 0
 
     (got, got_position), (want, want_position) = final(broken, config), final(whole, config)
     assert want.step == config["num_steps"]

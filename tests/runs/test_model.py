@@ -23,7 +23,9 @@ from tests import toy
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = tokenizers.Characters("abc")
-SMALL = {"num_experts": 2, "num_layers": 1}
+SMALL = {"num_experts": 2, "num_layers": 1, "mixer": "attention", "kan__grid__degree": 1}  # compiles fast
+SMALLEST = {"num_experts": 0, "ffn": "mlp"}
+"""For what starts a process of its own, which compiles anew."""
 
 
 def experiment(**changes):
@@ -186,7 +188,7 @@ atexit.register(lambda: print([name for name in sys.modules if name.startswith((
 
 
 def test_no_optimiser_and_no_pipeline_is_needed_for_a_run_to_be_read(tmp_path):
-    train(tmp_path)
+    train(tmp_path, **SMALLEST)
     program = f"sys.argv = ['generate', '--workdir={tmp_path}', '--max_tokens=3', '--prompt=ab']\n"
     program += "runpy.run_module('experiments.generate', run_name='__main__')"
     assert run(REFUSED + program).splitlines()[-1] == "[]"

@@ -11,7 +11,7 @@ import pytest
 
 from mixkabrn_jax import locks
 from mixkabrn_jax.runs import hashes
-from tests.runs.test_model import ROOT, train
+from tests.runs.test_model import ROOT, SMALLEST, train
 
 # The libraries that we use are imported before: they know where they are by what is not there.
 HIDDEN = """
@@ -54,7 +54,7 @@ def test_every_module_is_imported_without_what_windows_lacks():
 
 
 def test_a_run_is_opened_and_generated_from_without_what_windows_lacks(tmp_path):
-    train(tmp_path)
+    train(tmp_path, **SMALLEST)
     assert run(OPEN_AND_GENERATE, str(tmp_path)) == "3"
 
 

@@ -315,6 +315,7 @@ def test_skips_fit_lists_of_another_length():
     assert guard.resize(None, 2, 3) is None
 
 
+@pytest.mark.slow
 def test_real_training_raises_no_alarm(train, tmp_path):
     """At the toy's rate, with gradients that now and then are 40 deviations above their mean."""
     lengths = {"num_steps": 200, "log_every": 50, "evaluate_every": 200, "checkpoint__every": 200}

@@ -72,7 +72,10 @@ def test_a_run_learns_reports_and_saves_and_is_then_finished(tmp_path, capsys):
     }
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGUSR1))],
+)
 def test_a_signal_stops_a_run_at_a_step_boundary_with_its_state_saved(tmp_path, number, capsys):
     toy.write_text(tmp_path / "text.txt")
     changes = SMALL | {"num_steps": 100_000, "log_every": 1, "evaluate_every": 100_000, "checkpoint__every": 100_000}

@@ -140,7 +140,8 @@ def test_microbatches_of_a_mesh_are_those_of_one_device():
     check_equal(toy.make(toy.model_config(**changes)), mesh_of(2, 1, 1, 2), training)
 
 
-@pytest.mark.parametrize("dispatch", ["sorted", pytest.param("dense", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dispatch", ["sorted", "dense"])
 def test_devices_with_a_capacity_are_microbatches_with_one(dispatch):
     """Each counts its own tokens; the balance losses, which are over the whole batch, are left out."""
     changes = {"mixer": "attention", "ffn": "mlp", "router__dispatch": dispatch, "router__capacity_factor": 0.75}
