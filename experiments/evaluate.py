@@ -5,6 +5,7 @@ with --tasks. A table for people, then one line of JSON.
 """
 
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from absl import flags
@@ -35,15 +36,26 @@ command_line.require("workdir", "runs/tiny")
 
 
 def main():
-    with command_line.user_errors("config.data." if _PATH.value else ""):
-        results = evaluate()
+    with command_line.user_errors():
+        scorer, data, results = _prepare()
+    for name in dict.fromkeys(_TASKS.value):  # each once
+        found = results["tasks"][name] = {}
+        with _keeping_errors(found, name):
+            found.update(_ask(name, scorer, data))
+            table.print_task(name, found)
+    with _keeping_errors(results, "--pictures"):
+        if _PICTURES.value and "positions" in results["tasks"].get("bits_per_byte", {}):
+            _draw(Path(_PICTURES.value), results["tasks"]["bits_per_byte"], scorer)
+    with _keeping_errors(results, "--html"):
+        if _HTML.value:
+            _write_page(Path(_HTML.value), scorer, data)
     print(table.line(results))
+    return int(any("error" in found for found in (results, *results["tasks"].values())))
 
 
-def evaluate() -> dict:
-    """What the last line says, after a table for people was printed."""
+def _prepare():
+    """(scorer, `config["data"]` of the run, what there is to say so far), after the flags were checked."""
     # Only here, so that a wrong flag is answered at once: JAX comes with them.
-    from experiments.evaluating.documents import Documents, Wanted, reader, shots
     from mixkabrn_jax import runs
     from mixkabrn_jax.evaluation.score import Scorer
     from mixkabrn_jax.evaluation.size import sizes
@@ -59,7 +71,6 @@ def evaluate() -> dict:
         raise ValueError(f"--shots={_SHOTS.value}: examples stand before the prompts of {takers} alone")
     model, tokenizer, config = runs.open(_WORKDIR.value)
     scorer = Scorer(model, tokenizer, config["data"]["sequence_length"])
-    section, wanted = config["data"], Wanted(_SOURCE.value, _PATH.value, _SPLIT.value)
     results = {"workdir": _WORKDIR.value, **sizes(model, scorer.sequence_length), "tasks": {}}
     # Now, and not once all is scored.
     if _PICTURES.value:
@@ -69,38 +80,47 @@ def evaluate() -> dict:
     table.print_sizes(results)
     if _PROMPTS.value:
         results["samples"] = _samples(scorer)
-    for name in _TASKS.value:
-        task = TASKS[name]
-        options = _options(shots(task, section, wanted, _SHOTS.value))
-        documents = Documents(reader(task, section, wanted), _LIMIT.value, options.shots)
-        print(f"{name} ...", file=sys.stderr, flush=True)
-        try:
-            results["tasks"][name] = found = task.run(scorer, documents, options)
-        except ValueError as error:
-            if not documents.skipped.counts:
-                raise
-            raise ValueError(f"{error}; left out were {documents.skipped}") from error
-        if documents.skipped.counts:
-            print(f"left out: {documents.skipped}", file=sys.stderr)
-        table.print_task(name, found)
-    if _PICTURES.value and "bits_per_byte" in results["tasks"]:
-        _draw(Path(_PICTURES.value), results["tasks"]["bits_per_byte"], scorer)
-    if _HTML.value:
-        _write_page(Path(_HTML.value), scorer, reader(TASKS["bits_per_byte"], section, wanted))
-    return results
+    return scorer, config["data"], results
 
 
-def _options(shots):
+@contextmanager
+def _keeping_errors(found, name):
+    """Around one of the things asked for: its error is said and stands in `found`, and the others go on."""
+
+    def answer(sentence):
+        found["error"] = sentence.removeprefix(f"{name}: ")
+        print(f"error: {name}: {found['error']}", file=sys.stderr, flush=True)
+
+    with command_line.user_errors("config.data." if _PATH.value else "", answer):
+        yield
+
+
+def _ask(name, scorer, data):
+    """The figures of a task."""
+    from experiments.evaluating.documents import Documents, Wanted, reader, shots
+    from mixkabrn_jax.evaluation.tasks import TASKS
     from mixkabrn_jax.evaluation.tasks.options import Options
 
-    return Options(
-        shots=shots,
+    task, wanted = TASKS[name], Wanted(_SOURCE.value, _PATH.value, _SPLIT.value)
+    options = Options(
+        shots=shots(task, data, wanted, _SHOTS.value),
         max_tokens=_MAX_TOKENS.value,
         temperature=_TEMPERATURE.value,
         seed=_SEED.value,
         num_samples=_SAMPLES.value,
         allow_code=_ALLOW_CODE.value,
     )
+    documents = Documents(reader(task, data, wanted), _LIMIT.value, options.shots)
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    try:
+        found = task.run(scorer, documents, options)
+    except ValueError as error:
+        if not documents.skipped.counts:
+            raise
+        raise ValueError(f"{error}; left out were {documents.skipped}") from error
+    if documents.skipped.counts:
+        print(f"left out: {documents.skipped}", file=sys.stderr)
+    return found
 
 
 def _samples(scorer):
@@ -123,10 +143,13 @@ def _draw(folder, found, scorer):
     print(f"pictures: {folder}/bits_by_position.png, bits_by_domain.png")
 
 
-def _write_page(path, scorer, read):
+def _write_page(path, scorer, data):
+    from experiments.evaluating.documents import Wanted, reader
     from mixkabrn_jax.data.documents import Skipped
     from mixkabrn_jax.evaluation import pictures
+    from mixkabrn_jax.evaluation.tasks import TASKS
 
+    read = reader(TASKS["bits_per_byte"], data, Wanted(_SOURCE.value, _PATH.value, _SPLIT.value))
     pictures.text_in_colours(scorer.pieces(read(Skipped())), scorer.tokenizer, path)
     print(f"page: {path}")
 
