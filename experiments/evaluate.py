@@ -19,14 +19,19 @@ _SOURCE = flags.DEFINE_string(
     "source", "", "source of other documents, as config.data.source; text where only a path is given"
 )
 _PATH = flags.DEFINE_string("path", "", "file, archive or folder of other documents")
-_SPLIT = flags.DEFINE_string(
-    "split", "", "train, validation or test; empty for the task's own, all of --path, or what the run held out"
+_SPLIT = flags.DEFINE_enum(
+    "split",
+    None,
+    ["train", "validation", "test"],
+    "the split to ask of; the task's own, all of --path, or what the run held out if not given",
 )
 _LIMIT = flags.DEFINE_integer("limit", 0, "score so many documents, the first ones; 0 for all", lower_bound=0)
 _PROMPTS = flags.DEFINE_multi_string("prompts", [], "text to continue, shown with what follows; may be given again")
-_MAX_TOKENS = flags.DEFINE_integer("max_tokens", 0, "tokens of a completion; 0 for the task's own, 100 for prompts")
+_MAX_TOKENS = flags.DEFINE_integer(
+    "max_tokens", 0, "tokens of a completion; 0 for the task's own, 100 for prompts", lower_bound=0
+)
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "of completions; 0 takes the most likely token each time")
-_SEED = flags.DEFINE_integer("seed", 0, "of completions: the same seed gives the same text")
+_SEED = flags.DEFINE_integer("seed", 0, "of completions: the same seed gives the same text", lower_bound=0)
 _SHOTS = flags.DEFINE_integer("shots", 0, "examples of the training split before each prompt", lower_bound=0)
 _SAMPLES = flags.DEFINE_integer("num_samples", 1, "programs written for each problem of code", lower_bound=1)
 _ALLOW_CODE = flags.DEFINE_bool("allow_code", False, "run programs that the model wrote, in a guarded process")
@@ -74,13 +79,24 @@ def _prepare():
     results = {"workdir": _WORKDIR.value, **sizes(model, scorer.sequence_length), "tasks": {}}
     # Now, and not once all is scored.
     if _PICTURES.value:
-        Path(_PICTURES.value).mkdir(parents=True, exist_ok=True)
+        _make_folder(f"--pictures={_PICTURES.value}", Path(_PICTURES.value))
     if _HTML.value:
-        Path(_HTML.value).parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(f"--html={_HTML.value}", Path(_HTML.value).parent)
+        if Path(_HTML.value).is_dir():
+            raise ValueError(
+                f"--html={_HTML.value} is a folder: name the page, such as {Path(_HTML.value, 'first.html')}"
+            )
     table.print_sizes(results)
     if _PROMPTS.value:
         results["samples"] = _samples(scorer)
     return scorer, config["data"], results
+
+
+def _make_folder(flag, path):
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{flag}: {path} cannot be made a folder ({error.strerror})") from error
 
 
 @contextmanager
@@ -98,10 +114,11 @@ def _keeping_errors(found, name):
 def _ask(name, scorer, data):
     """The figures of a task."""
     from experiments.evaluating.documents import Documents, Wanted, reader, shots
+    from mixkabrn_jax.data.sources import NoDocumentsError
     from mixkabrn_jax.evaluation.tasks import TASKS
     from mixkabrn_jax.evaluation.tasks.options import Options
 
-    task, wanted = TASKS[name], Wanted(_SOURCE.value, _PATH.value, _SPLIT.value)
+    task, wanted = TASKS[name], Wanted(_SOURCE.value, _PATH.value, _SPLIT.value or "")
     options = Options(
         shots=shots(task, data, wanted, _SHOTS.value),
         max_tokens=_MAX_TOKENS.value,
@@ -115,7 +132,7 @@ def _ask(name, scorer, data):
     try:
         found = task.run(scorer, documents, options)
     except ValueError as error:
-        if not documents.skipped.counts:
+        if not documents.skipped.counts or isinstance(error, NoDocumentsError):  # which says so itself
             raise
         raise ValueError(f"{error}; left out were {documents.skipped}") from error
     if documents.skipped.counts:
@@ -149,7 +166,7 @@ def _write_page(path, scorer, data):
     from mixkabrn_jax.evaluation import pictures
     from mixkabrn_jax.evaluation.tasks import TASKS
 
-    read = reader(TASKS["bits_per_byte"], data, Wanted(_SOURCE.value, _PATH.value, _SPLIT.value))
+    read = reader(TASKS["bits_per_byte"], data, Wanted(_SOURCE.value, _PATH.value, _SPLIT.value or ""))
     pictures.text_in_colours(scorer.pieces(read(Skipped())), scorer.tokenizer, path)
     print(f"page: {path}")
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from mixkabrn_jax.data import hub, packing, tokenizers
+from mixkabrn_jax.data import hub, packing, sources, tokenizers
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import DamagedError, Document, Skipped, task
 from mixkabrn_jax.evaluation.score import Likelihood, Piece, Scorer
@@ -209,6 +209,23 @@ def test_files_of_items_are_read_and_damage_is_counted_or_an_error(tmp_path):
         list(choice.read(config, None, Skipped("error")))
     with pytest.raises(ValueError, match="needs --path=FILE"):
         list(choice.read(DataConfig(**_FIELDS, path=""), None, skipped))
+
+
+def test_items_of_a_split_are_those_of_its_files(tmp_path):
+    pair = '{"sentence_good": "a", "sentence_bad": "b"}\n'
+    for name in ("blimp/train.jsonl", "blimp/dev.jsonl", "mine.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(pair)
+
+    def ids(path, split):
+        return [item.id for item in choice.read(DataConfig(**_FIELDS, path=str(tmp_path / path)), split, Skipped())]
+
+    assert ids("blimp", None) == ["dev.jsonl:1", "train.jsonl:1"]
+    assert ids("blimp", "validation") == ["dev.jsonl:1"]
+    assert ids("mine.jsonl", "test") == ["mine.jsonl:1"]  # what is named by itself is what is asked for
+    for path, only in (("blimp", "train, validation"), ("blimp/train.jsonl", "train")):
+        with pytest.raises(sources.AbsentSplitError, match=f"{path}': no files of the split 'test', only of {only}"):
+            ids(path, "test")
 
 
 _FIELDS = {

@@ -130,12 +130,13 @@ def test_a_task_that_fails_is_named_and_takes_no_figures_of_the_others_with_it(e
     assert list(found["tasks"]) == ["recall", "gsm8k", "bits_per_byte", "humaneval"]
     assert found["tasks"]["recall"]["n"] == 1
     of_gsm8k = "no files of the split 'train', only of test"
-    of_text = "no documents (this source reads text"
-    said = {"gsm8k": of_gsm8k, "bits_per_byte": of_text, "humaneval": "allow_code is False", "--html": of_text}
+    of_text = "no documents (this source reads text"  # and what was left out, once
+    said = {"gsm8k": of_gsm8k, "bits_per_byte": of_text, "humaneval": "allow_code=True", "--html": of_text}
     for name, sentence in said.items():
         assert sentence in (found if name == "--html" else found["tasks"][name])["error"]
         [line] = [line for line in told.err.splitlines() if line.startswith(f"error: {name}: ")]
         assert sentence in line
+        assert line.count("left out") == (sentence == of_text)
     assert told.out.count("accuracy ") == 1  # asked once, though named twice
 
 
@@ -167,6 +168,10 @@ def test_a_limit_counts_documents_and_tasks_stand_side_by_side(entry, trained, c
         (["--workdir={}", "--tasks=bits"], "--tasks=bits: there is no such task; there are bits_per_byte, choice"),
         (["--workdir={}", "--tasks="], "--tasks= names no task; there are bits_per_byte, choice"),
         (["--workdir={}", "--limit=-1"], "limit"),
+        (["--workdir={}", "--seed=-1"], "seed"),
+        (["--workdir={}", "--split=dev"], "--split=dev"),
+        (["--workdir={}", "--html=/"], "--html=/ is a folder: name the page, such as /first.html"),
+        (["--workdir={0}", "--pictures={0}/config.json"], "config.json cannot be made a folder (File exists)"),
         (["--workdir={}", "--shots=2"], "--shots=2: examples stand before the prompts of gsm8k, math, openqa alone"),
         (["--workdir={}", "--temperature=-1", "--prompts=a"], "temperature=-1.0: 0 or more is needed"),
     ],
@@ -185,6 +190,10 @@ def test_a_mistake_is_answered_in_one_line(entry, trained, arguments, message):
         (["--path=/nowhere"], "error: bits_per_byte: --path='/nowhere' does not exist"),
         (["--source=wiki"], "error: bits_per_byte: config.data.source='wiki' must be one of"),
         (["--tasks=choice"], "error: choice: --tasks=choice needs --path=FILE"),
+        (
+            ["--tasks=humaneval", "--path=x"],
+            "error: humaneval: programs that the model wrote",
+        ),
         (["--tasks=gsm8k"], "error: gsm8k: --path is needed: the files of gsm8k that the task is asked of"),
     ],
 )
