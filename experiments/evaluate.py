@@ -42,14 +42,16 @@ command_line.require("workdir", "runs/tiny")
 
 def main():
     with command_line.user_errors():
-        scorer, data, results = _prepare()
+        _check_flags()
+        scorer, data = _open()
+        results = _describe(scorer)
     for name in dict.fromkeys(_TASKS.value):  # each once
         found = results["tasks"][name] = {}
         with _keeping_errors(found, name):
             found.update(_ask(name, scorer, data))
             table.print_task(name, found)
     with _keeping_errors(results, "--pictures"):
-        if _PICTURES.value and "positions" in results["tasks"].get("bits_per_byte", {}):
+        if _PICTURES.value and "error" not in results["tasks"]["bits_per_byte"]:
             _draw(Path(_PICTURES.value), results["tasks"]["bits_per_byte"], scorer)
     with _keeping_errors(results, "--html"):
         if _HTML.value:
@@ -58,12 +60,9 @@ def main():
     return int(any("error" in found for found in (results, *results["tasks"].values())))
 
 
-def _prepare():
-    """(scorer, `config["data"]` of the run, what there is to say so far), after the flags were checked."""
-    # Only here, so that a wrong flag is answered at once: JAX comes with them.
-    from mixkabrn_jax import runs
-    from mixkabrn_jax.evaluation.score import Scorer
-    from mixkabrn_jax.evaluation.size import sizes
+def _check_flags():
+    """Says what makes no sense, and makes the folders that are named: now, and not once all is scored."""
+    # Imported only here and below, so that a flag of the wrong kind is answered at once: JAX comes with them.
     from mixkabrn_jax.evaluation.tasks import TASKS
 
     if not _TASKS.value:
@@ -74,22 +73,17 @@ def _prepare():
     if _SHOTS.value and not any(TASKS[name].takes_shots for name in _TASKS.value):
         takers = ", ".join(name for name, task in TASKS.items() if task.takes_shots)
         raise ValueError(f"--shots={_SHOTS.value}: examples stand before the prompts of {takers} alone")
-    model, tokenizer, config = runs.open(_WORKDIR.value)
-    scorer = Scorer(model, tokenizer, config["data"]["sequence_length"])
-    results = {"workdir": _WORKDIR.value, **sizes(model, scorer.sequence_length), "tasks": {}}
-    # Now, and not once all is scored.
     if _PICTURES.value:
+        if "bits_per_byte" not in _TASKS.value:
+            raise ValueError(
+                f"--pictures={_PICTURES.value}: they are of the task bits_per_byte, which is not in --tasks"
+            )
         _make_folder(f"--pictures={_PICTURES.value}", Path(_PICTURES.value))
     if _HTML.value:
-        _make_folder(f"--html={_HTML.value}", Path(_HTML.value).parent)
-        if Path(_HTML.value).is_dir():
-            raise ValueError(
-                f"--html={_HTML.value} is a folder: name the page, such as {Path(_HTML.value, 'first.html')}"
-            )
-    table.print_sizes(results)
-    if _PROMPTS.value:
-        results["samples"] = _samples(scorer)
-    return scorer, config["data"], results
+        page = Path(_HTML.value)
+        _make_folder(f"--html={page}", page.parent)
+        if page.is_dir():
+            raise ValueError(f"--html={page} is a folder: name the page, such as {page / 'first.html'}")
 
 
 def _make_folder(flag, path):
@@ -97,6 +91,26 @@ def _make_folder(flag, path):
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{flag}: {path} cannot be made a folder ({error.strerror})") from error
+
+
+def _open():
+    """(a scorer of the run's model, `config["data"]` of the run)."""
+    from mixkabrn_jax import runs
+    from mixkabrn_jax.evaluation.score import Scorer
+
+    model, tokenizer, config = runs.open(_WORKDIR.value)
+    return Scorer(model, tokenizer, config["data"]["sequence_length"]), config["data"]
+
+
+def _describe(scorer):
+    """What there is to say before any task: sizes, and the samples that are asked for."""
+    from mixkabrn_jax.evaluation.size import sizes
+
+    results = {"workdir": _WORKDIR.value, **sizes(scorer.model, scorer.sequence_length), "tasks": {}}
+    table.print_sizes(results)
+    if _PROMPTS.value:
+        results["samples"] = _samples(scorer)
+    return results
 
 
 @contextmanager
@@ -118,7 +132,7 @@ def _ask(name, scorer, data):
     from mixkabrn_jax.evaluation.tasks import TASKS
     from mixkabrn_jax.evaluation.tasks.options import Options
 
-    task, wanted = TASKS[name], Wanted(_SOURCE.value, _PATH.value, _SPLIT.value or "")
+    task, wanted = TASKS[name], Wanted(_SOURCE.value, _PATH.value, _SPLIT.value)
     options = Options(
         shots=shots(task, data, wanted, _SHOTS.value),
         max_tokens=_MAX_TOKENS.value,
@@ -166,7 +180,7 @@ def _write_page(path, scorer, data):
     from mixkabrn_jax.evaluation import pictures
     from mixkabrn_jax.evaluation.tasks import TASKS
 
-    read = reader(TASKS["bits_per_byte"], data, Wanted(_SOURCE.value, _PATH.value, _SPLIT.value or ""))
+    read = reader(TASKS["bits_per_byte"], data, Wanted(_SOURCE.value, _PATH.value, _SPLIT.value))
     pictures.text_in_colours(scorer.pieces(read(Skipped())), scorer.tokenizer, path)
     print(f"page: {path}")
 

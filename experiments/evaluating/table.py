@@ -10,7 +10,6 @@ def line(results: dict) -> str:
 
 
 def _finite(value):
-    """JSON knows no infinity: a perplexity that a float cannot hold becomes null."""
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list):

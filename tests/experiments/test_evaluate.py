@@ -170,6 +170,10 @@ def test_a_limit_counts_documents_and_tasks_stand_side_by_side(entry, trained, c
         (["--workdir={}", "--limit=-1"], "limit"),
         (["--workdir={}", "--seed=-1"], "seed"),
         (["--workdir={}", "--split=dev"], "--split=dev"),
+        (
+            ["--workdir={}", "--tasks=recall", "--pictures=x"],
+            "--pictures=x: they are of the task bits_per_byte, which is",
+        ),
         (["--workdir={}", "--html=/"], "--html=/ is a folder: name the page, such as /first.html"),
         (["--workdir={0}", "--pictures={0}/config.json"], "config.json cannot be made a folder (File exists)"),
         (["--workdir={}", "--shots=2"], "--shots=2: examples stand before the prompts of gsm8k, math, openqa alone"),
