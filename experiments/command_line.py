@@ -87,12 +87,17 @@ def require(name: str, example: str) -> None:
     flags.register_validator(name, bool, message)
 
 
+def _end(sentence):
+    sys.exit(f"error: {sentence}")
+
+
 @contextmanager
-def user_errors(section: str = "") -> Iterator[None]:
+def user_errors(section: str = "", answer: Callable[[str], None] = _end) -> Iterator[None]:
     """Around the part of a program that checks what it was given: its errors are sentences, so print just those.
 
     Args:
         section: of the config whose fields are flags here, such as "config.data.": they are named so.
+        answer: takes the sentence, where the program is to go on behind that part.
     """
     try:
         yield
@@ -100,7 +105,7 @@ def user_errors(section: str = "") -> Iterator[None]:
         raise
     except (TypeError, ValueError, OSError, ImportError) as error:  # the last: of an extra that is not installed
         message = _one_line(error)
-        sys.exit(f"error: {message.replace(section, '--') if section else message}")
+        answer(message.replace(section, "--") if section else message)
 
 
 def keep_to_our_sentences() -> None:

@@ -16,11 +16,11 @@ _SECONDS_BETWEEN_LINES = 10
 
 
 class Wanted(NamedTuple):
-    """What the flags say of the documents; "" is nothing."""
+    """What the flags say of the documents; "" or None is nothing."""
 
     source: str
     path: str
-    split: str
+    split: str | None
 
 
 class Documents:

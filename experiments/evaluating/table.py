@@ -10,7 +10,6 @@ def line(results: dict) -> str:
 
 
 def _finite(value):
-    """JSON knows no infinity: a perplexity that a float cannot hold becomes null."""
     if isinstance(value, dict):
         return {key: _finite(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -33,6 +32,8 @@ def print_task(name: str, found: dict) -> None:
     if len(rows) > 1 or "bits_per_byte" in found:
         rows = {**(rows if len(rows) > 1 else {}), "overall": found}
         columns = ["bits_per_byte", "windowed_bits_per_byte", "bits_per_byte_with_end", "word_perplexity", "bytes", "n"]
+        if found["target_bytes"] < found["bytes"]:
+            columns.insert(1, "target_bits_per_byte")
         width = max(map(len, rows))
         print("  " + " " * width, *(f"{column:>{len(column)}}" for column in columns), sep="  ")
         for row, figures in rows.items():

@@ -19,7 +19,9 @@ def complete(
     tokenizer: Tokenizer,
     prompts: Sequence[bytes],
     max_tokens: int,
-    how: tuple[tuple[bytes, ...], float, int],
+    stop: Sequence[bytes] = (),
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[bytes]:
     """What the model writes behind each prompt, until a stop, the end of the document or `max_tokens` tokens.
 
@@ -27,10 +29,10 @@ def complete(
     temperature above 0 equal prompts get different continuations, and the same call the same ones.
 
     Args:
-        how: (stop, temperature, seed); of a continuation only what stands before the first stop is returned.
+        stop: of a continuation only what stands before the first of these is returned.
+        temperature: 0 takes the most likely token each time.
     Raises: ValueError for an empty stop.
     """
-    stop, temperature, seed = how
     if b"" in stop:
         raise ValueError("stop: an empty text would stop everything; leave it out")
     encoded = [np.concatenate([[tokenizer.separator], tokenizer.encode(prompt)]) for prompt in prompts]

@@ -8,7 +8,9 @@ with ctypes or machine code:
   program, opens a socket, signals or looks into another process, or changes rights, owners, times and limits.
 - resource limits: processor seconds, address space, the size of a file, open files, no core.
 
-File names and sizes outside the folder can still be asked for (`os.stat`), what is in the files cannot.
+All that it writes has a name in its folder until it has ended, so that `sandbox` sees how much it is: a file that is
+deleted stays, though the program is told that it is gone, and no file takes the place of another. File names and sizes
+outside the folder can still be asked for (`os.stat`), what is in the files cannot.
 """
 
 import ctypes
@@ -58,8 +60,6 @@ _CALLS = {
     "getdents": (78, None),
     "getcwd": (79, 17),
     "chdir": (80, 49),
-    "rename": (82, None),
-    "unlink": (87, None),
     "gettimeofday": (96, 169),
     "getrusage": (98, 165),
     "times": (100, 153),
@@ -80,22 +80,20 @@ _CALLS = {
     "clock_nanosleep": (230, 115),
     "exit_group": (231, 94),
     "newfstatat": (262, 79),
-    "unlinkat": (263, 35),
-    "renameat": (264, 38),
     "faccessat": (269, 48),
     "dup3": (292, 24),
-    "renameat2": (316, 276),
     "getrandom": (318, 278),
     "statx": (332, 291),
     "faccessat2": (439, 439),
 }
-_OPEN, _OPENAT, _FCNTL, _KILL, _TGKILL, _PRLIMIT = (2, None), (257, 56), (72, 25), (62, 129), (234, 131), (302, 261)
+_OPEN, _OPENAT, _UNLINK, _UNLINKAT = (2, None), (257, 56), (87, None), (263, 35)
+_FCNTL, _KILL, _TGKILL, _PRLIMIT = (72, 25), (62, 129), (234, 131), (302, 261)
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 _READ_FILE, _READ_DIRECTORY = 1 << 2, 1 << 3
-# Write, remove and make files, and cut them: no folders, so that what is to be deleted is flat; no links, no sockets.
-_OWN_FOLDER = _READ_FILE | _READ_DIRECTORY | 1 << 1 | 1 << 5 | 1 << 8 | 1 << 14
-# What each version of Landlock knows of; before the third, cutting a file cannot be withheld, hence `_cuts`.
+# Write and make files, and cut them: no folders, so that what is to be deleted is flat; no links, no sockets.
+_OWN_FOLDER = _READ_FILE | _READ_DIRECTORY | 1 << 1 | 1 << 8 | 1 << 14
+# What each version of Landlock knows of; before the third, cutting a file cannot be withheld, hence `_opens`.
 _KNOWN_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 STANDS = b"guarded\n"
 _PRELOADED = ("bz2", "hashlib", "lzma", "zlib")
@@ -152,7 +150,7 @@ def restrict_calls(libc) -> None:
 
 # The lines of a filter: (code, lines to skip if true, if false, number), as in classic BPF.
 _LOAD, _EQUAL, _GREATER, _AND, _RETURN = 0x20, 0x15, 0x25, 0x54, 0x06
-_ALLOWED, _KILLED, _REFUSED, _NO_TERMINAL = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050019
+_ALLOWED, _KILLED, _REFUSED, _NO_TERMINAL, _DONE = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050019, 0x00050000
 _ALLOW, _REFUSE = (_RETURN, 0, 0, _ALLOWED), (_RETURN, 0, 0, _REFUSED)
 
 
@@ -161,10 +159,14 @@ def _argument(index, half=0):
     return (_LOAD, 0, 0, 16 + 8 * index + 4 * half)
 
 
-def _cuts(index):
-    """Refuses to open a file for reading and cut it, which Landlock of before version 3 takes for reading."""
-    flags = os.O_TRUNC | os.O_ACCMODE
-    return [_argument(index), (_AND, 0, 0, flags), (_EQUAL, 0, 1, os.O_TRUNC | os.O_RDONLY), _REFUSE, _ALLOW]
+def _opens(index):
+    """Refuses a file without a name, and to open a file for reading and cut it.
+
+    The second is reading for Landlock of before version 3.
+    """
+    nameless, flags = os.O_TMPFILE & ~os.O_DIRECTORY, os.O_TRUNC | os.O_ACCMODE
+    lines = [_argument(index), (_AND, 0, 0, nameless), (_EQUAL, 0, 1, nameless), _REFUSE]
+    return [*lines, _argument(index), (_AND, 0, 0, flags), (_EQUAL, 0, 1, os.O_TRUNC | os.O_RDONLY), _REFUSE, _ALLOW]
 
 
 def _filter(machine, process):
@@ -172,8 +174,11 @@ def _filter(machine, process):
     # Signals to the process itself, as of abort().
     to_itself = [_argument(0), (_EQUAL, 1, 0, process), _REFUSE, _ALLOW]
     conditions = [
-        (_OPEN, _cuts(1)),
-        (_OPENAT, _cuts(2)),
+        (_OPEN, _opens(1)),
+        (_OPENAT, _opens(2)),
+        # Nothing is deleted, and `tempfile` works all the same.
+        (_UNLINK, [(_RETURN, 0, 0, _DONE)]),
+        (_UNLINKAT, [(_RETURN, 0, 0, _DONE)]),
         # No owner of a file's signals, which could be another process: duplicates and flags alone.
         (_FCNTL, [_argument(1), (_EQUAL, 2, 0, 1030), (_GREATER, 0, 1, 4), _REFUSE, _ALLOW]),
         (_KILL, to_itself),
@@ -226,9 +231,9 @@ def restrict(seconds: int, memory_bytes: int, file_bytes: int) -> None:
 
 
 def main(seconds: int, memory_bytes: int, file_bytes: int, descriptor: int) -> None:
-    """Runs `program.py` of the working directory, and says on a pipe how far it came.
+    """Runs `program.py` of the working directory, and says on a socket how far it came.
 
-    The pipe gets `STANDS` once the guards stand, and, when the program has run to its end, the word that standard
+    The socket gets `STANDS` once the guards stand, and, when the program has run to its end, the word that standard
     input gave: a program that ends early, however well, cannot say it.
     """
     word = sys.stdin.buffer.read()

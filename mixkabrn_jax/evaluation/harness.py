@@ -1,13 +1,10 @@
 """A model of ours as one of lm-evaluation-harness: its tasks are scored by our scorer.
 
-import lm_eval
-from mixkabrn_jax import runs
-from mixkabrn_jax.evaluation import harness
-from mixkabrn_jax.evaluation.score import Scorer
+    model, tokenizer, config = runs.open("runs/tiny")
+    lm = harness.adapter()(Scorer(model, tokenizer, config["data"]["sequence_length"]))
+    lm_eval.simple_evaluate(lm, tasks=["lambada_openai"])
 
-model, tokenizer, config = runs.open("runs/tiny")
-lm = harness.adapter()(Scorer(model, tokenizer, config["data"]["sequence_length"]))
-print(lm_eval.simple_evaluate(lm, tasks=["lambada_openai"])["results"])
+docs/metrics.md has this in full, with a task of one's own.
 """
 
 from collections.abc import Mapping, Sequence

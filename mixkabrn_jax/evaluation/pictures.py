@@ -72,9 +72,11 @@ def text_in_colours(pieces: Iterable[Piece], tokenizer: Tokenizer, path: Path) -
     Args:
         pieces: of one document, as a scorer gives them; they are written as they come, and no more are asked for than
             are shown. Tokens within one character are shown, and counted, together.
+    Raises: ValueError where there is none.
     """
     pieces = iter(pieces)
-    piece = next(pieces)
+    if (piece := next(pieces, None)) is None:
+        raise ValueError("there is no document to show")
     title = html.escape(piece.document.id)
     scale = " ".join(f'<i class="b{bits}">{bits}</i>' for bits in range(0, _MOST_BITS + 1, 2))
     colours = "\n".join(f".b{bits} {{ background: {_colour(bits)}; }}" for bits in range(_MOST_BITS + 1))

@@ -15,6 +15,7 @@ import os
 import secrets
 import selectors
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -78,10 +79,10 @@ def run(program: str, limits: Limits = Limits()) -> Result:
         # Half a surrogate pair is no program, and no UTF-8 either.
         Path(folder, "program.py").write_bytes(program.encode(errors="replace"))
         word = secrets.token_hex(16).encode()
-        process, pipe = _start(folder, word, limits)
-        with process, pipe:
+        process, listening = _start(folder, word, limits)
+        with process, listening:
             try:
-                said, printed, reason = _watch(process, pipe, folder, limits)
+                said, printed, reason = _watch(process, listening, folder, limits)
             finally:
                 process.kill()
     output = printed[-_KEPT_BYTES:].decode(errors="replace")
@@ -94,35 +95,36 @@ def run(program: str, limits: Limits = Limits()) -> Result:
 
 
 def _start(folder, word, limits):
-    """The process, and the pipe on which it says how far it came."""
+    """The process, and the socket on which it says how far it came."""
     reading, writing = os.pipe()
     with open(writing, "wb") as pipe:
         pipe.write(word)
-    said, saying = os.pipe()
-    numbers = (math.ceil(limits.seconds), limits.memory_bytes, limits.file_bytes, saying)
-    with open(reading, "rb") as stdin, open(saying, "wb"):
+    # No pipe: that the program could open once more, by /proc, and read what was meant for us.
+    listening, saying = socket.socketpair()
+    numbers = (math.ceil(limits.seconds), limits.memory_bytes, limits.file_bytes, saying.fileno())
+    with open(reading, "rb") as stdin, saying:
         process = subprocess.Popen(
             # Neither variables of the environment, nor installed packages, nor compiled files written.
             [sys.executable, "-I", "-S", "-B", "-u", "-X", "utf8", guard.__file__, *map(str, numbers)],
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            pass_fds=(saying,),
+            pass_fds=(saying.fileno(),),
             cwd=folder,
             env={"HOME": folder, "TMPDIR": folder},
             start_new_session=True,
         )
-    return process, open(said, "rb")
+    return process, listening
 
 
-def _watch(process, pipe, folder, limits):
+def _watch(process, listening, folder, limits):
     """Reads what a program says and prints until it ends or goes too far: (said, printed, why it was stopped)."""
     deadline = time.monotonic() + limits.seconds
     said, printed, reason = bytearray(), bytearray(), ""
     with selectors.DefaultSelector() as selector:
-        selector.register(pipe, selectors.EVENT_READ, said)
+        selector.register(listening, selectors.EVENT_READ, said)
         selector.register(process.stdout, selectors.EVENT_READ, printed)
-        # A program that has closed its pipes runs on.
+        # A program that has closed both of them runs on.
         while not reason and (selector.get_map() or process.poll() is None):
             left = deadline - time.monotonic()
             for key, _ in selector.select(max(0, min(left, _LOOK_SECONDS))):
@@ -140,13 +142,8 @@ def _watch(process, pipe, folder, limits):
 
 
 def _overfull(folder, limits):
-    """What is too much in the folder, which is flat, as the guard lets no folder be made."""
-    sizes = []
-    for entry in os.scandir(folder):
-        try:
-            sizes.append(entry.stat(follow_symlinks=False).st_size)
-        except FileNotFoundError:
-            continue  # gone in the meantime
+    """What is too much in the folder, which is flat and loses nothing: the guard lets no folder be made, no file go."""
+    sizes = [entry.stat(follow_symlinks=False).st_size for entry in os.scandir(folder)]
     if len(sizes) > limits.num_files:
         return f"wrote more than {limits.num_files:,} files"
     return f"wrote more than {limits.file_bytes:,} bytes" if sum(sizes) > limits.file_bytes else ""
@@ -154,7 +151,8 @@ def _overfull(folder, limits):
 
 def _ending(code, limits):
     if code == -signal.SIGKILL:
-        return f"killed after {math.ceil(limits.seconds)} s of a processor"
+        return f"killed, as after {math.ceil(limits.seconds)} s of a processor"
     if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
+        # Signals of real time have no names.
+        return "killed by " + next((one.name for one in signal.Signals if one == -code), f"signal {-code}")
     return "ended before its last line" if code == 0 else "raised an exception or ended with an error"

@@ -62,6 +62,17 @@ class Scored:
     num_tokens: int = 0
 
 
+@dataclasses.dataclass
+class _Continuation:
+    """What becomes a `Likelihood`, while its tokens come."""
+
+    nats: float = 0.0
+    tokens: int = 0
+    is_greedy: bool = True
+    num_context: int = 0
+    """Targets before it that did not come yet."""
+
+
 class Scorer:
     """A model and its tokenizer, asked what text is worth.
 
@@ -136,15 +147,14 @@ class Scorer:
         Args:
             pairs: (context, continuation); either may be empty.
         """
-        nats, tokens, greedy = [0.0] * len(pairs), [0] * len(pairs), [True] * len(pairs)
-        left = [0] * len(pairs)  # targets of each pair that are context and did not come yet
-        for index, _, nats_T, is_greedy_T, _ in self._scored(self._pair_runs(pairs, left), not self.carries):
-            start = min(left[index], len(nats_T))
-            left[index] -= start
-            nats[index] += float(np.sum(nats_T[start:], dtype=np.float64))
-            tokens[index] += len(nats_T) - start
-            greedy[index] &= bool(is_greedy_T[start:].all())
-        return [Likelihood(*one) for one in zip(nats, tokens, greedy, strict=True)]
+        found = [_Continuation() for _ in pairs]
+        for own, _, nats_T, is_greedy_T, _ in self._scored(self._pair_runs(pairs, found), not self.carries):
+            start = min(own.num_context, len(nats_T))
+            own.num_context -= start
+            own.nats += float(np.sum(nats_T[start:], dtype=np.float64))
+            own.tokens += len(nats_T) - start
+            own.is_greedy &= bool(is_greedy_T[start:].all())
+        return [Likelihood(own.nats, own.tokens, own.is_greedy) for own in found]
 
     def complete(
         self,
@@ -155,19 +165,19 @@ class Scorer:
         seed: int = 0,
     ) -> list[bytes]:
         """What the model writes behind each prompt, in their order; see `completion.complete`."""
-        return completion.complete(self.model, self.tokenizer, prompts, max_tokens, (tuple(stop), temperature, seed))
+        return completion.complete(self.model, self.tokenizer, prompts, max_tokens, stop, temperature, seed)
 
-    def _pair_runs(self, pairs, left):
-        """Runs of the pairs; `left[i]` becomes the targets of pair i that are context, before its run is there."""
-        for index, (context, continuation) in enumerate(pairs):
+    def _pair_runs(self, pairs, owners):
+        """A run for each pair, whose owner knows how many of its targets are context."""
+        for (context, continuation), own in zip(pairs, owners, strict=True):
             parts = [[self.tokenizer.separator], self.tokenizer.encode(context), self.tokenizer.encode(continuation)]
             stream = np.concatenate(parts).astype(np.int32)
-            left[index] = len(parts[1])
+            own.num_context = len(parts[1])
             if not self.carries:
-                cut = min(max(len(stream) - 1 - self.sequence_length, 0), left[index])
-                stream, left[index] = stream[cut:], left[index] - cut
+                cut = min(max(len(stream) - 1 - self.sequence_length, 0), own.num_context)
+                stream, own.num_context = stream[cut:], own.num_context - cut
             if len(stream) > 1:
-                yield rows.Run(index, stream[:-1], stream[1:], True, True)
+                yield rows.Run(own, stream[:-1], stream[1:], True, True)
 
     def _scored(self, runs, windowed):
         """(owner, targets, nats, is_greedy, ends) of each span of tokens, in order."""

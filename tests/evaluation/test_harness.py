@@ -1,4 +1,6 @@
 import json
+import pathlib
+import re
 import sys
 from types import SimpleNamespace
 
@@ -8,8 +10,11 @@ from mixkabrn_jax.data import tokenizers
 from mixkabrn_jax.data.documents import Document
 from mixkabrn_jax.evaluation import harness
 from mixkabrn_jax.evaluation.score import Scorer
-from mixkabrn_jax.evaluation.tasks import bits_per_byte
+from mixkabrn_jax.evaluation.tasks import bits_per_byte, choice
+from mixkabrn_jax.evaluation.tasks.options import Options
 from tests import toy
+
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
 TEXTS = ["abc cab", " gr\u00f6\u00dfe\r\n", "x" * 40, "", "a  b\u00a0c\n"]
 
@@ -59,29 +64,56 @@ def test_without_the_harness_a_sentence_says_what_to_install(monkeypatch):
         harness.adapter()
 
 
-TASK = """task: ours
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {path}}}}}
-output_type: loglikelihood_rolling
+DATA = """dataset_path: json
+dataset_kwargs: {data_files: {test: my_text.jsonl}}
 test_split: test
-doc_to_text: ""
+"""
+CHOICE = f"""task: my_choice
+{DATA}
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: answer
+metric_list: [{{metric: acc}}, {{metric: acc_bytes}}]
+"""
+COMPLETION = f"""task: my_completion
+{DATA}
+output_type: generate_until
+doc_to_text: "{{{{question}}}}"
 doc_to_target: "{{{{text}}}}"
-metric_list: [{{metric: word_perplexity}}, {{metric: byte_perplexity}}, {{metric: bits_per_byte}}]
+generation_kwargs: {{until: ["y"], max_gen_toks: 8}}
+metric_list: [{{metric: exact_match}}]
 """
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_the_harness_itself_finds_our_figures(scorer, tmp_path, monkeypatch):
+    """With tasks from files, the first of them that of docs/metrics.md."""
     lm_eval = pytest.importorskip("lm_eval")
     from lm_eval.tasks import TaskManager
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
     texts = [text for text in TEXTS if text]
-    (tmp_path / "documents.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    (tmp_path / "ours.yaml").write_text(TASK.format(path=tmp_path / "documents.jsonl"))
+    records = [
+        {"text": text, "question": f"{i} is", "choices": ["odd", "an even number"], "answer": (i + 1) % 2}
+        for i, text in enumerate(texts)
+    ]
+    (tmp_path / "my_text.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    [of_docs] = re.findall("```yaml\n(.*?)```", (DOCS / "metrics.md").read_text(), re.DOTALL)
+    for name, text in (("my_text", of_docs), ("my_choice", CHOICE), ("my_completion", COMPLETION)):
+        (tmp_path / f"{name}.yaml").write_text(text)
     manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
-    found = lm_eval.simple_evaluate(harness.adapter()(scorer), tasks=["ours"], task_manager=manager, bootstrap_iters=0)
+    tasks = ["my_text", "my_choice", "my_completion"]
+    found = lm_eval.simple_evaluate(harness.adapter()(scorer), tasks=tasks, task_manager=manager, bootstrap_iters=0)
     ours = bits_per_byte.run(scorer, [Document(text.encode(), "", str(i)) for i, text in enumerate(texts)])
     for name in ("bits_per_byte", "byte_perplexity", "word_perplexity"):
-        assert found["results"]["ours"][f"{name},none"] == pytest.approx(ours[name], rel=1e-6)
+        assert found["results"]["my_text"][f"{name},none"] == pytest.approx(ours[name], rel=1e-12)
+    ours = choice.run(scorer, [choice.of_record(record, "", "") for record in records], Options())
+    for name, own in (("acc", "acc"), ("acc_bytes", "acc_norm")):
+        assert found["results"]["my_choice"][f"{name},none"] == pytest.approx(ours[own])
+    written = scorer.complete([record["question"].encode() for record in records], 8, [b"y"])
+    samples = sorted(found["samples"]["my_completion"], key=lambda sample: sample["doc_id"])
+    assert [sample["resps"] for sample in samples] == [[[text.decode(errors="replace")]] for text in written]

@@ -2,6 +2,7 @@ import html
 import re
 
 import numpy as np
+import pytest
 
 from mixkabrn_jax.data import tokenizers
 from mixkabrn_jax.data.documents import Document
@@ -46,6 +47,12 @@ def test_the_page_shows_the_text_as_it_is_and_what_each_character_costs(tmp_path
         # Six ASCII characters, two bytes, four bytes, a line end.
         assert costs == [0, 1, 2, 0, 1, 2, 0 + 1, 2 + 0 + 1 + 2, 0]
         assert "http" not in page
+
+
+def test_a_page_of_nothing_is_refused_and_not_begun(tmp_path):
+    with pytest.raises(ValueError, match="no document to show"):
+        pictures.text_in_colours(iter(()), TOKENIZER, tmp_path / "page.html")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_page_stops_where_it_would_be_too_heavy(tmp_path, monkeypatch):

@@ -5,18 +5,20 @@ import re
 import numpy as np
 import pytest
 
-from mixkabrn_jax.data import hub, tokenizers
+from mixkabrn_jax.data import hub, packing, sources, tokenizers
 from mixkabrn_jax.data.config import DataConfig
-from mixkabrn_jax.data.documents import DamagedError, Document, Skipped
-from mixkabrn_jax.evaluation.score import Likelihood, Piece
+from mixkabrn_jax.data.documents import DamagedError, Document, Skipped, task
+from mixkabrn_jax.evaluation.score import Likelihood, Piece, Scorer
 from mixkabrn_jax.evaluation.tasks import bits_per_byte, choice
 from mixkabrn_jax.evaluation.tasks.options import Options
+from mixkabrn_jax.training.objectives.language import LanguageObjective
+from tests import toy
 
 LN2 = math.log(2)
 
 
 class OneBitPerByte:
-    """A scorer that needs no model: a byte costs a bit, in windows two, and a separator three."""
+    """A scorer that needs no model: a byte costs a bit, in windows two, a question mark nine, and a separator three."""
 
     tokenizer = tokenizers.Bytes()
     carries = True
@@ -25,7 +27,7 @@ class OneBitPerByte:
         first_token = 0
         for document in documents:
             tokens_T = self.tokenizer.encode(document.content)
-            nats_T = np.full(len(tokens_T), (1 + windowed) * LN2, np.float32)
+            nats_T = (np.where(tokens_T == ord("?"), 9, 1 + windowed) * LN2).astype(np.float32)
             yield Piece(document, first_token, tokens_T, nats_T, nats_T > 0, None if document.continues else 3 * LN2)
             first_token = first_token + len(tokens_T) if document.continues else 0
 
@@ -48,6 +50,28 @@ def test_bits_per_byte_are_sums_over_all_documents_and_over_each_domain():
     assert found["byte_perplexity"] == found["token_perplexity"] == pytest.approx(2, rel=1e-6)
     assert {name: one["n"] for name, one in found["domains"].items()} == {"d0": 3, "d1": 2}
     assert sum(one["nats"] for one in found["domains"].values()) == pytest.approx(found["nats"])
+
+
+def test_what_stands_behind_prompts_has_a_figure_of_its_own():
+    text = Document(b"xxxxx", "text", "0")
+    assert bits_per_byte.run(OneBitPerByte(), [text])["target_bits_per_byte"] == pytest.approx(1, rel=1e-6)
+    found = bits_per_byte.run(OneBitPerByte(), [task("????", "xxxx", "tasks", "1"), text, task("?", "", "tasks", "2")])
+    assert (found["bytes"], found["target_bytes"]) == (14, 9)
+    assert found["target_bits_per_byte"] == pytest.approx(1, rel=1e-6)
+    assert found["bits_per_byte"] == pytest.approx((5 * 9 + 9) / 14, rel=1e-6)
+    assert found["domains"]["tasks"]["target_bytes"] == 4
+
+
+def test_they_are_the_bits_per_byte_that_a_run_logs_which_learns_them_alone():
+    model = toy.make(toy.model_config(ffn="mlp", num_experts=0), vocab_size=257)
+    documents = [task(f"{i}+{i}?", f" {2 * i}", "", f"{i}") for i in range(4)]
+    length = sum(len(document.content) + 1 for document in documents)
+    [window] = packing.pack(documents, tokenizers.Bytes(), length, loss_on="targets")
+    objective = LanguageObjective(**toy.section("objective"))
+    logged = objective.totals(model, {name: array[None] for name, array in window.items()})
+    found = bits_per_byte.run(Scorer(model, tokenizers.Bytes(), 16), documents)
+    assert found["target_bytes"] == logged.num_bytes
+    assert found["target_bits_per_byte"] == pytest.approx(float(logged.text_nats / LN2 / logged.num_bytes), rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 50])
@@ -185,6 +209,23 @@ def test_files_of_items_are_read_and_damage_is_counted_or_an_error(tmp_path):
         list(choice.read(config, None, Skipped("error")))
     with pytest.raises(ValueError, match="needs --path=FILE"):
         list(choice.read(DataConfig(**_FIELDS, path=""), None, skipped))
+
+
+def test_items_of_a_split_are_those_of_its_files(tmp_path):
+    pair = '{"sentence_good": "a", "sentence_bad": "b"}\n'
+    for name in ("blimp/train.jsonl", "blimp/dev.jsonl", "mine.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(pair)
+
+    def ids(path, split):
+        return [item.id for item in choice.read(DataConfig(**_FIELDS, path=str(tmp_path / path)), split, Skipped())]
+
+    assert ids("blimp", None) == ["dev.jsonl:1", "train.jsonl:1"]
+    assert ids("blimp", "validation") == ["dev.jsonl:1"]
+    assert ids("mine.jsonl", "test") == ["mine.jsonl:1"]  # what is named by itself is what is asked for
+    for path, only in (("blimp", "train, validation"), ("blimp/train.jsonl", "train")):
+        with pytest.raises(sources.AbsentSplitError, match=f"{path}': no files of the split 'test', only of {only}"):
+            ids(path, "test")
 
 
 _FIELDS = {

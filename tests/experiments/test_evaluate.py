@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import pytest
@@ -72,13 +73,12 @@ def test_by_default_the_documents_that_the_run_held_out_are_scored(entry, traine
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_a_split_alone_is_that_of_the_run(entry, trained, capsys, split):
     directory, _ = trained
-    program = entry("evaluate")
-    if split == "test":
-        with pytest.raises(SystemExit, match="there are no documents to score"):
-            program.run(f"--workdir={directory / 'run'}", f"--split={split}")
-        return
-    program.run(f"--workdir={directory / 'run'}", f"--split={split}")
+    status = entry("evaluate").run(f"--workdir={directory / 'run'}", f"--split={split}")
     scores = json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"]["bits_per_byte"]
+    if split == "test":
+        assert (status, scores) == (1, {"error": "there are no documents to score"})
+        return
+    assert status == 0
     corpus = pipeline.load(build(DataConfig, workdir.load_config(directory / "run")["data"], "config.data"))
     windows = getattr(corpus, split)
     assert scores["bytes"] == sum(int(window["num_bytes"].sum()) for window in windows)
@@ -114,8 +114,30 @@ def test_examples_are_of_the_training_split_and_never_asked(entry, trained, caps
     arguments = [f"--workdir={directory / 'run'}", "--tasks=gsm8k", "--shots=1", "--max_tokens=2"]
     entry("evaluate").run(*arguments, f"--path={tmp_path / 'set'}")
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"]["gsm8k"]["n"] == 2
-    with pytest.raises(SystemExit, match=r"mine\.jsonl:1 would be an example and be asked as well"):
-        entry("evaluate").run(*arguments, f"--path={tmp_path / 'mine.jsonl'}")
+    assert entry("evaluate").run(*arguments, f"--path={tmp_path / 'mine.jsonl'}") == 1
+    assert re.search(r"mine\.jsonl:1 would be an example and be asked as well", capsys.readouterr().err)
+
+
+def test_a_task_that_fails_is_named_and_takes_no_figures_of_the_others_with_it(entry, trained, capsys, tmp_path):
+    directory, _ = trained
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "test.jsonl").write_text('{"question": "1?", "answer": "#### 1"}\n')
+    arguments = [f"--workdir={directory / 'run'}", f"--path={tmp_path / 'set'}", "--split=train", "--max_tokens=2"]
+    tasks = "--tasks=recall,gsm8k,recall,bits_per_byte,humaneval"
+    assert entry("evaluate").run(*arguments, tasks, "--limit=1", f"--html={tmp_path / 'page.html'}") == 1
+    told = capsys.readouterr()
+    found = json.loads(told.out.splitlines()[-1])
+    assert list(found["tasks"]) == ["recall", "gsm8k", "bits_per_byte", "humaneval"]
+    assert found["tasks"]["recall"]["n"] == 1
+    of_gsm8k = "no files of the split 'train', only of test"
+    of_text = "no documents (this source reads text"  # and what was left out, once
+    said = {"gsm8k": of_gsm8k, "bits_per_byte": of_text, "humaneval": "allow_code=True", "--html": of_text}
+    for name, sentence in said.items():
+        assert sentence in (found if name == "--html" else found["tasks"][name])["error"]
+        [line] = [line for line in told.err.splitlines() if line.startswith(f"error: {name}: ")]
+        assert sentence in line
+        assert line.count("left out") == (sentence == of_text)
+    assert told.out.count("accuracy ") == 1  # asked once, though named twice
 
 
 def test_a_task_that_is_made_up_reads_its_own_records_beside_tasks_that_read_files(entry, trained, capsys):
@@ -144,11 +166,16 @@ def test_a_limit_counts_documents_and_tasks_stand_side_by_side(entry, trained, c
         ([], "--workdir"),
         (["--workdir=/nowhere"], "/nowhere does not exist"),
         (["--workdir={}", "--tasks=bits"], "--tasks=bits: there is no such task; there are bits_per_byte, choice"),
-        (["--workdir={}", "--path=/nowhere"], "--path='/nowhere' does not exist"),
         (["--workdir={}", "--tasks="], "--tasks= names no task; there are bits_per_byte, choice"),
-        (["--workdir={}", "--source=wiki"], "config.data.source='wiki' must be one of"),
-        (["--workdir={}", "--tasks=choice"], "--tasks=choice needs --path=FILE"),
         (["--workdir={}", "--limit=-1"], "limit"),
+        (["--workdir={}", "--seed=-1"], "seed"),
+        (["--workdir={}", "--split=dev"], "--split=dev"),
+        (
+            ["--workdir={}", "--tasks=recall", "--pictures=x"],
+            "--pictures=x: they are of the task bits_per_byte, which is",
+        ),
+        (["--workdir={}", "--html=/"], "--html=/ is a folder: name the page, such as /first.html"),
+        (["--workdir={0}", "--pictures={0}/config.json"], "config.json cannot be made a folder (File exists)"),
         (["--workdir={}", "--shots=2"], "--shots=2: examples stand before the prompts of gsm8k, math, openqa alone"),
         (["--workdir={}", "--temperature=-1", "--prompts=a"], "temperature=-1.0: 0 or more is needed"),
     ],
@@ -159,3 +186,21 @@ def test_a_mistake_is_answered_in_one_line(entry, trained, arguments, message):
         program.run(*(argument.format(trained[0] / "run") for argument in arguments))
     assert message in ended.value.code
     assert "\n" not in ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--path=/nowhere"], "error: bits_per_byte: --path='/nowhere' does not exist"),
+        (["--source=wiki"], "error: bits_per_byte: config.data.source='wiki' must be one of"),
+        (["--tasks=choice"], "error: choice: --tasks=choice needs --path=FILE"),
+        (
+            ["--tasks=humaneval", "--path=x"],
+            "error: humaneval: programs that the model wrote",
+        ),
+        (["--tasks=gsm8k"], "error: gsm8k: --path is needed: the files of gsm8k that the task is asked of"),
+    ],
+)
+def test_what_a_task_cannot_be_asked_of_is_said_in_one_line(entry, trained, capsys, arguments, message):
+    assert entry("evaluate").run(f"--workdir={trained[0] / 'run'}", *arguments) == 1
+    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith(message)]

@@ -1,9 +1,12 @@
 r"""Whether two answers to a problem of mathematics are the same, written in LaTeX or plain.
 
-As the field does it: both are brought to one spelling, and compared. `\frac12`, `\dfrac{1}{2}` and 1/2 are one, units,
-percent signs, dollars and degrees are left out, x=5 is 5. Beyond that, plain numbers are compared exactly (0.5 is 1/2),
-tuples, intervals and lists entry by entry, and sets in any order. Nothing is calculated: 2+3 is not 5, and a power of
-a million digits costs nothing.
+As the field does it (`is_equiv` of Hendrycks et al. 2021): both are brought to one spelling, and compared. `\frac12`,
+`\dfrac{1}{2}` and 1/2 are one, units, percent signs, dollars and degrees are left out, x=5 is 5. Beyond that, plain
+numbers are compared exactly (0.5 is 1/2), tuples, intervals, matrices and lists entry by entry, and sets in any order.
+Nothing is calculated: 2+3 is not 5, and a power of a million digits costs nothing.
+
+Of what `is_equiv` takes for the same, this does not on purpose: 1 1/2 and 11/2, as a space between two digits counts;
+x=5 and y=5; `3\text{ or }5` and 3, as a unit stands at the end alone; and answers that are empty, or marks alone.
 """
 
 import re
@@ -56,7 +59,10 @@ def _same(answer, reference):
     # `x=5` is 5, and not `y=5`.
     if name and other and name != other:
         return False
-    return bool(text) and _meaning(text) == _meaning(other_text)
+    if not text or not other_text:
+        return False
+    # 100,121 is a number, and may be the list 100, 121 as well.
+    return _meaning(text) == _meaning(other_text) or _spelled(answer, False)[1] == _spelled(reference, False)[1]
 
 
 def _meaning(text, depth=0):
@@ -75,17 +81,18 @@ def _meaning(text, depth=0):
 # Spelling. The order matters: what is said of spaces must come before they go, and of `\ ` before `\\` does.
 
 
-def _spelled(text):
-    """(name, value): a name only where the whole is an equation such as `x=5`."""
+def _spelled(text, has_thousands=True):
+    """(name, value): a name only where the whole is an equation such as `x=5`. Thousands are put together, or not."""
     text = text.strip()
     if r"\begin{" not in text:
-        text = re.sub(r"\\\\(?=[A-Za-z%$!,;: ])", r"\\", text)  # one backslash too many, as in a quoted string
+        text = re.sub(r"\\\\(?=[A-Za-z%$!,;:{} ])", r"\\", text)  # one backslash too many, as in a quoted string
     text = _plain_signs(text)
     text = _without_units(text)
     text = re.sub(r"\.\s*$", "", text).strip()
     name, text = _named(text)
-    text = re.sub(r"(?<![\d.])\.(?=\d)", "0.", _spaced(text))
-    return name, _as_fraction(_braced(text))
+    text = _ONLY_TEXT.sub(r"\1", text).strip()
+    text = _without_spaces(_with_thousands(text) if has_thousands else text)
+    return name, _as_fraction(_braced(re.sub(r"(?<![\d.])\.(?=[\d\\])", "0.", text)))
 
 
 _REPLACED = [
@@ -101,7 +108,7 @@ _REPLACED = [
     (r"\\(?:le|leq|leqslant)(?![A-Za-z])", r"\\le "),
     (r"\\(?:ge|geq|geqslant)(?![A-Za-z])", r"\\ge "),
     (r"(?<=\d)\{,\}(?=\d)", ","),
-    (r"\\[,;: ]|~|\\q?quad(?![A-Za-z])|\s", " "),
+    (r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])|\s", " "),
 ]
 _REPLACED = [(re.compile(pattern), new) for pattern, new in _REPLACED]
 
@@ -129,12 +136,11 @@ def _without_units(text):
     # A unit stands at the end, behind something. `\text{even}` alone is the answer; "or" in the middle parts two.
     while (shorter := _TEXT_UNIT.sub("", text)) != text:
         text = shorter
-    text = _WORD_UNIT.sub("", text)
-    return _ONLY_TEXT.sub(r"\1", text).strip()
+    return _WORD_UNIT.sub("", text).strip()
 
 
 _EQUATION = re.compile(
-    r"(?P<name>(?:\\[A-Za-z]+|[A-Za-z])(?:_(?:\w|\{\w+\}))?|[A-Za-z]\([A-Za-z]\))"
+    r"(?P<name>(?:\\[A-Za-z]+|[A-Za-z])(?:_(?:\w|\{\w+\}))?|[A-Za-z] *\( *[A-Za-z] *\))"
     r" *(?:=|\\in(?![A-Za-z])) *(?P<value>[^=]+)"
 )
 
@@ -142,15 +148,19 @@ _EQUATION = re.compile(
 def _named(text):
     """(name, value) of `x=5` and `x \\in [1,2]`; ("", text) of what is no such equation."""
     found = _EQUATION.fullmatch(text)
-    return (found["name"], found["value"]) if found else ("", text)
+    return (found["name"].replace(" ", ""), found["value"]) if found else ("", text)
 
 
-def _spaced(text):
-    """Without spaces, but for those between two digits: 1 1/2 is not 11/2. Thousands are put together."""
+def _with_thousands(text):
     if re.fullmatch(r"-? *\d{1,3}(?:,\d{3})+(?:\.\d*)?", text):
         text = text.replace(",", "")
     if re.fullmatch(r"-? *\d{1,3}(?: \d{3})+(?:\.\d*)?", text):
         text = text.replace(" ", "")
+    return text
+
+
+def _without_spaces(text):
+    """But for those between two digits: 1 1/2 is not 11/2."""
     # The space that ends a command before a letter is part of it: `2\pi r`.
     return re.sub(r"(?<!\d) +| +(?!\d| )", "", re.sub(r"(\\[A-Za-z]+) +(?=[A-Za-z])", r"\1{}", text))
 
@@ -218,8 +228,17 @@ def _value(text):
     return -value if found["sign"] == "-" else value
 
 
+_MATRIX = re.compile(r"\\begin\{(\w+)\}(.*?)(?:\\\\)?\\end\{\1\}")
+
+
 def _entries(text):
-    """((opening, closing), entries) of a tuple, an interval, a set or a bare list; None of anything else."""
+    """(brackets, entries) of a tuple, an interval, a set, a matrix or a bare list; None of anything else.
+
+    The brackets of a matrix are its environment, with the number of entries in each row.
+    """
+    if found := _MATRIX.fullmatch(text):
+        rows = [row.split("&") for row in found[2].split(r"\\")]
+        return (found[1], *map(len, rows)), [entry for row in rows for entry in row]
     for brackets in (("(", ")"), ("(", "]"), ("[", "]"), ("[", ")"), _SET):
         opening, closing = brackets
         if text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening) + len(closing):

@@ -1,7 +1,8 @@
 """How well a model predicts text, whatever its tokenizer: bits per byte, and what else the same nats are called.
 
 All figures are sums over documents, divided once. The headline leaves out what the separators behind documents cost, as
-lm-evaluation-harness does, whose names the perplexities have.
+lm-evaluation-harness does, whose names the perplexities have. It is of whole documents whatever a run was trained on,
+so that it can be compared; what stands behind the prompts, which some runs learn alone, has a figure of its own.
 """
 
 import dataclasses
@@ -27,9 +28,11 @@ class _Totals:
 
     documents: int = 0
     nats: float = 0.0
+    target_nats: float = 0.0
     separator_nats: float = 0.0
     windowed_nats: float = 0.0
     bytes: int = 0
+    target_bytes: int = 0
     tokens: int = 0
     words: int = 0
 
@@ -37,6 +40,7 @@ class _Totals:
         num_bytes = max(self.bytes, 1)
         return {
             "bits_per_byte": self.nats / math.log(2) / num_bytes,
+            "target_bits_per_byte": self.target_nats / math.log(2) / max(self.target_bytes, 1),
             "bits_per_byte_with_end": (self.nats + self.separator_nats) / math.log(2) / num_bytes,
             "windowed_bits_per_byte": self.windowed_nats / math.log(2) / num_bytes,
             "token_perplexity": _exp(self.nats / max(self.tokens, 1)),
@@ -44,6 +48,7 @@ class _Totals:
             "byte_perplexity": _exp(self.nats / num_bytes),
             "nats": self.nats,
             "bytes": self.bytes,
+            "target_bytes": self.target_bytes,
             "tokens": self.tokens,
             "n": self.documents,
         }
@@ -64,7 +69,9 @@ def run(scorer: Scorer, documents: Iterable[Document], options: Options | None =
     carried, windowed = _Positions(scorer), _Positions(scorer)
     for piece in scorer.pieces(_counted(documents, sums)):
         own = sums[piece.document.domain]
-        own.nats += carried.add(piece)
+        nats, target_nats = carried.add(piece)
+        own.nats += nats
+        own.target_nats += target_nats
         own.tokens += len(piece.tokens_T)
         own.separator_nats += piece.separator_nats or 0.0
     if not sums:
@@ -72,7 +79,7 @@ def run(scorer: Scorer, documents: Iterable[Document], options: Options | None =
     if scorer.carries:
         again: dict[str, _Totals] = defaultdict(_Totals)
         for piece in scorer.pieces(_counted(documents, again), windowed=True):
-            sums[piece.document.domain].windowed_nats += windowed.add(piece)
+            sums[piece.document.domain].windowed_nats += windowed.add(piece)[0]
         if {name: one.bytes for name, one in again.items()} != {name: one.bytes for name, one in sums.items()}:
             raise ValueError("bits_per_byte: documents are read twice, and came out different the second time")
     else:
@@ -92,17 +99,19 @@ class _Positions:
         self._at = 0
         self.nats, self.bytes = np.zeros(64), np.zeros(64)
 
-    def add(self, piece: Piece) -> float:
-        """Takes the next piece and returns its nats."""
+    def add(self, piece: Piece) -> tuple[float, float]:
+        """Takes the next piece and returns (its nats, those of them that stand behind the prompt of its document)."""
         nats_T = piece.nats_T.astype(np.float64)
         bytes_T = self._num_bytes_W[piece.tokens_T]
         end_T = self._at + np.cumsum(bytes_T, dtype=np.int64)
+        start_T = end_T - bytes_T
         # frexp gives the exponent e of x = m 2^e with m in [1/2, 1): 0 for 0, 4 for 8 to 15, 5 for 16 to 31.
-        bin_T = np.maximum(np.frexp(end_T - bytes_T)[1] - int(math.log2(FIRST_BYTES)), 0)
+        bin_T = np.maximum(np.frexp(start_T)[1] - int(math.log2(FIRST_BYTES)), 0)
         self.nats += np.bincount(bin_T, nats_T, minlength=64)
         self.bytes += np.bincount(bin_T, bytes_T, minlength=64)
         self._at = 0 if piece.separator_nats is not None or not len(end_T) else int(end_T[-1])
-        return float(nats_T.sum())
+        # No token is of both, as a prompt and its target are encoded apart.
+        return float(nats_T.sum()), float(nats_T[start_T >= piece.document.prompt_bytes].sum())
 
 
 def _positions(carried, windowed):
@@ -131,6 +140,7 @@ def _counted(documents: Iterable[Document], sums: dict[str, _Totals]) -> Iterato
         gaps = sum(1 for _ in _WHITE.finditer(text))
         own.words += gaps - (ends_white and text[:1].isspace()) + is_first
         own.bytes += len(document.content)
+        own.target_bytes += len(document.target)
         own.documents += not document.continues
         is_first = not document.continues
         ends_white = document.continues and text[-1:].isspace()

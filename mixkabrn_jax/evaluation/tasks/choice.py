@@ -16,7 +16,7 @@ from mixkabrn_jax.data import records, sources
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Skipped
 from mixkabrn_jax.data.files import Patterns, walk
-from mixkabrn_jax.data.sources.family import split_of
+from mixkabrn_jax.data.sources.family import is_named, split_of
 from mixkabrn_jax.evaluation.score import Scorer
 from mixkabrn_jax.evaluation.tasks.options import Options
 
@@ -53,19 +53,26 @@ class Item:
 def read(config: DataConfig, split: str | None, skipped: Skipped) -> Iterator[Item]:
     """The items of `config.path`, of a split or of all; what is none is damage.
 
-    Raises: ValueError without a path; FileNotFoundError.
+    Raises: ValueError without a path; FileNotFoundError; AbsentSplitError where no file is of the split.
     """
     if not config.path:
         raise ValueError("--tasks=choice needs --path=FILE: JSON Lines or Parquet with choices, minimal pairs or texts")
-    root = sources.root(config)
-    for file in walk(root, skipped, Patterns(config.include, config.exclude)):
-        if split is None or root.is_file() or split_of(file.name) == split:
+    splits = set()
+    for file in walk(sources.root(config), skipped, Patterns(config.include, config.exclude)):
+        own = split_of(file.name) or (split if is_named(file, config) else None)
+        splits.add(own)
+        if split is None or own == split:
             for place, record in records.read(file, skipped):
                 item = of_record(record, place, file.folder)
                 if isinstance(item, Item):
                     yield item
                 else:
                     skipped.damaged(item, place)
+    if split is not None and split not in splits:
+        others = ", ".join(sorted(splits - {None})) or "none"
+        raise sources.AbsentSplitError(
+            f"config.data.path={config.path!r}: no files of the split {split!r}, only of {others}"
+        )
 
 
 def of_record(record: dict, place: str, domain: str) -> Item | str:

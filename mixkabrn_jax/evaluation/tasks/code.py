@@ -58,7 +58,7 @@ def run(scorer, documents: Iterable[Document], options: Options) -> dict[str, fl
 def _check(options):
     if not options.allow_code:
         raise ValueError(
-            "humaneval runs programs that the model wrote, and allow_code is False: set it to run them, each under "
+            "humaneval: programs that the model wrote are run with allow_code=True (--allow_code) alone, each under "
             "guard in a process and a folder of its own, without network"
         )
     if options.num_samples < 1:

@@ -50,6 +50,7 @@ SAME = [
     (r"10{,}000", "10000"),
     (r"10,\!000", "10000"),
     (r"10\,000", "10,000"),
+    (r".\overline{3}", r"0.\overline{3}"),
     # units and marks
     (r"5\text{ cm}^2", "5"),
     (r"5 \text{ cm}^{2}.", "5"),
@@ -65,6 +66,7 @@ SAME = [
     # names, spaces, brackets, braces
     ("x=5", "5"),
     ("f(x) = x^2", "x^2"),
+    ("f (x) = x^2", "f(x)=x^2"),
     (r"x \in [1, 2]", "[1,2]"),
     (r"\theta = \pi", r"\pi"),
     (r"2\pi r", r"2 \pi  r"),
@@ -82,13 +84,24 @@ SAME = [
     (r"\{1, 2, 3\}", r"\{3,1,2\}"),
     (r"\left\{1/2, 2\right\}", r"\lbrace 2, 0.5 \rbrace"),
     ("((1/2,2),3)", "((0.5,2),3)"),
+    (r"72^\circ,108^\circ", r"72^\circ, 108^\circ"),
+    ("100,121", "100, 121"),
+    (r"\\{1,2\\}", r"\{1,2\}"),
+    # matrices
+    (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+    (r"\begin{pmatrix} -1/3 \\ .5 \\ \end{pmatrix}", r"\begin{pmatrix} -\dfrac{1}{3} \\ \frac12 \end{pmatrix}"),
+    (r"\left(\begin{array}{c} 1 \\ 2 \end{array}\right)", r"\left( \begin{array}{c}1\\2\end{array} \right)"),
     # text
     (r"\text{even}", "even"),
     (r"\textbf{(C)}", "(C)"),
+    (r"k = \text{odd}", r"\text{odd}"),
 ]
 DIFFERENT = [
     ("1,234", "(1,234)"),
     ("1, 234", "1234"),
+    ("1,000", "1,00"),
+    (r"\begin{pmatrix}1&2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}"),
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&3\\2&4\end{pmatrix}"),
     ("(1,2)", "[1,2]"),
     ("(1,2)", "(1,2]"),
     ("(1,2)", "(2,1)"),
@@ -133,6 +146,18 @@ DIFFERENT = [
 @pytest.mark.parametrize(("answer", "reference", "same"), PUBLISHED)
 def test_the_published_cases_come_out_as_published(answer, reference, same):
     assert equivalent(answer, reference) == equivalent(reference, answer) == same
+
+
+ON_PURPOSE = {"1 1/2", "1 2", "x=5", r"3\text{ or }5", "", " ", r"\%"}
+"""Answers that the published checker takes for the one beside them in `DIFFERENT`."""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_the_published_checker_takes_for_the_same_is_the_same_but_for_what_differs_on_purpose():
+    is_equiv = pytest.importorskip("lm_eval.tasks.hendrycks_math.utils").is_equiv
+    pairs = [(one, other) for one, other, _ in PUBLISHED] + SAME + [pair for pair in DIFFERENT if None not in pair]
+    wrong = {one for one, other in pairs if is_equiv(one, other) and not equivalent(one, other)}
+    assert wrong == ON_PURPOSE
 
 
 @pytest.mark.parametrize(("answer", "reference"), SAME)

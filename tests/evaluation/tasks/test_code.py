@@ -74,7 +74,7 @@ def test_tricks_are_no_solutions(completion, monkeypatch):
 def test_code_is_run_only_if_asked_for_and_nothing_is_asked_of_the_model_before(monkeypatch):
     scorer = Scorer({PROMPT: b""})
     for options, said in [
-        (Options(), "allow_code is False: set it to run them"),
+        (Options(), r"are run with allow_code=True \(--allow_code\) alone"),
         (Options(allow_code=True, num_samples=0), "num_samples=0: at least 1"),
         (Options(allow_code=True, num_samples=5), "num_samples=5 at temperature=0 are all the same"),
         (Options(allow_code=True, ks=(2, 3)), r"ks=\(2, 3\): one from 1 to num_samples=1"),
