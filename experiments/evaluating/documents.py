@@ -45,7 +45,7 @@ class Documents:
             if document.id in self._shots:
                 raise ValueError(
                     f"--shots={len(self._shots)}: {document.id} would be an example and be asked as well: --path has "
-                    "to hold a training split beside what is asked"
+                    "to hold a training split beside what is asked, which --split names"
                 )
             yield document
             number += not getattr(document, "continues", False)
@@ -85,8 +85,9 @@ def shots(task: Task, section: dict, wanted: Wanted, number: int) -> tuple[Docum
     """The first documents of the training split beside those wanted, which stand before each prompt as examples."""
     if not (number and task.takes_shots):
         return ()
-    config = _config(section, **_ONE_SOURCE, source=wanted.source or task.source, path=wanted.path)
-    return tuple(itertools.islice(sources.read(config, "train", Skipped()), number))
+    source = "auto" if task.read else wanted.source or task.source
+    config = _config(section, **_ONE_SOURCE, source=source, path=wanted.path)
+    return tuple(itertools.islice((task.read or sources.read)(config, "train", Skipped()), number))
 
 
 _ONE_SOURCE = {"mixture": "", "validation_path": ""}

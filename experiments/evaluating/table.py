@@ -26,21 +26,25 @@ def print_sizes(results: dict) -> None:
 
 
 def print_task(name: str, found: dict) -> None:
-    """The figures of a task; of bits per byte a row for each domain."""
+    """The figures of a task; a row for each domain where there are several."""
     print(f"\n{name}")
     rows = {domain or "(no domain)": figures for domain, figures in found.get("domains", {}).items()}
     if len(rows) > 1 or "bits_per_byte" in found:
         rows = {**(rows if len(rows) > 1 else {}), "overall": found}
         columns = ["bits_per_byte", "windowed_bits_per_byte", "bits_per_byte_with_end", "word_perplexity", "bytes", "n"]
-        if found["target_bytes"] < found["bytes"]:
+        if "bits_per_byte" not in found:
+            columns = [metric for metric in found if metric != "domains"]
+        elif found["target_bytes"] < found["bytes"]:
             columns.insert(1, "target_bits_per_byte")
         width = max(map(len, rows))
-        print("  " + " " * width, *(f"{column:>{len(column)}}" for column in columns), sep="  ")
+        print("  " + " " * width, *(f"{column:>6}" for column in columns), sep="  ")
         for row, figures in rows.items():
-            print(f"  {row:<{width}}", *(f"{_figure(figures[column]):>{len(column)}}" for column in columns), sep="  ")
+            cells = (f"{_figure(figures[column]):>{max(len(column), 6)}}" for column in columns)
+            print(f"  {row:<{width}}", *cells, sep="  ")
     else:
         for metric, value in found.items():
-            print(f"  {metric:<24} {_figure(value)}")
+            if metric != "domains":
+                print(f"  {metric:<24} {_figure(value)}")
 
 
 def _figure(value):

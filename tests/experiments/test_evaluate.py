@@ -153,11 +153,30 @@ def test_a_limit_counts_documents_and_tasks_stand_side_by_side(entry, trained, c
     lines = [{"sentence_good": f"good {i}", "sentence_bad": f"bad {i}", "text": f"text {i}"} for i in range(5)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     arguments = [f"--path={tmp_path / 'pairs.jsonl'}", "--limit=3", "--tasks=choice,bits_per_byte"]
-    entry("evaluate").run(f"--workdir={directory / 'run'}", *arguments)
+    assert not entry("evaluate").run(f"--workdir={directory / 'run'}", *arguments)
     tasks = json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"]
     assert list(tasks) == ["choice", "bits_per_byte"]
     assert tasks["choice"]["n"] == tasks["bits_per_byte"]["n"] == 3
     assert 0 <= tasks["choice"]["acc"] <= 1
+
+
+def test_choices_have_figures_of_each_folder_and_examples_of_the_training_split(entry, trained, capsys, tmp_path):
+    directory, _ = trained
+    for folder in ("islands", "agreement"):
+        (tmp_path / folder).mkdir()
+        for name, number in (("train", 1), ("test", 2)):
+            line = json.dumps({"sentence_good": f"good {folder}", "sentence_bad": "bad"}) + "\n"
+            (tmp_path / folder / f"{name}.jsonl").write_text(line * number)
+    arguments = [f"--workdir={directory / 'run'}", "--tasks=choice", f"--path={tmp_path}", "--shots=1"]
+    assert entry("evaluate").run(*arguments) == 1
+    message = r"agreement/train\.jsonl:1 would be an example and be asked as well.*beside what is asked, which --split"
+    assert re.search(message, capsys.readouterr().err)
+    assert not entry("evaluate").run(*arguments, "--split=test")
+    *people, last = capsys.readouterr().out.splitlines()
+    found = json.loads(last)["tasks"]["choice"]
+    assert {name: one["n"] for name, one in found["domains"].items()} == {"agreement": 2, "islands": 2}
+    rows = dict(line.split()[::5] for line in people if line.startswith(("  agreement ", "  islands ", "  overall ")))
+    assert rows == {"agreement": "2", "islands": "2", "overall": "4"}
 
 
 @pytest.mark.parametrize(
@@ -176,7 +195,7 @@ def test_a_limit_counts_documents_and_tasks_stand_side_by_side(entry, trained, c
         ),
         (["--workdir={}", "--html=/"], "--html=/ is a folder: name the page, such as /first.html"),
         (["--workdir={0}", "--pictures={0}/config.json"], "config.json cannot be made a folder (File exists)"),
-        (["--workdir={}", "--shots=2"], "--shots=2: examples stand before the prompts of gsm8k, math, openqa alone"),
+        (["--workdir={}", "--shots=2"], "--shots=2: examples stand before the prompts of choice, gsm8k, math"),
         (["--workdir={}", "--temperature=-1", "--prompts=a"], "temperature=-1.0: 0 or more is needed"),
     ],
 )

@@ -40,23 +40,26 @@ class AbsentSplitError(NoDocumentsError):
     """The path has documents, but none of the split that is asked for."""
 
 
-def read(config: DataConfig, split: str | None, skipped: Skipped) -> Iterator[Document]:
+def read(config: DataConfig, split: str | None, skipped: Skipped, family: Family | None = None) -> Iterator[Document]:
     """The documents of a split of `config.path`, or of all splits, in an order that is the same each time.
 
     The split of a file is the one that its name names, or else the name of `config.path`; a file for which neither does
     is of "train", or of the one that is asked for where it is named by itself.
 
+    Args:
+        family: whose files they are; None for that of the source. A task has one whose records are no documents.
+
     Raises: FileNotFoundError, ValueError naming `config.data.path`; NoDocumentsError where no document is, and
         AbsentSplitError where all are of other splits; `documents.DamagedError` under on_damage="error".
     """
-    family = FAMILIES[config.family]
+    family = family or FAMILIES[config.family]
     splits: set[str] = set()
     has_documents = False
     with _naming_path(config):
         if is_built_in(config):
             documents, splits = family.built_in(config, split), {"train"}
         else:
-            documents = _documents(config, split, splits, skipped)
+            documents = _documents(config, family, split, splits, skipped)
         for document in documents:
             has_documents = True
             yield document
@@ -76,7 +79,7 @@ def read_splits(config: DataConfig, skipped: Skipped, *, test: bool = False) -> 
             for split in SPLITS if test else SPLITS[:2]:
                 yield from ((split, document) for document in family.built_in(config, split))
             return
-        for split, file in _files(config, None, skipped):
+        for split, file in _files(config, family, None, skipped):
             split = "train" if is_named(file, config) else split
             if test or split != "test":
                 yield from ((split, document) for document in family.documents(file, config, skipped))
@@ -143,9 +146,9 @@ def root(config: DataConfig) -> Path:
     return found
 
 
-def _files(config, split, skipped):
+def _files(config, family, split, skipped):
     """(split, file) of each, given the split that is asked for."""
-    family, top = FAMILIES[config.family], root(config)
+    top = root(config)
     # A folder has to be called by the word alone: `MATH/test` is a split, and `test_of_mine` may hold anything.
     name = top.absolute().name
     own_of_root = family.split_of(name) if top.is_file() or name.isalpha() else None
@@ -155,12 +158,12 @@ def _files(config, split, skipped):
         yield own or (split if is_named(file, config) else None) or "train", file
 
 
-def _documents(config, split, splits, skipped):
+def _documents(config, family, split, splits, skipped):
     """Those of a path, whose files' splits are added to `splits` on the way."""
-    for own, file in _files(config, split, skipped):
+    for own, file in _files(config, family, split, skipped):
         splits.add(own)
         if split is None or own == split:
-            yield from FAMILIES[config.family].documents(file, config, skipped)
+            yield from family.documents(file, config, skipped)
 
 
 def _nothing(family, split, splits, skipped):

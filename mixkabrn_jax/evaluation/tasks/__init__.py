@@ -28,7 +28,7 @@ class Task:
 
 TASKS: dict[str, Task] = {
     "bits_per_byte": Task(bits_per_byte.run),
-    "choice": Task(choice.run, read=choice.read),
+    "choice": Task(choice.run, takes_shots=True, read=choice.read),
     "gsm8k": Task(exact.GSM8K, "gsm8k", "test", takes_shots=True),
     "math": Task(exact.MATH, "math", "test", takes_shots=True),
     "openqa": Task(exact.OPEN_QUESTIONS, "openqa", "validation", takes_shots=True),

@@ -4,12 +4,14 @@ A small model gets none right for a long time. Hence the bits per byte of the ta
 first step on.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import log
 
 from mixkabrn_jax.data.documents import Document
 from mixkabrn_jax.evaluation.checkers import gsm8k, math, open_question
-from mixkabrn_jax.evaluation.tasks.options import Options, TargetBits, batches, prompt
+from mixkabrn_jax.evaluation.tasks.options import Options, batches, prompt, with_domains
 
 
 @dataclass(frozen=True)
@@ -23,27 +25,33 @@ class Exact:
     max_tokens: int
     f1: Callable[[str, tuple[str, ...]], float] | None = None
 
-    def __call__(self, scorer, documents: Iterable[Document], options: Options) -> dict[str, float | int]:
-        """Asks each document: exact_match, with `f1` where partly right counts, target_bits_per_byte and n.
+    def __call__(self, scorer, documents: Iterable[Document], options: Options) -> dict:
+        """Asks each document: exact_match, with `f1` where partly right counts, target_bits_per_byte and n; and
+        `domains`, the same figures for each.
 
         Raises: ValueError for documents that are no questions.
         """
-        right, f1, number, bits = 0, 0.0, 0, TargetBits()
+        sums: dict[str, Counter] = defaultdict(Counter)
+        number = 0
         for batch in batches(documents, options, self.name):
             answers = [_answers(document, self.name) for document in batch]
             prompts = [prompt(document, options) for document in batch]
             # A seed of their own for each batch, so that no two share their luck.
             how = options.max_tokens or self.max_tokens, self.stop, options.temperature, options.seed + number
             completions = [text.decode(errors="replace") for text in scorer.complete(prompts, *how)]
-            right += sum(map(self.is_right, completions, answers))
-            if self.f1:
-                f1 += sum(map(self.f1, completions, answers))
-            bits.add(scorer, batch, options)
+            targets = scorer.loglikelihood(list(zip(prompts, (one.target for one in batch), strict=True)))
+            for document, target, *judged in zip(batch, targets, completions, answers, strict=True):
+                f1 = self.f1(*judged) if self.f1 else 0.0
+                right, num_bytes = self.is_right(*judged), len(document.target)
+                sums[document.domain].update(n=1, right=right, f1=f1, nats=target.nats, bytes=num_bytes)
             number += len(batch)
-        found = {"exact_match": right / number}
+        return with_domains(sums, self._figures)
+
+    def _figures(self, sums):
+        found = {"exact_match": sums["right"] / sums["n"]}
         if self.f1:
-            found["f1"] = f1 / number
-        return {**found, "target_bits_per_byte": bits.per_byte, "n": number}
+            found["f1"] = sums["f1"] / sums["n"]
+        return {**found, "target_bits_per_byte": sums["nats"] / log(2) / sums["bytes"], "n": sums["n"]}
 
 
 def _answers(document, name):

@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mixkabrn_jax.data.documents import Document
@@ -13,7 +14,7 @@ class Options:
     """What the command line says of tasks; each takes what concerns it."""
 
     shots: Sequence[Document] = ()
-    """Documents of the training split that stand before each prompt as examples."""
+    """Documents of the training split that stand before each prompt as examples; of choice, items."""
     max_tokens: int = 0
     """That a completion may have; 0 for the task's own number."""
     temperature: float = 0.0
@@ -50,6 +51,19 @@ def batches(documents: Iterable[Document], options: Options, task: str) -> Itera
 def prompt(document: Document, options: Options) -> bytes:
     """What is asked, behind the examples, with an empty line behind each."""
     return b"".join(shot.content + b"\n\n" for shot in options.shots) + document.prompt
+
+
+def with_domains(sums: Mapping[str, Counter], figures: Callable[[Counter], dict]) -> dict:
+    """The figures of all documents, with `domains`, those of each.
+
+    Args:
+        sums: over the documents of each domain, at least one.
+        figures: that sums make.
+    """
+    whole: Counter = Counter()
+    for own in sums.values():
+        whole.update(own)  # Counter's + would lose what is no number
+    return {**figures(whole), "domains": {name: figures(sums[name]) for name in sorted(sums)}}
 
 
 class TargetBits:

@@ -1,5 +1,6 @@
 """Questions with one right answer, asked of a scorer of given answers."""
 
+import dataclasses
 import math
 
 import pytest
@@ -31,11 +32,29 @@ SUMS = documents(("1+1?", "It is 2.\n#### 2", ("2",)), ("1000+1?", "#### 1,001",
 def test_the_share_of_right_numbers_whatever_is_written_behind_them():
     found, _ = asked(SUMS, b" #### 2\n\nQuestion: more?\nAnswer: #### 3", b" 1,001.", b" I do not know")
     target_bytes = sum(len(document.target) for document in SUMS)
-    assert found == {"exact_match": 2 / 3, "target_bits_per_byte": pytest.approx(2 / math.log(2)), "n": 3}
+    figures = {"exact_match": 2 / 3, "target_bits_per_byte": pytest.approx(2 / math.log(2)), "n": 3}
+    assert found == {**figures, "domains": {"d": figures}}
     found, _ = asked(SUMS, SUMS[0].target, b"", b"")
     nats = len(SUMS[0].target) + 2 * (target_bytes - len(SUMS[0].target))
     assert found["target_bits_per_byte"] == pytest.approx(nats / math.log(2) / target_bytes)
     assert found["exact_match"] == 1 / 3
+
+
+def test_each_domain_has_the_figures_of_its_own_questions():
+    of = [dataclasses.replace(one, domain=domain) for one, domain in zip(SUMS, "bab", strict=True)]
+    found, _ = asked(of, b" #### 2", b" #### 1001", b" #### 1", options=Options(batch_size=2))
+    assert list(found["domains"]) == ["a", "b"]
+    assert [found["domains"][name]["exact_match"] for name in "ab"] == [1, 0.5]
+    parts = [asked([one for one in of if one.domain == name], *texts)[0] for name, texts in _WRITTEN.items()]
+    assert list(found["domains"].values()) == [
+        part["domains"][part_of] for part, part_of in zip(parts, "ab", strict=True)
+    ]
+    assert (
+        found["target_bits_per_byte"] == asked(SUMS, b" #### 2", b" #### 1001", b" #### 1")[0]["target_bits_per_byte"]
+    )
+
+
+_WRITTEN = {"a": [b" #### 1001"], "b": [b" #### 2", b" #### 1"]}
 
 
 def test_a_formula_is_right_if_its_last_box_is():
