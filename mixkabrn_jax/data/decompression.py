@@ -25,6 +25,11 @@ def checked(stream: BinaryIO, name: str, skipped: Skipped, within: "Checked | No
     return io.BufferedReader(Checked(stream, name, skipped, within), _BUFFER)
 
 
+def is_compressed(stream: io.BufferedReader) -> bool:
+    """Whether a stream begins like a compressed file."""
+    return stream.peek(8).startswith(tuple(_COMPRESSIONS))
+
+
 def decompressed(stream: io.BufferedReader, name: str, skipped: Skipped) -> io.BufferedReader | None:
     """What is packed in a checked stream, checked too; None where the stream does not begin like a compressed file."""
     head = stream.peek(8)

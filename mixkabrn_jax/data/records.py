@@ -15,7 +15,7 @@ _CARDS = ("dataset_infos.json", "dataset_info.json")
 
 def has_records(file: File) -> bool:
     """Whether a file holds records. A `.json` does where it is JSON Lines by another name (the-stack-smol, C4)."""
-    name = file.name.lower()
+    name = file.plain_name.lower()
     return _begins_with_a_line(file) if name.endswith(".json") else name.endswith(ENDINGS)
 
 
@@ -31,7 +31,7 @@ def read(file: File, skipped: Skipped, *, inside: Sequence[str] = ()) -> Iterato
 
     Raises: ImportError for a Parquet file where pyarrow is not installed.
     """
-    name = file.name.lower()
+    name = file.plain_name.lower()
     if not name.endswith(ENDINGS):
         skipped.left_out("no file of records", file.name)
         return

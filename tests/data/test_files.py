@@ -124,7 +124,8 @@ def test_a_compressed_file_with_a_broken_byte_is_counted(tmp_path, ending):
 
 def test_an_archive_in_a_folder_is_a_folder_of_its_name_and_one_by_itself_is_the_folder(tmp_path):
     members = {"./b/2.txt": b"b2", "a.txt": b"a", "/c/1.txt.gz": gzip.compress(b"c1"), "../d.txt": b"d"}
-    inside = {"b/2.txt": b"b2", "a.txt": b"a", "c/1.txt": b"c1", "d.txt": b"d"}
+    in_tar = {"b/2.txt": b"b2", "a.txt": b"a", "c/1.txt.gz": b"c1", "d.txt": b"d"}
+    in_zip = {"d.txt": b"d", "b/2.txt": b"b2", "c/1.txt": b"c1", "a.txt": b"a"}
     archives = {
         "x.tar": tar(members),
         "x.tar.gz": tar(members, "w:gz"),
@@ -134,11 +135,66 @@ def test_an_archive_in_a_folder_is_a_folder_of_its_name_and_one_by_itself_is_the
         "x.zip": zipped(members),
     }
     for name, content in archives.items():
+        inside = in_zip if name == "x.zip" else in_tar
         root = write(tmp_path / name, {f"set/{name}": content})
         assert read(root)[0] == {f"set/{name}/{member}": text for member, text in inside.items()}, name
         assert read(root / "set" / name)[0] == inside, name
-    assert list(read(tmp_path / "x.tar" / "set" / "x.tar")[0]) == ["b/2.txt", "a.txt", "c/1.txt", "d.txt"]
-    assert list(read(tmp_path / "x.zip" / "set" / "x.zip")[0]) == ["d.txt", "b/2.txt", "c/1.txt", "a.txt"]
+    assert list(read(tmp_path / "x.tar" / "set" / "x.tar")[0]) == [*in_tar]
+    assert list(read(tmp_path / "x.zip" / "set" / "x.zip")[0]) == [*in_zip]
+
+
+def test_no_two_files_of_a_folder_have_one_name_however_they_are_packed(tmp_path):
+    plain = {"x.txt": b"1", "x.txt-b": b"2", "y.txt.gz": b"plain"}
+    packed = {"x.txt.gz": b"3", "y.txt.gz.gz": b"4", "z.txt.gz": b"5", "z.txt.xz": b"6", "lone.txt.gz": b"7"}
+    files = plain | {name: PACKED[name.rpartition(".")[2]](content) for name, content in packed.items()}
+    names = {name: content for name, content in (plain | packed).items() if not name.startswith("lone")}
+    write(tmp_path, {f"d/{name}": content for name, content in files.items()})
+    folder, skipped = read(tmp_path / "d")
+    assert folder == names | {"lone.txt": b"7"}
+    assert not skipped.counts
+    write(tmp_path, {"x.zip": zipped(files), "x.tar": tar(files)})
+    assert read(tmp_path / "x.zip")[0] == folder
+    # Of a tar, nobody knows what follows: the endings stay.
+    assert read(tmp_path / "x.tar")[0] == names | {"lone.txt.gz": b"7"}
+    assert {file.plain_name for file in walk(tmp_path / "d", Skipped())} == {"x.txt", "x.txt-b", "y.txt", "z.txt"} | {
+        *("y.txt.gz", "lone.txt")
+    }
+
+
+def test_of_members_of_one_name_in_a_zip_the_last_is_read_as_unpacking_would_leave_it(tmp_path):
+    packed = io.BytesIO(zipped({"a.txt": b"old", "b.txt": b"b"}))
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.writestr("./a.txt", b"new")
+    files, skipped = read(write(tmp_path, {"x.zip": packed.getvalue()}))
+    assert files == {"x.zip/a.txt": b"new", "x.zip/b.txt": b"b"}
+    assert skipped.counts == {"replaced by a later member of the same name": 1}
+
+
+def test_what_is_not_asked_for_is_neither_read_nor_counted_but_for_archives(tmp_path):
+    cut = gzip.compress(os.urandom(1000))[:-20]
+    inside = {"train.gz": cut, "train": b"", "test": b"t", "train.md": b"m", ".train": b"hidden"}
+    locked = bytearray(zipped({"test": b"t", "train": b"n"}, zipfile.ZIP_STORED))
+    for place in (locked.index(b"PK\x03\x04", 30) + 6, locked.rindex(b"PK\x01\x02") + 8):
+        locked[place] |= 1  # of "train"
+    files = {f"d/{name}": content for name, content in inside.items()} | {
+        "odd": tar(inside),
+        "train.tgz": gzip.compress(tar(inside)),
+        "train.zip": bytes(locked),
+        "cut.tar.gz": gzip.compress(tar({"test": os.urandom(5000)}))[:-3000],
+        "out.tar": b"not opened",
+    }
+    write(tmp_path, files)
+    names, skipped = {}, Skipped()
+    for file in walk(tmp_path, skipped, Patterns("*t*", "*.md,out.*"), lambda name: "test" in name):
+        names[file.name] = file.stream.read()
+    of_cut = names.pop("cut.tar.gz/test", b"")
+    assert len(of_cut) < 5000
+    assert names == dict.fromkeys(("d/test", "odd/test", "train.tgz/test", "train.zip/test"), b"t")
+    assert skipped.counts.pop("hidden") == 3
+    assert skipped.counts.pop("not wanted") == 1
+    assert skipped.places["not wanted"] == "out.tar"
+    [(reason, count)] = skipped.counts.items()
+    assert (reason[:17], count, skipped.places[reason]) == ("damaged archive (", 1, "cut.tar.gz")
 
 
 def test_a_tar_in_an_archive_is_a_folder_of_its_name(tmp_path):
@@ -239,7 +295,7 @@ def test_a_packed_file_in_an_archive_that_is_damaged_is_named_with_its_archive(t
     root = write(tmp_path, {"x.tar": tar({"a.gz": packed[:-2000], "b.txt": b"b"})})
     files, skipped = read(root)
     assert files["x.tar/b.txt"] == b"b"
-    assert TEXT.startswith(files["x.tar/a"])
+    assert TEXT.startswith(files["x.tar/a.gz"])
     assert sum(skipped.counts.values()) == 1
     assert [*skipped.places.values()] == ["x.tar/a.gz"]
 
