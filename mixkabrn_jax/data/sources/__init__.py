@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from mixkabrn_jax.data.config import SPLITS, DataConfig
 from mixkabrn_jax.data.documents import DamagedError, Document, Skipped
 from mixkabrn_jax.data.files import Patterns, stamp, walk
 from mixkabrn_jax.data.sources import amps, code, gsm8k, m2d2, math, openqa, sotu, synthetic, text
-from mixkabrn_jax.data.sources.family import Family, is_named
+from mixkabrn_jax.data.sources.family import Family, is_named, prefix
 
 FAMILIES: dict[str, Family] = {
     "sotu": sotu.FAMILY,
@@ -43,25 +43,23 @@ class AbsentSplitError(NoDocumentsError):
 def read(config: DataConfig, split: str | None, skipped: Skipped) -> Iterator[Document]:
     """The documents of a split of `config.path`, or of all splits, in an order that is the same each time.
 
-    The split of a file is the one that its name names, or else the name of `config.path`; a file for which neither does
-    is of "train", or of the one that is asked for where it is named by itself.
+    The split of a file is the one that its name names, or else a folder that it is in: `config.path` too and what lies
+    above it, as far as the layout of the set goes (`family.prefix`). A file of which nothing tells is of "train", or of
+    the split that is asked for where it is named by itself. Files of other splits are not read, and nothing of them is
+    counted as left out (`files.walk`).
 
     Raises: FileNotFoundError, ValueError naming `config.data.path`; NoDocumentsError where no document is, and
         AbsentSplitError where all are of other splits; `documents.DamagedError` under on_damage="error".
     """
     family = FAMILIES[config.family]
-    splits: set[str] = set()
     has_documents = False
     with _naming_path(config):
-        if is_built_in(config):
-            documents, splits = family.built_in(config, split), {"train"}
-        else:
-            documents = _documents(config, split, splits, skipped)
-        for document in documents:
+        found = family.built_in(config, split) if is_built_in(config) else _documents(config, split, skipped)
+        for document in found:
             has_documents = True
             yield document
         if not has_documents:
-            raise _nothing(family, split, splits, skipped)
+            raise _nothing(config, split, skipped)
 
 
 def read_splits(config: DataConfig, skipped: Skipped, *, test: bool = False) -> Iterator[tuple[str, Document]]:
@@ -76,10 +74,15 @@ def read_splits(config: DataConfig, skipped: Skipped, *, test: bool = False) -> 
             for split in SPLITS if test else SPLITS[:2]:
                 yield from ((split, document) for document in family.built_in(config, split))
             return
-        for split, file in _files(config, None, skipped):
-            split = "train" if is_named(file, config) else split
-            if test or split != "test":
-                yield from ((split, document) for document in family.documents(file, config, skipped))
+        top = root(config)
+        told = _told(config, top)
+
+        def own(name):
+            return "train" if is_named(name, config) else told(name) or "train"
+
+        for file in _files(config, top, skipped, lambda name: test or own(name) != "test"):
+            split = own(file.plain_name)
+            yield from ((split, document) for document in family.documents(file, config, skipped))
 
 
 def is_built_in(config: DataConfig) -> bool:
@@ -143,30 +146,44 @@ def root(config: DataConfig) -> Path:
     return found
 
 
-def _files(config, split, skipped):
-    """(split, file) of each, given the split that is asked for."""
-    family, top = FAMILIES[config.family], root(config)
-    # A folder has to be called by the word alone: `MATH/test` is a split, and `test_of_mine` may hold anything.
-    name = top.absolute().name
-    own_of_root = family.split_of(name) if top.is_file() or name.isalpha() else None
+def _documents(config, split, skipped):
+    """Those of the files of a split, or of all."""
+    top = root(config)
+    own = _own(config, top, split)
+    for file in _files(config, top, skipped, lambda name: split is None or own(name) == split):
+        yield from FAMILIES[config.family].documents(file, config, skipped)
+
+
+def _files(config, top, skipped, is_asked):
+    """Those of a path, by `File.plain_name`."""
     of_hub = f",{hub.CARDS}" if config.path.startswith(hub.PREFIX) else ""
-    for file in walk(top, skipped, Patterns(config.include, config.exclude + of_hub)):
-        own = family.split_of(file.name) or own_of_root
-        yield own or (split if is_named(file, config) else None) or "train", file
+    return walk(top, skipped, Patterns(config.include, config.exclude + of_hub), is_asked)
 
 
-def _documents(config, split, splits, skipped):
-    """Those of a path, whose files' splits are added to `splits` on the way."""
-    for own, file in _files(config, split, skipped):
-        splits.add(own)
-        if split is None or own == split:
-            yield from FAMILIES[config.family].documents(file, config, skipped)
+def _told(config, top) -> Callable[[str], str | None]:
+    """A function from the name of a file to the split that it, or a folder that it is in, names."""
+    family = FAMILIES[config.family]
+    start = prefix(top, family.folders_in_split)
+    return lambda name: family.split_of(start + name)
 
 
-def _nothing(family, split, splits, skipped):
+def _own(config, top, split):
+    """The same, with that of files of which nothing tells, given the split that is asked for."""
+    told = _told(config, top)
+    return lambda name: told(name) or (split if is_named(name, config) else None) or "train"
+
+
+def _nothing(config, split, skipped):
     """What is wrong where no document is."""
-    if split is not None and splits and split not in splits:
-        return AbsentSplitError(f"no files of the split {split!r}, only of {', '.join(sorted(splits))}")
+    family = FAMILIES[config.family]
+    if split is not None:
+        splits = {"train"}
+        if not is_built_in(config):
+            top = root(config)
+            own = _own(config, top, split)
+            splits = {own(file.plain_name) for file in _files(config, top, Skipped(), lambda _: True)}
+        if splits and split not in splits:
+            return AbsentSplitError(f"no files of the split {split!r}, only of {', '.join(sorted(splits))}")
     wanted = f" (this source reads {family.layout})" if family.layout else ""
     return NoDocumentsError(f"no documents{wanted}" + (f"; left out were {skipped}" if str(skipped) else ""))
 

@@ -22,7 +22,7 @@ _ANSWER = re.compile(r"^Answer:", re.MULTILINE)
 
 def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Document]:
     """The problem or problems of a file."""
-    if file.name.lower().endswith(".txt"):
+    if file.plain_name.lower().endswith(".txt"):
         yield from _mathematica(file, config, skipped)
     else:
         yield from _khan(file, skipped)

@@ -71,7 +71,7 @@ def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Docu
             else:
                 yield from _documents_of(row, place, file, config, skipped)
         return
-    language = _LANGUAGE_OF.get(Path(file.name).suffix.lower())
+    language = _LANGUAGE_OF.get(Path(file.plain_name).suffix.lower())
     if language is None:
         skipped.left_out("no source code by its ending", file.name)
         return

@@ -15,8 +15,8 @@ from mixkabrn_jax.data.sources.family import Family, folders_of, is_named, split
 
 def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Document]:
     """The lines of a file, but for those of spaces. One that is cut within a character is kept, with U+FFFD there."""
-    name = file.name.rpartition("/")[2]
-    if not is_named(file, config) and not (name.endswith(".txt") and split_of(name)):
+    name = file.plain_name.rpartition("/")[2]
+    if not is_named(file.name, config) and not (name.endswith(".txt") and split_of(name)):
         skipped.left_out("not a train.txt, valid.txt or test.txt", file.name)
         return
     reason = detection.not_text(file.stream.peek(1)[: detection.HEAD_BYTES])

@@ -65,6 +65,7 @@ def closing(text: str, at: int) -> int | None:
 
 FAMILY = Family(
     documents,
+    folders_in_split=1,
     layout="MATH/{train,test}/<subject>/<id>.json, or .parquet, .jsonl, .json with problem and solution",
     legal="MATH is under a takedown by the owner of its problems: use a copy of your own, and do not pass it on",
 )

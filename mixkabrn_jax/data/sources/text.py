@@ -40,9 +40,10 @@ _PUBLISHED = re.compile(r"(?:^|[._-])(train|validation|valid|test)(?:[.-]\d{5}-o
 def split_of(name: str) -> str | None:
     """The split of a file that is named as published sets are: `test-00000-of-00001.parquet`, `wiki.test.tokens`.
 
-    A file of one's own may be called anything: `test.txt` is of no split.
+    A file of one's own may be called anything: `test.txt` is of no split. An archive that is named so is of one.
     """
-    found = _PUBLISHED.search(name.lower().rpartition("/")[2])
+    parts = reversed(name.lower().split("/"))
+    found = next((found for found in map(_PUBLISHED.search, parts) if found), None)
     return found and family.split_of(found[1])
 
 
