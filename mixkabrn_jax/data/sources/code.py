@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mixkabrn_jax.data import detection, records
+from mixkabrn_jax.data.archives import File
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped, parts, parts_of, task
-from mixkabrn_jax.data.files import File
 from mixkabrn_jax.data.sources import family
 from mixkabrn_jax.data.sources.family import Family
 

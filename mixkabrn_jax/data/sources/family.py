@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mixkabrn_jax.data.archives import File
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped
-from mixkabrn_jax.data.files import File
 
 _SPLITS = {
     "train": "train",

@@ -7,9 +7,9 @@ the folder or archive is called: `cs.CL`, `Culture_and_the_arts__Sports`, `stat_
 from collections.abc import Iterator
 
 from mixkabrn_jax.data import detection
+from mixkabrn_jax.data.archives import File
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped, lines
-from mixkabrn_jax.data.files import File
 from mixkabrn_jax.data.sources.family import Family, folders_of, is_named, split_of
 
 

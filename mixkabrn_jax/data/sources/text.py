@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 
 from mixkabrn_jax.data import detection, records
+from mixkabrn_jax.data.archives import File
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped, parts, parts_of
-from mixkabrn_jax.data.files import File
 from mixkabrn_jax.data.sources import family
 from mixkabrn_jax.data.sources.family import Family
 
