@@ -49,7 +49,7 @@ def test_an_object_with_a_list_of_a_given_name_is_that_list(members, others, chu
 @pytest.mark.parametrize("chunk", [1, 2, 7, 1 << 16])
 def test_halves_of_surrogate_pairs_become_one_sign_each_and_are_counted(chunk):
     smile, deep = "\U0001f600", "[" * 500 + '"\\udC00"' + "]" * 500
-    content = '[{"a": "\\ud83d\\ude00 \\ude00\\uD83D", "\\ud800": 1}, "\\udfff", "\\\\ud800", ' + deep + "]"
+    content = '[{"a": "\\ud83d\\ude00 \\ude00\\uD83D", "\\ud800": 1}, "\\uDFFF", "\\\\ud800", ' + deep + "]"
     (first, second, third, fourth), skipped = read(content.encode(), chunk=chunk)
     assert (first["a"], second, third) == (f"{smile} \ufffd\ufffd", "\ufffd", "\\ud800")
     while isinstance(fourth, list):
