@@ -1,6 +1,7 @@
 """Files as streams of bytes, whatever they are packed in: tar, zip, gzip, bzip2, xz, Zstandard."""
 
 import io
+import os
 import re
 import tarfile
 import zipfile
@@ -48,9 +49,9 @@ def has_ending(name: str) -> bool:
 
 def is_archive(raw: io.BufferedReader, name: str) -> bool:
     """Whether a file on disk is an archive, which its ending need not say; it is left at its start, nothing counted."""
-    found = _is_zip(name) or _is_tar(raw)
+    found = _is_zip(name) or _is_tar(raw, name)
     if not found and decompression.is_compressed(raw):
-        found = _is_tar(_plain(raw, name, name, Skipped()).stream)
+        found = _is_tar(_plain(raw, name, name, Skipped()).stream, name)
     raw.seek(0)
     return found
 
@@ -60,8 +61,10 @@ def _is_zip(name):
     return name.lower().endswith(".zip")
 
 
-def _is_tar(stream):
-    return stream.peek(512)[257:262] == b"ustar"
+def _is_tar(stream, name):
+    head = stream.peek(512)[:512]
+    is_empty = head and not head.strip(b"\0")  # which its name alone tells from other zeros
+    return head[257:262] == b"ustar" or (is_empty and has_ending(name))
 
 
 def unpacked(raw: io.BufferedReader, name: str, unpacked_name: str, prefix: str, order) -> Iterator[File]:
@@ -84,7 +87,7 @@ def unpacked(raw: io.BufferedReader, name: str, unpacked_name: str, prefix: str,
 
 def _opened(file, prefix, order):
     """A file itself, or where it is a tar, its members, whose names get a prefix."""
-    if _is_tar(file.stream):
+    if _is_tar(file.stream, file.name):
         yield from _tar_members(file, prefix, order)
     else:
         yield file
@@ -102,14 +105,17 @@ class _Header(tarfile.TarInfo):
 
 
 def _tar_members(file, prefix, order):
-    member_file = file
+    member_file, is_empty = file, True
     try:
         with tarfile.open(fileobj=file.stream, mode="r|", tarinfo=_Header) as archive:
             for member in archive:
                 archive.members.clear()  # it would keep all of them: millions, of some sets
+                is_empty = is_empty and member.isdir()
                 name = prefix + _inside(member.name)
-                if not (member.isfile() or member.isdir()):
-                    order.skipped.left_out("not regular", name)
+                if not (member.isfile() or member.isdir()) or (
+                    member.isfile() and name == prefix
+                ):  # a file called ".."
+                    order.skipped.left_out("not regular", prefix + member.name)
                 elif member.isfile() and (has_ending(name) or order.takes(plain_name(name))):
                     # With the ending of its compression: whether a file of the same name comes, nobody knows yet.
                     packed = archive.extractfile(member)
@@ -119,12 +125,15 @@ def _tar_members(file, prefix, order):
         # One damage is counted once: where the archive's own stream broke off, or in the member that it cut.
         if not (file.stream.raw.is_damaged or member_file.stream.raw.is_damaged):
             order.skipped.damaged(f"damaged archive ({error})", file.name)
+            return
+    if is_empty and not file.stream.raw.is_damaged:
+        order.skipped.left_out("empty", file.name)
 
 
 def _zip_members(raw, name, prefix, order):
     try:
         archive = zipfile.ZipFile(raw)
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:  # the last: of a broken name
         order.skipped.damaged(f"damaged archive ({error})", name)
         return
     with archive:
@@ -138,6 +147,8 @@ def _zip_members(raw, name, prefix, order):
             if inside in members:  # an archive that was added to; unpacking it would write over the first
                 order.skipped.left_out("replaced by a later member of the same name", inside)
             members[inside] = member
+        if not members:
+            order.skipped.left_out("empty", name)
         unpacked_names = plain_names(members)
         for inside, member in sorted(members.items(), key=lambda found: found[1].filename):
             if has_ending(inside) or order.takes(plain_name(inside)):
@@ -146,11 +157,13 @@ def _zip_members(raw, name, prefix, order):
 
 def _zip_member(archive, member, inside, unpacked_name, order):
     try:
+        if member.header_offset < 0:
+            raise zipfile.BadZipFile("something before this member is missing")
         packed = archive.open(member)
     except RuntimeError:  # NotImplementedError is one, of a way of packing that Python has not
         is_locked = member.flag_bits & 1
         order.skipped.damaged("locked by a password" if is_locked else "packed in an unknown way", inside)
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, UnicodeDecodeError, OSError) as error:
         decompression.raise_of_file_system(error)
         order.skipped.damaged(f"damaged archive ({error})", inside)
     else:
@@ -171,7 +184,8 @@ def _plain(raw, name, unpacked_name, skipped, *, path=None, within=None):
         path: where it lies, unless it is packed.
         within: the checked stream of the archive that it is in.
     """
-    stream = decompression.checked(raw, name, skipped, within)
+    size = os.fstat(raw.fileno()).st_size if path else 0
+    stream = decompression.checked(raw, name, skipped, within, size)
     content = decompression.decompressed(stream, name, skipped)
     return File(name, stream, path) if content is None else File(unpacked_name, content)
 

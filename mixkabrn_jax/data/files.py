@@ -149,6 +149,8 @@ def _regular_files(root, order):
             order.skipped.left_out("hidden", name)
         elif entry.is_dir(follow_symlinks=False):
             waiting.append(_Folder(f"{name}/", entry.path))
+        elif entry.is_symlink() and not os.path.exists(entry.path):  # to nothing, or to itself
+            order.skipped.left_out("not regular", name)
         elif entry.is_dir():  # links can form cycles
             order.skipped.left_out("linked folders", name)
         elif not entry.is_file():

@@ -68,18 +68,22 @@ def test_what_a_folder_loses_is_counted_with_its_first_place(tmp_path):
     write(tmp_path, names)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "broken").symlink_to(tmp_path / "nothing")
+    (tmp_path / "itself").symlink_to("itself")
+    for name, other in (("one", "other"), ("other", "one")):
+        (tmp_path / name).symlink_to(other)
+    (tmp_path / "round").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "linked").symlink_to(tmp_path / "d", target_is_directory=True)
     (tmp_path / "other.txt").symlink_to(tmp_path / "a.txt")
     files, skipped = read(tmp_path)
     assert list(files) == ["a.txt", "d/c.txt", "other.txt"]
-    assert skipped.counts == {"empty": 2, "hidden": 2, "linked folders": 1, "not regular": 2}
+    assert skipped.counts == {"empty": 2, "hidden": 2, "linked folders": 2, "not regular": 5}
     assert skipped.places == {
         "empty": "d/e2.txt",
         "hidden": ".git",
         "linked folders": "linked",
         "not regular": "broken",
     }
-    assert "1 linked folders (first: linked)" in str(skipped)
+    assert "2 linked folders (first: linked)" in str(skipped)
 
 
 @pytest.mark.parametrize("ending", PACKED)
@@ -249,6 +253,24 @@ def test_a_packed_tar_that_is_cut_within_a_member_is_one_damage(tmp_path):
     assert [*skipped.places.values()] == ["x.tar.gz"]
 
 
+@pytest.mark.parametrize("ending", ["txt", "gz", "tar", "zip"])
+def test_a_file_that_shrinks_while_it_is_read_is_counted(tmp_path, ending):
+    members = {f"{number}.txt": os.urandom(2 << 20) for number in range(3)}
+    content = {"txt": b"".join(members.values()), "gz": gzip.compress(b"".join(members.values()), 1)}
+    content |= {"tar": tar(members), "zip": zipped(members, zipfile.ZIP_STORED)}
+    path = write(tmp_path, {f"x.{ending}": content[ending]}) / f"x.{ending}"
+    skipped, num_bytes = Skipped(), 0
+    for file in walk(path, skipped):
+        num_bytes += len(file.stream.read(1 << 20))
+        os.truncate(path, 3 << 20)
+        num_bytes += len(file.stream.read())
+    assert num_bytes < 6 << 20
+    reasons = "; ".join(skipped.counts)
+    assert "shorter than it was" in reasons or ending == "zip"
+    assert "()" not in reasons
+    assert sum(skipped.counts.values()) == (2 if ending == "zip" else 1)
+
+
 def test_a_broken_header_in_a_tar_is_counted_and_is_not_its_end(tmp_path):
     whole = bytearray(tar({f"{number}.txt": b"%d" % number * 512 for number in range(4)}))
     whole[2 * 1024 : 2 * 1024 + 20] = b"x" * 20
@@ -280,6 +302,48 @@ def test_separators_of_windows_in_a_zip_part_folders(tmp_path):
     )
     assert files == {"x.zip/b.txt": b"b", "x.zip/train/algebra/1.txt": b"one"}
     assert not skipped.counts
+
+
+def test_a_zip_of_which_the_start_is_missing_or_a_name_is_broken_is_named(tmp_path):
+    whole = zipped({"a.txt": TEXT, "é.txt": b"b" * 99}, zipfile.ZIP_STORED)
+    start = whole.index(b"PK\x03\x04", 4)
+    files, skipped = read(write(tmp_path / "1", {"x.zip": whole[start - 500 :]}))
+    assert files == {"x.zip/é.txt": b"b" * 99}
+    assert skipped.places == {"damaged archive (something before this member is missing)": "x.zip/a.txt"}
+    for number, place in enumerate((whole.index("é".encode(), start), whole.rindex("é".encode()))):
+        files, skipped = read(write(tmp_path / f"2{number}", {"x.zip": whole[:place] + b"\xff" + whole[place + 1 :]}))
+        assert len(files) == 1 - number
+        assert ["damaged archive ('utf-8' codec can't decode byte 0xff" in reason for reason in skipped.counts] == [
+            True
+        ]
+
+
+def test_an_archive_with_nothing_in_it_is_empty(tmp_path):
+    folder = io.BytesIO()
+    with tarfile.open(fileobj=folder, mode="w") as archive:
+        archive.addfile(_folder("a"))
+    files = {
+        "a.tar": tar({}),
+        "b.tar.gz": gzip.compress(tar({})),
+        "c.zip": zipped({}),
+        "d.zip": zipped({"a/": b""}),
+        "e": folder.getvalue(),
+    }
+    for name in files:
+        assert read(write(tmp_path, files) / name)[1].counts == {"empty": 1}, name
+    assert read(tmp_path)[1].counts == {"empty": 5}
+
+
+def _folder(name):
+    member = tarfile.TarInfo(name)
+    member.type = tarfile.DIRTYPE
+    return member
+
+
+def test_a_member_whose_name_is_none_is_left_out(tmp_path):
+    files, skipped = read(write(tmp_path, {"x.tar": tar({"..": b"x", "/": b"x", "a/..": b"a"})}))
+    assert files == {"x.tar/a": b"a"}
+    assert skipped.counts == {"not regular": 2}
 
 
 def test_a_zip_that_is_none_or_cut_short_is_named(tmp_path):
