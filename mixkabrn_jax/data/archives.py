@@ -110,13 +110,12 @@ def _tar_members(file, prefix, order):
         with tarfile.open(fileobj=file.stream, mode="r|", tarinfo=_Header) as archive:
             for member in archive:
                 archive.members.clear()  # it would keep all of them: millions, of some sets
-                is_empty = is_empty and member.isdir()
-                name = prefix + _inside(member.name)
-                if not (member.isfile() or member.isdir()) or (
-                    member.isfile() and name == prefix
-                ):  # a file called ".."
+                if member.isdir():
+                    continue
+                is_empty, name = False, prefix + _inside(member.name)
+                if not member.isfile() or name == prefix:  # as of one that is called ".."
                     order.skipped.left_out("not regular", prefix + member.name)
-                elif member.isfile() and (has_ending(name) or order.takes(plain_name(name))):
+                elif has_ending(name) or order.takes(plain_name(name)):
                     # With the ending of its compression: whether a file of the same name comes, nobody knows yet.
                     packed = archive.extractfile(member)
                     member_file = _plain(packed, name, name, order.skipped, within=file.stream.raw)
@@ -144,6 +143,9 @@ def _zip_members(raw, name, prefix, order):
             if path.endswith("/"):
                 continue
             inside = prefix + _inside(path)
+            if inside == prefix:
+                order.skipped.left_out("not regular", prefix + path)
+                continue
             if inside in members:  # an archive that was added to; unpacking it would write over the first
                 order.skipped.left_out("replaced by a later member of the same name", inside)
             members[inside] = member

@@ -341,9 +341,10 @@ def _folder(name):
 
 
 def test_a_member_whose_name_is_none_is_left_out(tmp_path):
-    files, skipped = read(write(tmp_path, {"x.tar": tar({"..": b"x", "/": b"x", "a/..": b"a"})}))
-    assert files == {"x.tar/a": b"a"}
-    assert skipped.counts == {"not regular": 2}
+    members = {"..": b"x", "./.": b"x", "a/..": b"a"}
+    files, skipped = read(write(tmp_path, {"x.tar": tar(members), "x.zip": zipped(members)}))
+    assert files == {"x.tar/a": b"a", "x.zip/a": b"a"}
+    assert skipped.counts == {"not regular": 4}
 
 
 def test_a_zip_that_is_none_or_cut_short_is_named(tmp_path):
