@@ -23,8 +23,9 @@ class File:
     """A file that may lie in an archive, unpacked."""
 
     name: str
-    """Path below the root, with that of its archive before it, and without the ending of its compression where no other
-    file has the same name then. Of the files of a walk no two have one name, but for members that a tar has twice."""
+    """Path below the root, `readable`, with that of its archive before it, and without the ending of its compression
+    where no other file has the same name then. Of the files of a walk no two have one name, but for members that a tar
+    has twice."""
     stream: io.BufferedReader
     """To be read once, before the next file is asked for. It ends where an archive is damaged, which is counted."""
     path: str | None = None
@@ -40,6 +41,11 @@ class File:
         """The first folder on the way to it, "" for none."""
         head, slash, _ = self.name.partition("/")
         return head if slash else ""
+
+
+def readable(name: str) -> str:
+    r"""A name that can be written: bytes that are no UTF-8, which Linux allows in names, as `\xe9`."""
+    return name if name.isascii() else name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def has_ending(name: str) -> bool:
@@ -174,8 +180,8 @@ def _zip_member(archive, member, inside, unpacked_name, order):
 
 
 def _inside(name):
-    """`./a/b.txt` and `/a/b.txt` as `a/b.txt`."""
-    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
+    """`./a/b.txt` and `/a/b.txt` as `a/b.txt`, readable."""
+    return readable("/".join(part for part in name.split("/") if part not in ("", ".", "..")))
 
 
 def _plain(raw, name, unpacked_name, skipped, *, path=None, within=None):

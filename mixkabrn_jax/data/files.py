@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixkabrn_jax.data import archives
-from mixkabrn_jax.data.archives import File, plain_name
+from mixkabrn_jax.data.archives import File, plain_name, readable
 from mixkabrn_jax.data.documents import Skipped
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -82,7 +82,8 @@ def walk(
         raise FileNotFoundError(f"{str(root)!r} does not exist: give a file, an archive or a folder")
     order = Order(skipped, patterns or Patterns(), is_asked)
     is_root = root.is_file()
-    found = [(str(root), root.name, plain_name(root.name))] if is_root else _regular_files(root, order)
+    own = readable(root.name)
+    found = [(str(root), own, plain_name(own))] if is_root else _regular_files(root, order)
     for path, name, unpacked_name in found:
         plain = plain_name(name)
         if not is_root and order.patterns.excludes(name):  # of an archive, all that is in it
@@ -144,7 +145,8 @@ def _regular_files(root, order):
         if entry is None:
             waiting.pop()
             continue
-        name = folder.prefix + entry.name
+        own = readable(entry.name)
+        name = folder.prefix + own
         if entry.name.startswith("."):
             order.skipped.left_out("hidden", name)
         elif entry.is_dir(follow_symlinks=False):
@@ -156,7 +158,7 @@ def _regular_files(root, order):
         elif not entry.is_file():
             order.skipped.left_out("not regular", name)
         else:
-            yield entry.path, name, folder.prefix + folder.unpacked_names.get(entry.name, entry.name)
+            yield entry.path, name, folder.prefix + folder.unpacked_names.get(own, own)
 
 
 class _Folder:
@@ -166,4 +168,4 @@ class _Folder:
         with os.scandir(path) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
         self.prefix, self.entries = prefix, iter(found)
-        self.unpacked_names = archives.plain_names([entry.name for entry in found])
+        self.unpacked_names = archives.plain_names([readable(entry.name) for entry in found])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixkabrn_jax.data.archives import File
+from mixkabrn_jax.data.archives import File, readable
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped
 
@@ -63,13 +63,13 @@ def folders_of(file: File, config: DataConfig) -> list[str]:
     Those above `config.path` are among them: `a/cs.CL`, `a/cs.CL.tar.gz` and `a/cs.CL/train.txt` are all of `cs.CL`.
     """
     folders = file.name.split("/")[:-1]
-    root = Path(os.path.abspath(config.path)).parts
+    root = Path(readable(os.path.abspath(config.path))).parts
     return [_PACKED.sub("", folder) for folder in ([*root[:-1]] if is_named(file.name, config) else [*root]) + folders]
 
 
 def is_named(name: str, config: DataConfig) -> bool:
     """Whether `config.path` is the file of this name itself, and no folder or archive that it lies in."""
-    is_alike = _PACKED.sub("", Path(config.path).name) == _PACKED.sub("", name)
+    is_alike = _PACKED.sub("", readable(Path(config.path).name)) == _PACKED.sub("", name)
     return is_alike and not Path(config.path).expanduser().is_dir()  # in `x` may be another `x`
 
 

@@ -3,6 +3,7 @@
 import gzip
 import os
 import re
+import tarfile
 
 import pytest
 
@@ -172,6 +173,36 @@ def test_what_is_left_out_of_another_split_is_not_counted(tmp_path):
     skipped = Skipped()
     list(sources.read_splits(config("gsm8k", tmp_path / "folder"), skipped))
     assert "not a JSON object" not in skipped.counts  # training reads no tests
+
+
+def test_names_that_are_no_utf8_become_domains_and_ids_that_can_be_written(tmp_path):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/a/caf\xe9")
+    try:
+        os.makedirs(folder)
+    except OSError:
+        pytest.skip("a file system without such names")
+    problem = '{"problem": "p", "solution": "\\\\boxed{1}"}'
+    for name, content in (
+        (b"\xff.txt", "text"),
+        (b"\xfe.txt", "text"),
+        (b"train.txt", "line"),
+        (b"\xff.json", problem),
+    ):
+        with open(os.fsencode(folder) + b"/" + name, "w") as file:
+            file.write(content)
+    with tarfile.open(tmp_path / "a" / "x.tar", "w") as archive:
+        archive.add(folder, os.fsdecode(b"caf\xe9"))
+    inside = {"\\xfe.txt", "\\xff.json", "\\xff.txt", "train.txt"}
+    documents, _ = read("text", tmp_path / "a")
+    assert {document.id for document in documents} == {f"{way}caf\\xe9/{x}" for way in ("", "x.tar/") for x in inside}
+    for source, path in (
+        ("text", tmp_path / "a"),
+        ("m2d2", folder),
+        ("math", folder),
+        ("math", f"{folder}/\udcff.json"),
+    ):
+        assert read(source, path)[0][0].domain == "caf\\xe9"
+    assert contents(read("m2d2", f"{folder}/\udcff.txt")[0]) == ["text"]
 
 
 def test_a_folder_may_hold_a_file_of_its_own_name(tmp_path):
