@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from configs import lm, retnet, shakespeare
+from mixkabrn_jax.data.config import PERMISSIVE
 from mixkabrn_jax.models.language import count_parameters
 from mixkabrn_jax.runs import moved
 from mixkabrn_jax.runs.config import defaults, flatten
@@ -84,6 +85,11 @@ def test_every_field_of_every_section_is_declared_in_the_one_full_document():
 @pytest.mark.parametrize("config", [shakespeare.get_config(), retnet.get_config("xl"), lm.get_config("large")])
 def test_the_other_configs_have_the_fields_of_the_full_document(config):
     assert flatten(config.to_dict()).keys() == flatten(lm.get_config().to_dict()).keys()
+
+
+def test_the_licences_that_may_be_read_are_those_that_the_library_takes_for_permissive():
+    """They stand twice, for a config imports nothing of the library."""
+    assert lm.get_config().data.licenses == PERMISSIVE
 
 
 def test_a_retnet_has_a_head_of_its_own_as_in_both_references():

@@ -182,9 +182,8 @@ def _about(split, tokenizer, identity):
         notes.append(f"{where}: left out {skipped}")
     if skipped.replaced:
         name, count = next(iter(skipped.replaced.items()))
-        notes.append(
-            f"{where}: {skipped.replaced.total()} places were no UTF-8 and are U+FFFD now ({count} of them in {name})"
-        )
+        total = skipped.replaced.total()
+        notes.append(f"{where}: {total} places were no characters and are U+FFFD now ({count} of them in {name})")
     return {"data": identity, "tokenizer": tokenizer.fingerprint(), "notes": notes}
 
 

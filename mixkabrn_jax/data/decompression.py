@@ -20,9 +20,16 @@ _BUFFER = 1 << 20
 _STEP = 1 << 16
 
 
-def checked(stream: BinaryIO, name: str, skipped: Skipped, within: "Checked | None" = None) -> io.BufferedReader:
+def checked(
+    stream: BinaryIO, name: str, skipped: Skipped, within: "Checked | None" = None, size: int = 0
+) -> io.BufferedReader:
     """The stream, with `Checked` as its `raw`."""
-    return io.BufferedReader(Checked(stream, name, skipped, within), _BUFFER)
+    return io.BufferedReader(Checked(stream, name, skipped, within, size), _BUFFER)
+
+
+def is_compressed(stream: io.BufferedReader) -> bool:
+    """Whether a stream begins like a compressed file."""
+    return stream.peek(8).startswith(tuple(_COMPRESSIONS))
 
 
 def decompressed(stream: io.BufferedReader, name: str, skipped: Skipped) -> io.BufferedReader | None:
@@ -43,12 +50,14 @@ def raise_of_file_system(error: Exception) -> None:
 class Checked(io.RawIOBase):
     """A stream that ends where its source cannot be read on, once that is counted."""
 
-    def __init__(self, stream: BinaryIO, name: str, skipped: Skipped, within: "Checked | None" = None):
+    def __init__(self, stream: BinaryIO, name: str, skipped: Skipped, within: "Checked | None" = None, size: int = 0):
         """
         Args:
             within: the checked stream that this one is read from: its damage is not counted again.
+            size: bytes that the stream has at least; fewer are damage.
         """
         self._stream, self._name, self._skipped, self._within = stream, name, skipped, within
+        self._missing = size
         self._is_broken = False
 
     @property
@@ -67,15 +76,21 @@ class Checked(io.RawIOBase):
                 content = self._stream.read1(min(len(view) - filled, _STEP))
             except _BROKEN as error:
                 raise_of_file_system(error)
-                if not self.is_damaged:
-                    self._skipped.damaged(f"damaged archive ({error})", self._name)
-                self._is_broken = True
+                self._break(f"damaged archive ({str(error) or 'it ends too early'})")
                 break
             if not content:
+                if self._missing > 0:
+                    self._break("shorter than it was when it was opened")
                 break
+            self._missing -= len(content)
             view[filled : filled + len(content)] = content
             filled += len(content)
         return filled
+
+    def _break(self, reason):
+        if not self.is_damaged:
+            self._skipped.damaged(reason, self._name)
+        self._is_broken = True
 
 
 class _Zstandard:

@@ -62,7 +62,8 @@ class Skipped:
         self.counts: Counter[str] = Counter()
         self.places: dict[str, str] = {}
         self.replaced: Counter[str] = Counter()
-        """Bytes that were no UTF-8 and became U+FFFD, by file: what they stood in was kept."""
+        """What was no character and became U+FFFD, by file; what it stood in was kept: bytes that are no UTF-8, and
+        halves of surrogate pairs in JSON."""
 
     def damaged(self, reason: str, place: str) -> None:
         """Counts a record or file that cannot be read. Raises: DamagedError under "error"."""
@@ -105,11 +106,9 @@ class Skipped:
 
 
 def task(prompt: str, target: str, domain: str, id: str, answers: tuple[str, ...] = (), tests: str = "") -> Document:
-    """A document of a prompt and a target. Half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes "?"."""
-    prompt_bytes = prompt.encode(errors="replace")
-    return Document(
-        prompt_bytes + target.encode(errors="replace"), domain, id, len(prompt_bytes), answers=answers, tests=tests
-    )
+    """A document of a prompt and a target."""
+    prompt_bytes = prompt.encode()
+    return Document(prompt_bytes + target.encode(), domain, id, len(prompt_bytes), answers=answers, tests=tests)
 
 
 def question(question: str, target: str, domain: str, id: str, answers: tuple[str, ...]) -> Document:
@@ -177,7 +176,7 @@ def parts(stream: BinaryIO, document: Document, skipped: Skipped, *, begin: byte
 
 
 def parts_of(text: str, document: Document, skipped: Skipped) -> Iterator[Document]:
-    """As `parts`, of a text that a record held whole. Half a surrogate pair becomes "?"."""
+    """As `parts`, of a text that a record held whole."""
     return parts(_Encoded(text), document, skipped)
 
 
@@ -189,7 +188,7 @@ class _Encoded:
 
     def read(self, size):
         while len(self._waiting) < size and self._at < len(self._text):
-            self._waiting += self._text[self._at : self._at + PART_BYTES].encode(errors="replace")
+            self._waiting += self._text[self._at : self._at + PART_BYTES].encode()
             self._at += PART_BYTES
         content, self._waiting = self._waiting[:size], self._waiting[size:]
         return content

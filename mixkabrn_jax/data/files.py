@@ -1,39 +1,17 @@
-"""Files as streams of bytes, whatever they are packed in: folders, tar, zip, gzip, bzip2, xz, Zstandard."""
+"""The files of a folder in sorted order, whatever they are packed in (`data.archives`); what is left out is counted."""
 
 import fnmatch
 import hashlib
-import io
 import os
-import tarfile
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixkabrn_jax.data import decompression
+from mixkabrn_jax.data import archives
+from mixkabrn_jax.data.archives import File, plain_name, readable
 from mixkabrn_jax.data.documents import Skipped
 
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst", ".tgz", ".txz")
-"""Endings of compressed files, which their names lose."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True)
-class File:
-    """A file that may lie in an archive, unpacked."""
-
-    name: str
-    """Path below the root, with that of its archive before it, and without the ending of its compression."""
-    stream: io.BufferedReader
-    """To be read once, before the next file is asked for. It ends where an archive is damaged, which is counted."""
-    path: str | None = None
-    """Where it lies on disk, unless it is packed: for formats that cannot be read from front to back."""
-
-    @property
-    def folder(self) -> str:
-        """The first folder on the way to it, "" for none."""
-        head, slash, _ = self.name.partition("/")
-        return head if slash else ""
 
 
 class Patterns:
@@ -55,7 +33,37 @@ class Patterns:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self._exclude)
 
 
-def walk(root: Path, skipped: Skipped, patterns: Patterns | None = None) -> Iterator[File]:
+@dataclass(frozen=True)
+class Order:
+    """What a walk is asked for, by `File.plain_name`, and the account of what it leaves out."""
+
+    skipped: Skipped
+    patterns: Patterns
+    is_asked: Callable[[str], bool]
+    """As for `walk`."""
+
+    def reason(self, name: str) -> str | None:
+        """Why a file of this name is not read; "" where others are asked for, None where it is read."""
+        if any(part.startswith((".", "__MACOSX")) for part in name.split("/")):
+            return "hidden"
+        if not self.is_asked(name):
+            return ""
+        return None if self.patterns.wants(name) else "not wanted"
+
+    def takes(self, name: str) -> bool:
+        """Whether a file is read; what is asked for and left out is counted."""
+        reason = self.reason(name)
+        if reason:
+            self.skipped.left_out(reason, name)
+        return reason is None
+
+
+def walk(
+    root: Path,
+    skipped: Skipped,
+    patterns: Patterns | None = None,
+    is_asked: Callable[[str], bool] = lambda _: True,
+) -> Iterator[File]:
     """The files of a folder in sorted order, of an archive, or the one file that there is.
 
     An archive in a folder, and a tar in an archive, is a folder of that name; compressed files are unpacked. Members of
@@ -63,25 +71,34 @@ def walk(root: Path, skipped: Skipped, patterns: Patterns | None = None) -> Iter
     (pipes, broken links), empty files and names that are not wanted are left out and counted, and so is all that
     follows the damage of an archive. A byte order mark of UTF-8 is passed over.
 
+    Args:
+        is_asked: of a `File.plain_name`. A file that is not asked for is neither read nor counted; an archive is read
+            for its members, and its damage counts: nobody knows what it was. What is hidden, a linked folder or not
+            regular counts whatever its name.
+
     Raises: FileNotFoundError where nothing is at `root`; DamagedError at a damaged archive, under "error".
     """
     if not root.exists():
         raise FileNotFoundError(f"{str(root)!r} does not exist: give a file, an archive or a folder")
-    patterns = patterns or Patterns()
+    order = Order(skipped, patterns or Patterns(), is_asked)
     is_root = root.is_file()
-    for path, name in [(str(root), root.name)] if is_root else _regular_files(root, skipped):
-        if not is_root and patterns.excludes(name):  # of an archive, all that is in it
-            skipped.left_out("not wanted", name)
+    own = readable(root.name)
+    found = [(str(root), own, plain_name(own))] if is_root else _regular_files(root, order)
+    for path, name, unpacked_name in found:
+        plain = plain_name(name)
+        if not is_root and order.patterns.excludes(name):  # of an archive, all that is in it
+            if is_asked(plain) or archives.has_ending(name):
+                skipped.left_out("not wanted", name)
             continue
         with open(path, "rb") as raw:
-            for file in _unpack(raw, name, skipped, is_root=is_root):
-                # What was named by itself is wanted, whatever it is called.
-                is_named = is_root and file.name == _plain_name(name)
-                if not is_named and any(part.startswith((".", "__MACOSX")) for part in file.name.split("/")):
-                    skipped.left_out("hidden", file.name)
-                elif not is_named and not patterns.wants(file.name):
-                    skipped.left_out("not wanted", file.name)
-                elif _has_content(file, skipped):
+            # What was named by itself is wanted, whatever it is called.
+            is_read = is_asked(plain) if is_root else order.reason(plain) is None
+            if not (is_read or archives.is_archive(raw, name)):
+                order.takes(plain)
+                continue
+            for file in archives.unpacked(raw, name, unpacked_name, "" if is_root else f"{name}/", order):
+                is_named = is_root and file.plain_name == plain
+                if (is_read if is_named else order.takes(file.plain_name)) and _has_content(file, skipped):
                     yield file
 
 
@@ -105,7 +122,8 @@ def stamp(root: Path) -> dict:
     if not root.exists():
         raise FileNotFoundError(f"{str(root)!r} does not exist: give a file, an archive or a folder")
     found, num_files, num_bytes = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")), 0, 0
-    for path, name in [(str(root), root.name)] if root.is_file() else _regular_files(root, Skipped()):
+    order = Order(Skipped(), Patterns(), lambda _: True)
+    for path, name, _ in [(str(root), root.name, "")] if root.is_file() else _regular_files(root, order):
         about = os.stat(path)
         num_files += 1
         num_bytes += about.st_size
@@ -113,130 +131,41 @@ def stamp(root: Path) -> dict:
     return {"files": num_files, "bytes": num_bytes, "sha256": found.hexdigest()}
 
 
-def _regular_files(root, skipped):
-    """(path, name below `root`) of the files below a folder, in the order of the parts of their names.
+def _regular_files(root, order):
+    """(path, name below `root`, name of what is in it) of the files below a folder, in the order of the parts of names.
 
     Folder by folder: a set may have millions of files.
     """
     if not root.is_dir():
         raise ValueError(f"{str(root)!r} is neither a file nor a folder")
-    waiting = [iter(_sorted(str(root)))]
-    names = []
+    waiting = [_Folder("", str(root))]
     while waiting:
-        entry = next(waiting[-1], None)
+        folder = waiting[-1]
+        entry = next(folder.entries, None)
         if entry is None:
             waiting.pop()
-            names = names[:-1]
             continue
-        name = "/".join([*names, entry.name])
+        own = readable(entry.name)
+        name = folder.prefix + own
         if entry.name.startswith("."):
-            skipped.left_out("hidden", name)
+            order.skipped.left_out("hidden", name)
         elif entry.is_dir(follow_symlinks=False):
-            names.append(entry.name)
-            waiting.append(iter(_sorted(entry.path)))
+            waiting.append(_Folder(f"{name}/", entry.path))
+        elif entry.is_symlink() and not os.path.exists(entry.path):  # to nothing, or to itself
+            order.skipped.left_out("not regular", name)
         elif entry.is_dir():  # links can form cycles
-            skipped.left_out("linked folders", name)
+            order.skipped.left_out("linked folders", name)
         elif not entry.is_file():
-            skipped.left_out("not regular", name)
+            order.skipped.left_out("not regular", name)
         else:
-            yield entry.path, name
+            yield entry.path, name, folder.prefix + folder.unpacked_names.get(own, own)
 
 
-def _sorted(folder):
-    with os.scandir(folder) as entries:
-        return sorted(entries, key=lambda entry: entry.name)
+class _Folder:
+    """A folder on the way, with what is left of its entries."""
 
-
-def _unpack(raw, name, skipped, *, is_root):
-    """The file that a stream is, or those that are packed in it."""
-    # Others are zip files too, such as those of word processors: what is in them was not written to be read.
-    if name.lower().endswith(".zip"):
-        yield from _zip_members(raw, name, "" if is_root else f"{name}/", skipped)
-        return
-    file = _plain(raw, name, skipped, path=raw.name)
-    yield from _opened(file, "" if is_root else f"{name}/", skipped)
-
-
-def _opened(file, prefix, skipped):
-    """A file itself, or where it is a tar, its members, whose names get a prefix."""
-    if file.stream.peek(512)[257:262] == b"ustar":
-        yield from _tar_members(file, prefix, skipped)
-    else:
-        yield file
-
-
-class _Header(tarfile.TarInfo):
-    """Of a member of a tar. A broken one is an error: `tarfile` takes it for the end, unless it is the first."""
-
-    @classmethod
-    def fromtarfile(cls, archive):
-        try:
-            return super().fromtarfile(archive)
-        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
-            raise tarfile.ReadError(str(error)) from error
-
-
-def _tar_members(file, prefix, skipped):
-    member_file = file
-    try:
-        with tarfile.open(fileobj=file.stream, mode="r|", tarinfo=_Header) as archive:
-            for member in archive:
-                archive.members.clear()  # it would keep all of them: millions, of some sets
-                if member.isfile():
-                    packed, name = archive.extractfile(member), prefix + _inside(member.name)
-                    member_file = _plain(packed, name, skipped, within=file.stream.raw)
-                    yield from _opened(member_file, f"{name}/", skipped)
-                elif not member.isdir():
-                    skipped.left_out("not regular", prefix + _inside(member.name))
-    except tarfile.TarError as error:
-        # One damage is counted once: where the archive's own stream broke off, or in the member that it cut.
-        if not (file.stream.raw.is_damaged or member_file.stream.raw.is_damaged):
-            skipped.damaged(f"damaged archive ({error})", file.name)
-
-
-def _zip_members(raw, name, prefix, skipped):
-    try:
-        archive = zipfile.ZipFile(raw)
-    except (zipfile.BadZipFile, NotImplementedError) as error:
-        skipped.damaged(f"damaged archive ({error})", name)
-        return
-    with archive:
-        for member in sorted(archive.infolist(), key=lambda member: member.filename):
-            # Some programs of Windows write its separators, which the format forbids.
-            path = member.filename.replace("\\", "/")
-            if path.endswith("/"):
-                continue
-            inside = prefix + _inside(path)
-            try:
-                packed = archive.open(member)
-            except RuntimeError:  # NotImplementedError is one, of a way of packing that Python has not
-                is_locked = member.flag_bits & 1
-                skipped.damaged("locked by a password" if is_locked else "packed in an unknown way", inside)
-            except (zipfile.BadZipFile, OSError) as error:
-                decompression.raise_of_file_system(error)
-                skipped.damaged(f"damaged archive ({error})", inside)
-            else:
-                with packed:
-                    yield from _opened(_plain(packed, inside, skipped), f"{inside}/", skipped)
-
-
-def _inside(name):
-    """`./a/b.txt` and `/a/b.txt` as `a/b.txt`."""
-    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
-
-
-def _plain(raw, name, skipped, *, path=None, within=None):
-    """The file of a stream, uncompressed.
-
-    Args:
-        path: where it lies, unless it is packed.
-        within: the checked stream of the archive that it is in.
-    """
-    stream = decompression.checked(raw, name, skipped, within)
-    unpacked = decompression.decompressed(stream, name, skipped)
-    return File(name, stream, path) if unpacked is None else File(_plain_name(name), unpacked)
-
-
-def _plain_name(name):
-    suffix = Path(name).suffix
-    return name.removesuffix(suffix) if suffix.lower() in COMPRESSIONS else name
+    def __init__(self, prefix, path):
+        with os.scandir(path) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        self.prefix, self.entries = prefix, iter(found)
+        self.unpacked_names = archives.plain_names([readable(entry.name) for entry in found])

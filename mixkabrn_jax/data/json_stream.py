@@ -2,13 +2,15 @@
 
 import codecs
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mixkabrn_jax.data.archives import File
 from mixkabrn_jax.data.documents import Skipped, character_boundary
-from mixkabrn_jax.data.files import File
 
 _CHUNK = 1 << 16
+_HALF = re.compile("[\ud800-\udfff]")
 _SPACE = " \t\r\n"
 _TAIL = 16
 """A value that is cut off fails this near to the end of what was read, or is a string without an end."""
@@ -30,6 +32,28 @@ def read(file: File, skipped: Skipped, inside: Sequence[str] = ()) -> Iterator[t
             yield f"{file.name}:{number}", value
     except (json.JSONDecodeError, RecursionError):
         skipped.damaged("not JSON, or cut off", f"{file.name}:{text.line}")
+
+
+def mended(value: Any, text: str, name: str, skipped: Skipped, start: int = 0, end: int | None = None) -> Any:
+    """A value of JSON with U+FFFD for half a surrogate pair, which JSON can escape and UTF-8 cannot hold; counted.
+
+    Args:
+        text: what the value was read from, between `start` and `end`.
+        name: of the file.
+    """
+    if text.find("\\ud", start, end) < 0 and text.find("\\uD", start, end) < 0:
+        return value
+    whole = [value]
+    waiting = [whole]  # and no recursion: JSON may be nested as deeply as Python allows
+    while waiting:
+        inside = waiting.pop()
+        for key, inner in inside.items() if isinstance(inside, dict) else enumerate(inside):
+            if isinstance(inner, dict | list):
+                waiting.append(inner)
+            elif isinstance(inner, str) and _HALF.search(inner):
+                inside[key], number = _HALF.subn("\ufffd", inner)
+                skipped.replaced[name] += number
+    return whole[0]
 
 
 def _values(text, inside):
@@ -146,8 +170,8 @@ class _Text:
             # A number may go on: of `1e+16` that is cut behind its sign, `1` is what is read.
             length = end - self._position
             if end + len("e+") < len(self._buffer) or not self._read(_CHUNK):
-                self._position += length
-                return value
+                start, self._position = self._position, self._position + length
+                return mended(value, self._buffer, self._name, self._skipped, start, self._position)
 
     def fail(self):
         """Raises at what comes next, with `line` at it."""

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator, Sequence
 
 from mixkabrn_jax.data import decompression, detection, json_stream
+from mixkabrn_jax.data.archives import File
 from mixkabrn_jax.data.documents import Skipped
-from mixkabrn_jax.data.files import File
 
 ENDINGS = (".jsonl", ".ndjson", ".jsonlines", ".parquet", ".json")
 """Of files of records; a `.json` may as well be one text of whatever form."""
@@ -15,7 +15,7 @@ _CARDS = ("dataset_infos.json", "dataset_info.json")
 
 def has_records(file: File) -> bool:
     """Whether a file holds records. A `.json` does where it is JSON Lines by another name (the-stack-smol, C4)."""
-    name = file.name.lower()
+    name = file.plain_name.lower()
     return _begins_with_a_line(file) if name.endswith(".json") else name.endswith(ENDINGS)
 
 
@@ -24,14 +24,15 @@ def read(file: File, skipped: Skipped, *, inside: Sequence[str] = ()) -> Iterato
 
     A file whose name has none of `ENDINGS` is left out, and one of another format, such as UTF-16, is one damage. The
     place is `file:line`, or `file:number` of a record in Parquet and JSON. A file of JSON is one record, or a list of
-    them, or JSON Lines by another name.
+    them, or JSON Lines by another name. Half a surrogate pair, which JSON can hold and UTF-8 cannot, becomes U+FFFD in
+    all texts of a record, as broken UTF-8 does, and is counted with it.
 
     Args:
         inside: names of a list of records, where a JSON object that has it is no record but holds them.
 
     Raises: ImportError for a Parquet file where pyarrow is not installed.
     """
-    name = file.name.lower()
+    name = file.plain_name.lower()
     if not name.endswith(ENDINGS):
         skipped.left_out("no file of records", file.name)
         return
@@ -82,6 +83,7 @@ def _lines(file, skipped):
         except (ValueError, RecursionError):
             skipped.damaged("not JSON", place)
             continue
+        record = json_stream.mended(record, text, file.name, skipped)
         del text
         yield place, record
         del record

@@ -222,7 +222,7 @@ def test_what_was_left_out_and_what_the_law_says_is_logged_at_every_start(texts,
         caplog.clear()
         load(texts)
         assert f"config.data.path={str(texts)!r}: left out 1 empty (first: a/empty.txt)" in caplog.text
-        assert "1 places were no UTF-8 and are U+FFFD now (1 of them in a/broken.txt)" in caplog.text
+        assert "1 places were no characters and are U+FFFD now (1 of them in a/broken.txt)" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_is_named(texts):

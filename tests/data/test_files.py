@@ -68,18 +68,22 @@ def test_what_a_folder_loses_is_counted_with_its_first_place(tmp_path):
     write(tmp_path, names)
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "broken").symlink_to(tmp_path / "nothing")
+    (tmp_path / "itself").symlink_to("itself")
+    for name, other in (("one", "other"), ("other", "one")):
+        (tmp_path / name).symlink_to(other)
+    (tmp_path / "round").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "linked").symlink_to(tmp_path / "d", target_is_directory=True)
     (tmp_path / "other.txt").symlink_to(tmp_path / "a.txt")
     files, skipped = read(tmp_path)
     assert list(files) == ["a.txt", "d/c.txt", "other.txt"]
-    assert skipped.counts == {"empty": 2, "hidden": 2, "linked folders": 1, "not regular": 2}
+    assert skipped.counts == {"empty": 2, "hidden": 2, "linked folders": 2, "not regular": 5}
     assert skipped.places == {
         "empty": "d/e2.txt",
         "hidden": ".git",
         "linked folders": "linked",
         "not regular": "broken",
     }
-    assert "1 linked folders (first: linked)" in str(skipped)
+    assert "2 linked folders (first: linked)" in str(skipped)
 
 
 @pytest.mark.parametrize("ending", PACKED)
@@ -124,7 +128,8 @@ def test_a_compressed_file_with_a_broken_byte_is_counted(tmp_path, ending):
 
 def test_an_archive_in_a_folder_is_a_folder_of_its_name_and_one_by_itself_is_the_folder(tmp_path):
     members = {"./b/2.txt": b"b2", "a.txt": b"a", "/c/1.txt.gz": gzip.compress(b"c1"), "../d.txt": b"d"}
-    inside = {"b/2.txt": b"b2", "a.txt": b"a", "c/1.txt": b"c1", "d.txt": b"d"}
+    in_tar = {"b/2.txt": b"b2", "a.txt": b"a", "c/1.txt.gz": b"c1", "d.txt": b"d"}
+    in_zip = {"d.txt": b"d", "b/2.txt": b"b2", "c/1.txt": b"c1", "a.txt": b"a"}
     archives = {
         "x.tar": tar(members),
         "x.tar.gz": tar(members, "w:gz"),
@@ -134,11 +139,66 @@ def test_an_archive_in_a_folder_is_a_folder_of_its_name_and_one_by_itself_is_the
         "x.zip": zipped(members),
     }
     for name, content in archives.items():
+        inside = in_zip if name == "x.zip" else in_tar
         root = write(tmp_path / name, {f"set/{name}": content})
         assert read(root)[0] == {f"set/{name}/{member}": text for member, text in inside.items()}, name
         assert read(root / "set" / name)[0] == inside, name
-    assert list(read(tmp_path / "x.tar" / "set" / "x.tar")[0]) == ["b/2.txt", "a.txt", "c/1.txt", "d.txt"]
-    assert list(read(tmp_path / "x.zip" / "set" / "x.zip")[0]) == ["d.txt", "b/2.txt", "c/1.txt", "a.txt"]
+    assert list(read(tmp_path / "x.tar" / "set" / "x.tar")[0]) == [*in_tar]
+    assert list(read(tmp_path / "x.zip" / "set" / "x.zip")[0]) == [*in_zip]
+
+
+def test_no_two_files_of_a_folder_have_one_name_however_they_are_packed(tmp_path):
+    plain = {"x.txt": b"1", "x.txt-b": b"2", "y.txt.gz": b"plain"}
+    packed = {"x.txt.gz": b"3", "y.txt.gz.gz": b"4", "z.txt.gz": b"5", "z.txt.xz": b"6", "lone.txt.gz": b"7"}
+    files = plain | {name: PACKED[name.rpartition(".")[2]](content) for name, content in packed.items()}
+    names = {name: content for name, content in (plain | packed).items() if not name.startswith("lone")}
+    write(tmp_path, {f"d/{name}": content for name, content in files.items()})
+    folder, skipped = read(tmp_path / "d")
+    assert folder == names | {"lone.txt": b"7"}
+    assert not skipped.counts
+    write(tmp_path, {"x.zip": zipped(files), "x.tar": tar(files)})
+    assert read(tmp_path / "x.zip")[0] == folder
+    # Of a tar, nobody knows what follows: the endings stay.
+    assert read(tmp_path / "x.tar")[0] == names | {"lone.txt.gz": b"7"}
+    assert {file.plain_name for file in walk(tmp_path / "d", Skipped())} == {"x.txt", "x.txt-b", "y.txt", "z.txt"} | {
+        *("y.txt.gz", "lone.txt")
+    }
+
+
+def test_of_members_of_one_name_in_a_zip_the_last_is_read_as_unpacking_would_leave_it(tmp_path):
+    packed = io.BytesIO(zipped({"a.txt": b"old", "b.txt": b"b"}))
+    with zipfile.ZipFile(packed, "a") as archive:
+        archive.writestr("./a.txt", b"new")
+    files, skipped = read(write(tmp_path, {"x.zip": packed.getvalue()}))
+    assert files == {"x.zip/a.txt": b"new", "x.zip/b.txt": b"b"}
+    assert skipped.counts == {"replaced by a later member of the same name": 1}
+
+
+def test_what_is_not_asked_for_is_neither_read_nor_counted_but_for_archives(tmp_path):
+    cut = gzip.compress(os.urandom(1000))[:-20]
+    inside = {"train.gz": cut, "train": b"", "test": b"t", "train.md": b"m", ".train": b"hidden"}
+    locked = bytearray(zipped({"test": b"t", "train": b"n"}, zipfile.ZIP_STORED))
+    for place in (locked.index(b"PK\x03\x04", 30) + 6, locked.rindex(b"PK\x01\x02") + 8):
+        locked[place] |= 1  # of "train"
+    files = {f"d/{name}": content for name, content in inside.items()} | {
+        "odd": tar(inside),
+        "train.tgz": gzip.compress(tar(inside)),
+        "train.zip": bytes(locked),
+        "cut.tar.gz": gzip.compress(tar({"test": os.urandom(5000)}))[:-3000],
+        "out.tar": b"not opened",
+    }
+    write(tmp_path, files)
+    names, skipped = {}, Skipped()
+    for file in walk(tmp_path, skipped, Patterns("*t*", "*.md,out.*"), lambda name: "test" in name):
+        names[file.name] = file.stream.read()
+    of_cut = names.pop("cut.tar.gz/test", b"")
+    assert len(of_cut) < 5000
+    assert names == dict.fromkeys(("d/test", "odd/test", "train.tgz/test", "train.zip/test"), b"t")
+    assert skipped.counts.pop("hidden") == 3
+    assert skipped.counts.pop("not wanted") == 1
+    assert skipped.places["not wanted"] == "out.tar"
+    [(reason, count)] = skipped.counts.items()
+    assert (reason[:17], count, skipped.places[reason]) == ("damaged archive (", 1, "cut.tar.gz")
 
 
 def test_a_tar_in_an_archive_is_a_folder_of_its_name(tmp_path):
@@ -193,6 +253,24 @@ def test_a_packed_tar_that_is_cut_within_a_member_is_one_damage(tmp_path):
     assert [*skipped.places.values()] == ["x.tar.gz"]
 
 
+@pytest.mark.parametrize("ending", ["txt", "gz", "tar", "zip"])
+def test_a_file_that_shrinks_while_it_is_read_is_counted(tmp_path, ending):
+    members = {f"{number}.txt": os.urandom(2 << 20) for number in range(3)}
+    content = {"txt": b"".join(members.values()), "gz": gzip.compress(b"".join(members.values()), 1)}
+    content |= {"tar": tar(members), "zip": zipped(members, zipfile.ZIP_STORED)}
+    path = write(tmp_path, {f"x.{ending}": content[ending]}) / f"x.{ending}"
+    skipped, num_bytes = Skipped(), 0
+    for file in walk(path, skipped):
+        num_bytes += len(file.stream.read(1 << 20))
+        os.truncate(path, 3 << 20)
+        num_bytes += len(file.stream.read())
+    assert num_bytes < 6 << 20
+    reasons = "; ".join(skipped.counts)
+    assert "shorter than it was" in reasons or ending == "zip"
+    assert "()" not in reasons
+    assert sum(skipped.counts.values()) == (2 if ending == "zip" else 1)
+
+
 def test_a_broken_header_in_a_tar_is_counted_and_is_not_its_end(tmp_path):
     whole = bytearray(tar({f"{number}.txt": b"%d" % number * 512 for number in range(4)}))
     whole[2 * 1024 : 2 * 1024 + 20] = b"x" * 20
@@ -226,6 +304,49 @@ def test_separators_of_windows_in_a_zip_part_folders(tmp_path):
     assert not skipped.counts
 
 
+def test_a_zip_of_which_the_start_is_missing_or_a_name_is_broken_is_named(tmp_path):
+    whole = zipped({"a.txt": TEXT, "é.txt": b"b" * 99}, zipfile.ZIP_STORED)
+    start = whole.index(b"PK\x03\x04", 4)
+    files, skipped = read(write(tmp_path / "1", {"x.zip": whole[start - 500 :]}))
+    assert files == {"x.zip/é.txt": b"b" * 99}
+    assert skipped.places == {"damaged archive (something before this member is missing)": "x.zip/a.txt"}
+    for number, place in enumerate((whole.index("é".encode(), start), whole.rindex("é".encode()))):
+        files, skipped = read(write(tmp_path / f"2{number}", {"x.zip": whole[:place] + b"\xff" + whole[place + 1 :]}))
+        assert len(files) == 1 - number
+        assert ["damaged archive ('utf-8' codec can't decode byte 0xff" in reason for reason in skipped.counts] == [
+            True
+        ]
+
+
+def test_an_archive_with_nothing_in_it_is_empty(tmp_path):
+    folder = io.BytesIO()
+    with tarfile.open(fileobj=folder, mode="w") as archive:
+        archive.addfile(_folder("a"))
+    files = {
+        "a.tar": tar({}),
+        "b.tar.gz": gzip.compress(tar({})),
+        "c.zip": zipped({}),
+        "d.zip": zipped({"a/": b""}),
+        "e": folder.getvalue(),
+    }
+    for name in files:
+        assert read(write(tmp_path, files) / name)[1].counts == {"empty": 1}, name
+    assert read(tmp_path)[1].counts == {"empty": 5}
+
+
+def _folder(name):
+    member = tarfile.TarInfo(name)
+    member.type = tarfile.DIRTYPE
+    return member
+
+
+def test_a_member_whose_name_is_none_is_left_out(tmp_path):
+    members = {"..": b"x", "./.": b"x", "a/..": b"a"}
+    files, skipped = read(write(tmp_path, {"x.tar": tar(members), "x.zip": zipped(members)}))
+    assert files == {"x.tar/a": b"a", "x.zip/a": b"a"}
+    assert skipped.counts == {"not regular": 4}
+
+
 def test_a_zip_that_is_none_or_cut_short_is_named(tmp_path):
     for content in (b"no zip at all", zipped({"a.txt": TEXT})[:-100]):
         files, skipped = read(write(tmp_path, {"x.zip": content}))
@@ -239,7 +360,7 @@ def test_a_packed_file_in_an_archive_that_is_damaged_is_named_with_its_archive(t
     root = write(tmp_path, {"x.tar": tar({"a.gz": packed[:-2000], "b.txt": b"b"})})
     files, skipped = read(root)
     assert files["x.tar/b.txt"] == b"b"
-    assert TEXT.startswith(files["x.tar/a"])
+    assert TEXT.startswith(files["x.tar/a.gz"])
     assert sum(skipped.counts.values()) == 1
     assert [*skipped.places.values()] == ["x.tar/a.gz"]
 

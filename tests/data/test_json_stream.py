@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixkabrn_jax.data import json_stream
+from mixkabrn_jax.data.archives import File
 from mixkabrn_jax.data.documents import DamagedError, Skipped
-from mixkabrn_jax.data.files import File
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -44,6 +44,18 @@ def test_an_object_with_a_list_of_a_given_name_is_that_list(members, others, chu
     value = {**others, "Data": members} if is_last else {"Data": members, **others}
     assert read(json.dumps(value).encode(), ("Data",), chunk)[0] == members
     assert read(json.dumps(value).encode(), ("Other data",), chunk)[0] == [value]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 1 << 16])
+def test_halves_of_surrogate_pairs_become_one_sign_each_and_are_counted(chunk):
+    smile, deep = "\U0001f600", "[" * 500 + '"\\udC00"' + "]" * 500
+    content = '[{"a": "\\ud83d\\ude00 \\ude00\\uD83D", "\\ud800": 1}, "\\uDFFF", "\\\\ud800", ' + deep + "]"
+    (first, second, third, fourth), skipped = read(content.encode(), chunk=chunk)
+    assert (first["a"], second, third) == (f"{smile} \ufffd\ufffd", "\ufffd", "\\ud800")
+    while isinstance(fourth, list):
+        [fourth] = fourth
+    assert fourth == "\ufffd"
+    assert skipped.replaced == {"a.json": 4}
 
 
 @given(VALUES, st.data())

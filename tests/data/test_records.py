@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from mixkabrn_jax.data import records
+from mixkabrn_jax.data.archives import File
 from mixkabrn_jax.data.documents import DamagedError, Skipped
-from mixkabrn_jax.data.files import File
 from tests.data.sources.trees import as_bytes, lines, parquet
 
 ROWS = [{"text": "one"}, {"text": "two “quoted”"}, {"text": "three"}]

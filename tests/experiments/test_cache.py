@@ -2,10 +2,16 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from tests import toy
+from tests.test_documents import blocks
+
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
@@ -40,3 +46,19 @@ def test_what_is_in_the_cache_is_said_and_a_block_that_a_disk_changed_is_made_an
     assert main() == 0
     assert "train-00000): those blocks are made anew" in caplog.text
     assert block.read_bytes() == before
+
+
+def test_the_script_for_an_array_of_slurm_makes_all_blocks_between_its_tasks(tmp_path):
+    [script] = [code for code in blocks(ROOT / "docs" / "batches.md", "bash") if "#SBATCH --array" in code]
+    toy.write_text(tmp_path / "text.txt")
+    script = script.replace("my_texts/", str(tmp_path / "text.txt")).replace("python -m", f"{sys.executable} -m")
+    complete = []
+    for task in (1, 0):  # the text has blocks of number 0 alone
+        environment = {"SLURM_ARRAY_TASK_ID": str(task), "SLURM_ARRAY_TASK_COUNT": "2", "XDG_CACHE_HOME": str(tmp_path)}
+        run = subprocess.run(
+            ["bash", "-c", script], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
+        )
+        assert run.returncode == 0, run.stderr
+        [source] = json.loads(run.stdout.splitlines()[-1])["sources"]
+        complete.append(source["complete"])
+    assert complete == [False, True]

@@ -160,14 +160,22 @@ MINIATURES = {
 
 @pytest.fixture
 def show(entry, capsys, tmp_path, monkeypatch):
-    """Runs the command in an empty folder: (its last line, all that it prints)."""
+    """Runs the command in an empty folder: (its last line, all that it prints). A set without a record is expected to
+    end it with the sentence `nothing`."""
     monkeypatch.chdir(tmp_path)
     command = entry("data")
 
-    def run(*arguments):
+    def run(*arguments, nothing=None):
         for flag in flags.FLAGS.flags_by_module_dict()["experiments.data"]:
             flag.unparse()  # what the command before was given
-        assert command.run(*arguments) == 0
+        if nothing is None:
+            assert command.run(*arguments) == 0
+        else:
+            with pytest.raises(SystemExit) as ended:
+                command.run(*arguments)
+            assert ended.value.code.startswith("error: ")
+            assert nothing in ended.value.code
+            assert "\n" not in ended.value.code
         printed = capsys.readouterr()
         assert printed.err == ""
         return json.loads(printed.out.splitlines()[-1]), printed.out
@@ -240,18 +248,40 @@ def test_what_is_damaged_left_out_or_replaced_is_told_with_its_first_place(show)
     assert reasons == {"not JSON": 2, "not a JSON object": 1, "not text (UTF-16)": 1, "hidden": 1}
     assert "  2 not JSON, the first a.jsonl:3\n" in printed
     assert "  1 not text (UTF-16), the first c.txt\n" in printed
-    assert (
-        "3 bytes or broken characters are no UTF-8 and are read as U+FFFD, in 2 files, most of them in a.jsonl"
-        in printed
-    )
+    assert "3 places of broken UTF-8 or half a surrogate pair, read as U+FFFD, in 2 files, most in a.jsonl\n" in printed
 
 
-def test_a_set_of_which_nothing_is_left_is_told_of_as_well(show):
-    write({"x.jsonl": b"no JSON\n", "d/x.jsonl": lines({"text": " "})})
-    found, printed = show("--path=x.jsonl")
-    assert (found["records"], found["bytes"], found["domains"], found["skipped"]) == (0, 0, {}, {"not JSON": 1})
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe"])  # one of which is made from the documents
+def test_a_set_without_a_record_is_told_of_like_any_other_and_is_an_error_that_says_why(show, tokenizer):
+    write({"x.jsonl": b"no JSON\n", "d/x.jsonl": lines({"text": " "}), "test.jsonl": lines({"code": "x"})})
+    empty = {"source": "text", "split": "all", "records": 0, "bytes": 0, "domains": {}}
+    nothing = "error: --path='x.jsonl': no documents (this source reads text, in files of any name); left out were 1 "
+    found, printed = show("--path=x.jsonl", f"--tokenizer={tokenizer}", nothing=f"{nothing}not JSON (first: x.jsonl:1)")
+    assert found == {**empty, "skipped": {"not JSON": 1}}
     assert "0 records; 0 bytes; 0 domains\n" in printed
-    assert show("--path=d")[0]["skipped"] == {"empty": 1}
+    assert "  1 not JSON, the first x.jsonl:1\n" in printed
+    given = ("--path=d", f"--tokenizer={tokenizer}")
+    assert show(*given, nothing="left out were 1 empty (first: x.jsonl:1)")[0] == {**empty, "skipped": {"empty": 1}}
+    found, _ = show(
+        "--source=code", "--path=test.jsonl", "--split=train", nothing="no files of the split 'train', only"
+    )
+    assert found == {**empty, "source": "code", "split": "train", "skipped": {}}
+    Path("none").mkdir()
+    assert show("--path=none", nothing="--path='none': no documents")[0] == {**empty, "skipped": {}}
+
+
+def test_what_is_left_out_is_counted_of_the_split_that_is_asked_for(show):
+    cut = gzip.compress(b"".join(lines({"code": str(number)}) for number in range(999)))[:-99]
+    row = lines({"code": "x"})
+    write({"d/train.jsonl": row + b"no JSON\n", "d/train-2.jsonl.gz": cut, "d/test.jsonl": row + b"[]\n"})
+    found, printed = show("--source=code", "--path=d", "--split=test")
+    assert (found["records"], found["skipped"]) == (1, {"not a JSON object": 1})
+    assert "left out or damaged:\n" in printed
+    write({"d/rows.tar.gz": tar_gz({"train.jsonl": row * 999})[:-20]})
+    found, printed = show("--source=code", "--path=d", "--split=test")
+    assert [reason.partition(" (")[0] for reason in found["skipped"]] == ["damaged archive", "not a JSON object"]
+    assert "left out or damaged (what an archive lost may be of any split):\n" in printed
+    assert sum(show("--source=code", "--path=d")[0]["skipped"].values()) >= 4
 
 
 def test_what_training_would_validate_on_is_told(show):
@@ -355,3 +385,7 @@ def test_as_a_process_damage_is_exit_code_1_and_a_sentence_alone_on_standard_err
     command = [sys.executable, "-m", "experiments.data", f"--path={tmp_path}", "--on_damage=error"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert (run.returncode, run.stderr) == (1, "error: x.jsonl:2: not JSON\n")
+    (tmp_path / "x.jsonl").write_bytes(b"no JSON\n")
+    run = subprocess.run(command[:-1], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert (run.returncode, run.stderr.startswith("error: --path=")) == (1, True)
+    assert json.loads(run.stdout.splitlines()[-1])["skipped"] == {"not JSON": 1}

@@ -212,7 +212,7 @@ def test_what_was_left_out_of_the_data_is_said_and_changed_data_is_refused(entry
     caplog.set_level("INFO")
     assert not program.run(*arguments)
     assert "left out 1 empty (first: empty.txt)" in caplog.text
-    assert "1 places were no UTF-8 and are U+FFFD now" in caplog.text
+    assert "1 places were no characters and are U+FFFD now" in caplog.text
     text.write_bytes(text.read_bytes()[:-2] + b"a\xff")
     with pytest.raises(SystemExit, match=r"holds a run on other data: ") as ended:
         program.run(*arguments)

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from mixkabrn_jax.data.config import SPLITS, DataConfig
 from mixkabrn_jax.data.documents import DamagedError, Document, Skipped
 from mixkabrn_jax.data.files import Patterns, stamp, walk
 from mixkabrn_jax.data.sources import amps, code, gsm8k, m2d2, math, openqa, sotu, synthetic, text
-from mixkabrn_jax.data.sources.family import Family, is_named
+from mixkabrn_jax.data.sources.family import Family, is_named, prefix
 
 FAMILIES: dict[str, Family] = {
     "sotu": sotu.FAMILY,
@@ -43,8 +43,10 @@ class AbsentSplitError(NoDocumentsError):
 def read(config: DataConfig, split: str | None, skipped: Skipped, family: Family | None = None) -> Iterator[Document]:
     """The documents of a split of `config.path`, or of all splits, in an order that is the same each time.
 
-    The split of a file is the one that its name names, or else the name of `config.path`; a file for which neither does
-    is of "train", or of the one that is asked for where it is named by itself.
+    The split of a file is the one that its name names, or else a folder that it is in: `config.path` too and what lies
+    above it, as far as the layout of the set goes (`family.prefix`). A file of which nothing tells is of "train", or of
+    the split that is asked for where it is named by itself. Files of other splits are not read, and nothing of them is
+    counted as left out (`files.walk`).
 
     Args:
         family: whose files they are; None for that of the source. A task has one whose records are no documents.
@@ -53,18 +55,14 @@ def read(config: DataConfig, split: str | None, skipped: Skipped, family: Family
         AbsentSplitError where all are of other splits; `documents.DamagedError` under on_damage="error".
     """
     family = family or FAMILIES[config.family]
-    splits: set[str] = set()
     has_documents = False
     with _naming_path(config):
-        if is_built_in(config):
-            documents, splits = family.built_in(config, split), {"train"}
-        else:
-            documents = _documents(config, family, split, splits, skipped)
-        for document in documents:
+        found = family.built_in(config, split) if is_built_in(config) else _documents(config, family, split, skipped)
+        for document in found:
             has_documents = True
             yield document
         if not has_documents:
-            raise _nothing(family, split, splits, skipped)
+            raise _nothing(config, family, split, skipped)
 
 
 def read_splits(config: DataConfig, skipped: Skipped, *, test: bool = False) -> Iterator[tuple[str, Document]]:
@@ -79,10 +77,15 @@ def read_splits(config: DataConfig, skipped: Skipped, *, test: bool = False) -> 
             for split in SPLITS if test else SPLITS[:2]:
                 yield from ((split, document) for document in family.built_in(config, split))
             return
-        for split, file in _files(config, family, None, skipped):
-            split = "train" if is_named(file, config) else split
-            if test or split != "test":
-                yield from ((split, document) for document in family.documents(file, config, skipped))
+        top = root(config)
+        told = _told(family, top)
+
+        def own(name):
+            return "train" if is_named(name, config) else told(name) or "train"
+
+        for file in _files(config, top, skipped, lambda name: test or own(name) != "test"):
+            split = own(file.plain_name)
+            yield from ((split, document) for document in family.documents(file, config, skipped))
 
 
 def is_built_in(config: DataConfig) -> bool:
@@ -146,30 +149,42 @@ def root(config: DataConfig) -> Path:
     return found
 
 
-def _files(config, family, split, skipped):
-    """(split, file) of each, given the split that is asked for."""
+def _documents(config, family, split, skipped):
+    """Those of the files of a split, or of all."""
     top = root(config)
-    # A folder has to be called by the word alone: `MATH/test` is a split, and `test_of_mine` may hold anything.
-    name = top.absolute().name
-    own_of_root = family.split_of(name) if top.is_file() or name.isalpha() else None
+    own = _own(config, family, top, split)
+    for file in _files(config, top, skipped, lambda name: split is None or own(name) == split):
+        yield from family.documents(file, config, skipped)
+
+
+def _files(config, top, skipped, is_asked):
+    """Those of a path, by `File.plain_name`."""
     of_hub = f",{hub.CARDS}" if config.path.startswith(hub.PREFIX) else ""
-    for file in walk(top, skipped, Patterns(config.include, config.exclude + of_hub)):
-        own = family.split_of(file.name) or own_of_root
-        yield own or (split if is_named(file, config) else None) or "train", file
+    return walk(top, skipped, Patterns(config.include, config.exclude + of_hub), is_asked)
 
 
-def _documents(config, family, split, splits, skipped):
-    """Those of a path, whose files' splits are added to `splits` on the way."""
-    for own, file in _files(config, family, split, skipped):
-        splits.add(own)
-        if split is None or own == split:
-            yield from family.documents(file, config, skipped)
+def _told(family, top) -> Callable[[str], str | None]:
+    """A function from the name of a file to the split that it, or a folder that it is in, names."""
+    start = prefix(top, family.folders_in_split)
+    return lambda name: family.split_of(start + name)
 
 
-def _nothing(family, split, splits, skipped):
+def _own(config, family, top, split):
+    """The same, with that of files of which nothing tells, given the split that is asked for."""
+    told = _told(family, top)
+    return lambda name: told(name) or (split if is_named(name, config) else None) or "train"
+
+
+def _nothing(config, family, split, skipped):
     """What is wrong where no document is."""
-    if split is not None and splits and split not in splits:
-        return AbsentSplitError(f"no files of the split {split!r}, only of {', '.join(sorted(splits))}")
+    if split is not None:
+        splits = {"train"}
+        if not is_built_in(config):
+            top = root(config)
+            own = _own(config, family, top, split)
+            splits = {own(file.plain_name) for file in _files(config, top, Skipped(), lambda _: True)}
+        if splits and split not in splits:
+            return AbsentSplitError(f"no files of the split {split!r}, only of {', '.join(sorted(splits))}")
     wanted = f" (this source reads {family.layout})" if family.layout else ""
     return NoDocumentsError(f"no documents{wanted}" + (f"; left out were {skipped}" if str(skipped) else ""))
 

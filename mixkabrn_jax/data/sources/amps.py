@@ -9,10 +9,10 @@ the problem with each of them.)
 import re
 from collections.abc import Iterator
 
-from mixkabrn_jax.data import records
+from mixkabrn_jax.data import detection, records
+from mixkabrn_jax.data.archives import File
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import PART_BYTES, Document, Skipped, question
-from mixkabrn_jax.data.files import File
 from mixkabrn_jax.data.sources.family import Family, folders_of
 from mixkabrn_jax.data.sources.math import boxed
 
@@ -22,7 +22,7 @@ _ANSWER = re.compile(r"^Answer:", re.MULTILINE)
 
 def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Document]:
     """The problem or problems of a file."""
-    if file.name.lower().endswith(".txt"):
+    if file.plain_name.lower().endswith(".txt"):
         yield from _mathematica(file, config, skipped)
     else:
         yield from _khan(file, skipped)
@@ -47,6 +47,9 @@ def _mathematica(file, config, skipped):
     content = file.stream.read(PART_BYTES)
     if file.stream.peek(1):
         skipped.damaged(f"longer than {PART_BYTES} bytes: no problem of Mathematica's", file.name)
+        return
+    if reason := detection.another_format(content[: detection.HEAD_BYTES]):
+        skipped.damaged(reason, file.name)
         return
     text = skipped.decoded(content, file.name).decode().removeprefix("\ufeff").replace("\r\n", "\n")
     # Steps have lines that begin so, too: such a line is a heading only where no line is one alone.

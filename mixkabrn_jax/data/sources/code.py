@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mixkabrn_jax.data import detection, records
+from mixkabrn_jax.data.archives import File
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped, parts, parts_of, task
-from mixkabrn_jax.data.files import File
 from mixkabrn_jax.data.sources import family
 from mixkabrn_jax.data.sources.family import Family
 
@@ -71,7 +71,7 @@ def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Docu
             else:
                 yield from _documents_of(row, place, file, config, skipped)
         return
-    language = _LANGUAGE_OF.get(Path(file.name).suffix.lower())
+    language = _LANGUAGE_OF.get(Path(file.plain_name).suffix.lower())
     if language is None:
         skipped.left_out("no source code by its ending", file.name)
         return

@@ -7,9 +7,9 @@ the authors train and lm-evaluation-harness prompts with them, and scores are on
 from collections.abc import Iterator
 
 from mixkabrn_jax.data import records
+from mixkabrn_jax.data.archives import File
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped, question
-from mixkabrn_jax.data.files import File
 from mixkabrn_jax.data.sources.family import Family, is_named
 
 MARK = "####"
@@ -20,7 +20,7 @@ def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Docu
     """The problems of a file; one whose answer has no `#### 72` is damage."""
     # The published repository and the hub have all problems twice, the second time with the solution as questions; the
     # repository has those of the test once more, with what models answered.
-    if "socratic" in file.name.lower() and not is_named(file, config):
+    if "socratic" in file.name.lower() and not is_named(file.name, config):
         skipped.left_out("socratic copies of the same problems (name the file to read them)", file.name)
         return
     if "example_model_solutions" in file.name:

@@ -6,17 +6,21 @@ the folder or archive is called: `cs.CL`, `Culture_and_the_arts__Sports`, `stat_
 
 from collections.abc import Iterator
 
-from mixkabrn_jax.data import detection
+from mixkabrn_jax.data import detection, records
+from mixkabrn_jax.data.archives import File
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped, lines
-from mixkabrn_jax.data.files import File
 from mixkabrn_jax.data.sources.family import Family, folders_of, is_named, split_of
 
 
 def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Document]:
-    """The lines of a file, but for those of spaces. One that is cut within a character is kept, with U+FFFD there."""
-    name = file.name.rpartition("/")[2]
-    if not is_named(file, config) and not (name.endswith(".txt") and split_of(name)):
+    """The lines of a file, but for those of spaces. One that is cut within a character is kept, with U+FFFD there.
+
+    A text that is named by itself may be called anything.
+    """
+    name = file.plain_name.rpartition("/")[2]
+    is_text = is_named(file.name, config) and not name.lower().endswith(records.ENDINGS)
+    if not is_text and not (name.endswith(".txt") and split_of(name)):
         skipped.left_out("not a train.txt, valid.txt or test.txt", file.name)
         return
     reason = detection.not_text(file.stream.peek(1)[: detection.HEAD_BYTES])

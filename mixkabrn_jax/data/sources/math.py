@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator
 
 from mixkabrn_jax.data import records
+from mixkabrn_jax.data.archives import File
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped, question
-from mixkabrn_jax.data.files import File
 from mixkabrn_jax.data.sources.family import Family, folders_of
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s*")
@@ -65,6 +65,7 @@ def closing(text: str, at: int) -> int | None:
 
 FAMILY = Family(
     documents,
+    folders_in_split=1,
     layout="MATH/{train,test}/<subject>/<id>.json, or .parquet, .jsonl, .json with problem and solution",
     legal="MATH is under a takedown by the owner of its problems: use a copy of your own, and do not pass it on",
 )

@@ -14,9 +14,9 @@ import re
 from collections.abc import Iterator
 
 from mixkabrn_jax.data import records
+from mixkabrn_jax.data.archives import File
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped, question
-from mixkabrn_jax.data.files import File
 from mixkabrn_jax.data.sources.family import Family
 
 _DESCRIPTION = re.compile(r'\(description (?:"((?:[^"\\]|\\.)*)"|([^()"]+))\)')

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 
 from mixkabrn_jax.data import detection, records
+from mixkabrn_jax.data.archives import File
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped, parts, parts_of
-from mixkabrn_jax.data.files import File
 from mixkabrn_jax.data.sources import family
 from mixkabrn_jax.data.sources.family import Family
 
@@ -40,9 +40,10 @@ _PUBLISHED = re.compile(r"(?:^|[._-])(train|validation|valid|test)(?:[.-]\d{5}-o
 def split_of(name: str) -> str | None:
     """The split of a file that is named as published sets are: `test-00000-of-00001.parquet`, `wiki.test.tokens`.
 
-    A file of one's own may be called anything: `test.txt` is of no split.
+    A file of one's own may be called anything: `test.txt` is of no split. An archive that is named so is of one.
     """
-    found = _PUBLISHED.search(name.lower().rpartition("/")[2])
+    parts = reversed(name.lower().split("/"))
+    found = next((found for found in map(_PUBLISHED.search, parts) if found), None)
     return found and family.split_of(found[1])
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from mixkabrn_jax.data.documents import PART_BYTES
-from tests.data.sources.trees import PACKINGS, contents, pack, read, write
+from mixkabrn_jax.data.sources import NoDocumentsError
+from tests.data.sources.trees import PACKINGS, contents, lines, pack, read, write
 
 DOMAIN = {
     "train.txt": "One example . \n\n  \t\nanother , with “quotes”\n",
@@ -64,6 +65,14 @@ def test_one_domain_is_read_by_its_folder_its_archive_or_one_of_its_files(tmp_pa
     monkeypatch.chdir(whole)
     assert _told(read("m2d2", ".")[0]) == expected
     assert _told(read("m2d2", "train.txt")[0]) == _told(read("m2d2", whole, "train")[0])
+
+
+def test_a_text_by_itself_may_be_called_anything_but_records_are_none(tmp_path):
+    write(tmp_path, {"mine": "one\ntwo\n", "mine.jsonl": lines({"text": "one"}), "mine.jsonl.gz": b"{}"})
+    assert contents(read("m2d2", tmp_path / "mine")[0]) == ["one", "two"]
+    for name in ("mine.jsonl", "mine.jsonl.gz"):
+        with pytest.raises(NoDocumentsError, match=r"no documents .*train\.txt.*; left out were 1 not a train\.txt"):
+            read("m2d2", tmp_path / name)
 
 
 def test_ids_are_lines_of_files_and_the_broken_character_is_counted(tmp_path):

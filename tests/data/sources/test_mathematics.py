@@ -83,6 +83,7 @@ def test_what_is_no_record_of_amps_is_named_with_its_place(tmp_path):
         "mathematica/a/b/2.txt": "Problem:\nan empty one\nAnswer:\n \n",
         "mathematica/a/b/3.txt": "Answer:\n3\n",
         "mathematica/a/b/4.txt": b"x" * (PART_BYTES + 1),
+        "mathematica/a/b/5.txt": "Problem:\n1\nAnswer:\n1\n".encode("utf-16"),
         "README.md": "# AMPS",
     }
     documents, skipped = read("amps", write(tmp_path, AMPS | damaged))
@@ -96,6 +97,7 @@ def test_what_is_no_record_of_amps_is_named_with_its_place(tmp_path):
         "no Answer: block": 2,
         "no Problem: block": 1,
         f"longer than {PART_BYTES} bytes: no problem of Mathematica's": 1,
+        "not text (UTF-16)": 1,
         "no file of records": 1,
     }
     assert skipped.places["no text in 'hints' or 'solution'"] == "khan/1/1.json:1"

@@ -185,8 +185,17 @@ def test_descriptions_may_be_quoted_and_hold_quotes_and_brackets(tmp_path):
     assert read("openqa", path)[0][0].answers == ('Padmé "P" (Amidala)', "Jaxon Bieber", "a")
 
 
-def test_half_a_surrogate_pair_is_no_end_of_the_run(tmp_path):
-    path = write(tmp_path, {"a.jsonl": '{"question": "what is \\ud83d?", "answer": ["half \\ude00"]}\n'})
-    [document] = read("openqa", path)[0]
-    assert document.content == b"Question: what is ??\nAnswer: half ?"
-    assert document.target == b" half ?"
+def test_half_a_surrogate_pair_is_no_end_of_the_run_and_is_counted(tmp_path):
+    halves = '{"question": "what is \\ud83d?", "answer": ["half \\ude00", "\\ud83d\\ude00"], "no": {"\\ud800": 1}}\n'
+    for name, content in (("a.jsonl", halves), ("b.json", f"[{halves}]"), ("c.json", halves + halves)):
+        documents, skipped = read("openqa", write(tmp_path / name, {name: content}), on_damage="error")
+        for document in documents:
+            assert document.content.decode() == "Question: what is \ufffd?\nAnswer: half \ufffd"
+            assert document.target.decode() == " half \ufffd"
+            assert document.answers == ("half \ufffd", "\U0001f600")
+        assert skipped.replaced == {name: 2 * len(documents)}
+    for source, name in (("text", "text"), ("code", "code")):
+        path = write(tmp_path / source, {"d.jsonl": f'{{"{name}": "\\udfff and \\uDBFF"}}'})
+        [document], skipped = read(source, path)
+        assert document.content.decode() == "\ufffd and \ufffd"
+        assert skipped.replaced == {"d.jsonl": 2}

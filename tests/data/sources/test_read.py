@@ -1,13 +1,17 @@
 """What holds of every source: splits, damage, and paths that hold nothing."""
 
+import gzip
+import os
 import re
+import tarfile
 
 import pytest
 
-from mixkabrn_jax.data.documents import DamagedError
+from mixkabrn_jax.data import sources
+from mixkabrn_jax.data.documents import DamagedError, Skipped
 from mixkabrn_jax.data.sources import AbsentSplitError
 from mixkabrn_jax.data.sources.family import split_of
-from tests.data.sources.trees import contents, lines, pack, read, write
+from tests.data.sources.trees import config, contents, lines, pack, parquet, read, write
 
 DAMAGED = {
     "text": ({"a.txt": "fine", "b.txt": b"\x89PNG\r\n"}, "b.txt: not text (a PNG image)"),
@@ -94,6 +98,118 @@ def test_a_path_is_of_the_split_that_its_own_name_is(tmp_path, packing):
         read("gsm8k", pack(tmp_path / "2" / "test", packing, inside), "train")
     # A folder may be called anything, such as by a name with the word in it.
     assert len(read("gsm8k", write(tmp_path / "my_test_of_it", inside), "train")[0]) == 1
+
+
+def test_a_part_of_a_set_is_of_the_split_that_it_is_of_in_the_whole(tmp_path):
+    problem = {"problem": "p", "solution": "$\\boxed{1}$", "type": "Algebra"}
+    write(tmp_path, {f"MATH/{split}/algebra/1.json": problem for split in ("train", "test")})
+    hub = {f"main/{split}/0000.parquet": parquet({"question": "q", "answer": "#### 1"}) for split in ("train", "test")}
+    write(tmp_path / "gsm8k", hub)
+    write(tmp_path, {"nq/dev/x/a.jsonl": NQ})
+    write(tmp_path / "code", {"test/x.py": "x = 1", "test/rows.jsonl": lines({"code": "x = 1"})})
+    pack(tmp_path / "MATH" / "test" / "geometry", "tar.gz", {"1.json": problem})
+    for source, part, split in (
+        ("math", "MATH/test", "test"),
+        ("math", "MATH/test/algebra", "test"),
+        ("math", "MATH/test/algebra/1.json", "test"),
+        ("math", "MATH/test/geometry.tar.gz", "test"),
+        ("math", "MATH/test/../test/algebra/.", "test"),
+        ("math", "MATH/train/algebra", "train"),
+        ("gsm8k", "gsm8k/main/test", "test"),
+        ("gsm8k", "gsm8k/main/test/0000.parquet", "test"),
+        ("openqa", "nq/dev", "validation"),
+        ("code", "code/test/rows.jsonl", "test"),
+    ):
+        assert len(read(source, tmp_path / part, split)[0]) == len(read(source, tmp_path / part)[0]) > 0, part
+        for other in {"train", "validation", "test"} - {split}:
+            with pytest.raises(AbsentSplitError, match=f"no files of the split '{other}', only of {split}"):
+                read(source, tmp_path / part, other)
+    assert contents(read("code", tmp_path / "code" / "test", "train")[0]) == ["x = 1"]
+    assert read("code", tmp_path / "code" / "test", "train")[0][0].id == "x.py"
+    assert read("code", tmp_path / "code" / "test", "test")[0][0].id == "rows.jsonl:1"
+
+
+def test_folders_that_people_work_in_are_no_splits(tmp_path):
+    problem = {"problem": "p", "solution": "$\\boxed{1}$"}
+    for name in ("dev/mine/1.json", "test/x/y/mine/1.json", "mytest/mine/1.json", "testé/mine/1.json"):
+        assert len(read("math", (write(tmp_path, {name: problem}) / name).parent, "train")[0]) == 1
+    # No layout but that of MATH has folders within that of a split.
+    assert len(read("openqa", write(tmp_path, {"test/mine/a.jsonl": NQ}) / "test" / "mine", "train")[0]) == 2
+
+
+def test_training_does_not_read_a_part_that_is_for_tests(tmp_path):
+    problem = {"problem": "p", "solution": "$\\boxed{1}$"}
+    path = write(tmp_path, {"MATH/test/algebra/1.json": problem}) / "MATH" / "test" / "algebra"
+    assert not list(sources.read_splits(config("math", path), Skipped()))
+    assert len(list(sources.read_splits(config("math", path / "1.json"), Skipped()))) == 1  # it is all that there is
+
+
+def test_what_is_left_out_of_another_split_is_not_counted(tmp_path):
+    cut = gzip.compress(os.urandom(2000).hex().encode())[:-30]
+    files = {
+        "train.jsonl": GSM8K + "no JSON\n",
+        "more/train.jsonl": "",
+        "train-2.jsonl.gz": cut,
+        "test.jsonl": GSM8K + "[]\n",
+        "more/test.jsonl": "",
+        "LICENSE": "MIT",
+    }
+    expected = {
+        "test": {"not a JSON object": 1, "empty": 1},
+        "train": {"not JSON": 1, "empty": 1, "no file of records": 1},
+    }
+    for packing in ("folder", "tar", "zip"):
+        path = pack(tmp_path / packing, packing, files)
+        for split, counts in expected.items():
+            documents, skipped = read("gsm8k", path, split)
+            assert len(documents) == 1
+            found = dict(skipped.counts)
+            if split == "train":
+                assert [found.pop(reason) for reason in [*found] if reason.startswith("damaged archive (")] == [1]
+                found["not JSON"] -= 1  # the line that the damage cuts
+            assert found == counts
+        with pytest.raises(DamagedError, match=r"^test\.jsonl:2"):
+            read("gsm8k", path, "test", on_damage="error")
+    skipped = Skipped()
+    list(sources.read_splits(config("gsm8k", tmp_path / "folder"), skipped))
+    assert "not a JSON object" not in skipped.counts  # training reads no tests
+
+
+def test_names_that_are_no_utf8_become_domains_and_ids_that_can_be_written(tmp_path):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/a/caf\xe9")
+    try:
+        os.makedirs(folder)
+    except OSError:
+        pytest.skip("a file system without such names")
+    problem = '{"problem": "p", "solution": "\\\\boxed{1}"}'
+    for name, content in (
+        (b"\xff.txt", "text"),
+        (b"\xfe.txt", "text"),
+        (b"train.txt", "line"),
+        (b"\xff.json", problem),
+    ):
+        with open(os.fsencode(folder) + b"/" + name, "w") as file:
+            file.write(content)
+    with tarfile.open(tmp_path / "a" / "x.tar", "w") as archive:
+        archive.add(folder, os.fsdecode(b"caf\xe9"))
+    inside = {"\\xfe.txt", "\\xff.json", "\\xff.txt", "train.txt"}
+    documents, _ = read("text", tmp_path / "a")
+    assert {document.id for document in documents} == {f"{way}caf\\xe9/{x}" for way in ("", "x.tar/") for x in inside}
+    for source, path in (
+        ("text", tmp_path / "a"),
+        ("m2d2", folder),
+        ("math", folder),
+        ("math", f"{folder}/\udcff.json"),
+    ):
+        assert read(source, path)[0][0].domain == "caf\\xe9"
+    assert contents(read("m2d2", f"{folder}/\udcff.txt")[0]) == ["text"]
+
+
+def test_a_folder_may_hold_a_file_of_its_own_name(tmp_path):
+    path = write(tmp_path, {"cs.CL/cs.CL": "a", "cs.CL/train.txt": "b"}) / "cs.CL"
+    documents, skipped = read("m2d2", path)
+    assert contents(documents) == ["b"]
+    assert sum(skipped.counts.values()) == 1
 
 
 @pytest.mark.parametrize(
