@@ -35,7 +35,10 @@ class Exact:
             # A seed of their own for each batch, so that no two share their luck.
             how = options.max_tokens or self.max_tokens, self.stop, options.temperature, options.seed + number
             completions = [text.decode(errors="replace") for text in scorer.complete(prompts, *how)]
-            right += sum(map(self.is_right, completions, answers))
+            verdicts = list(map(self.is_right, completions, answers))
+            for document, text, verdict in zip(batch, completions, verdicts, strict=True):
+                options.keep(document, text, verdict)
+            right += sum(verdicts)
             if self.f1:
                 f1 += sum(map(self.f1, completions, answers))
             bits.add(scorer, batch, options)

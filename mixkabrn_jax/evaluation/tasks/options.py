@@ -2,10 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mixkabrn_jax.data.documents import Document
+
+
+def _forget(*_):
+    """Keeps no completion."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Options:
     """Whether programs that the model wrote may be run, under guard."""
     batch_size: int = 256
     """Documents that are held at once."""
+    keep: Callable[[Document, str, bool], None] = _forget
+    """Takes each completion with the document that it answers and whether it is right."""
 
 
 def batches(documents: Iterable[Document], options: Options, task: str) -> Iterator[list[Document]]:
