@@ -112,6 +112,7 @@ def user_errors(section: str = "", answer: Callable[[str], None] = _end) -> Iter
 def keep_to_our_sentences() -> None:
     """What we warn of is seen, without absl's date and place, and what our libraries tell of themselves is not."""
     absl_logging.get_absl_handler().setFormatter(_Sentence())
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # of other packages: not their line too
     logging.getLogger().setLevel(logging.WARNING)  # absl lowers it to INFO
     # Of a process that was killed while it kept a program, which is compiled anew.
     warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")

@@ -184,8 +184,9 @@ def _keeping_errors(found, name):
     """Around one of the things asked for: its error is said and stands in `found`, and the others go on."""
 
     def answer(sentence):
-        found["error"] = sentence.removeprefix(f"{name}: ")
-        print(f"error: {name}: {found['error']}", file=sys.stderr, flush=True)
+        sentence = sentence.removeprefix(f"{name}: ")
+        found["error"] = "; ".join([*([found["error"]] if "error" in found else []), sentence])
+        print(f"error: {name}: {sentence}", file=sys.stderr, flush=True)
 
     with command_line.user_errors("config.data." if _PATH.value else "", answer):
         yield

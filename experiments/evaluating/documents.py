@@ -62,7 +62,7 @@ class Documents:
                 self.is_cut = True
                 return
             if document.id in self._shots:
-                self.skipped.left_out("document that is an example", document.id)
+                self.skipped.left_out("among the examples", document.id)
                 continue
             yield document
             number += not getattr(document, "continues", False)

@@ -38,7 +38,7 @@ def test_compiled_programs_are_kept_where_the_user_says_or_in_the_user_s_cache(m
 
 def test_information_is_a_plain_line_and_a_warning_says_that_it_is_one():
     program = """
-import logging
+import logging, warnings
 from experiments import command_line
 
 def main():
@@ -47,12 +47,13 @@ def main():
     log.warning("the law says y", extra={"is_information": True})
     log.error("z")
     log.info("not seen")
+    warnings.warn("w")
 
 command_line.run(main)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "warning: x is left out\nthe law says y\nerror: z\n"
+    assert done.stderr == "warning: x is left out\nthe law says y\nerror: z\nwarning: w\n"
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)

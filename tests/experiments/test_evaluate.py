@@ -111,7 +111,9 @@ def test_on_a_full_disk_the_last_line_is_there_and_the_file_is_named(entry, trai
     arguments = [f"--workdir={directory / 'run'}", f"--pictures={tmp_path / 'png'}", f"--html={tmp_path / 'page.html'}"]
     assert entry("evaluate").run(*arguments) == 1
     told = capsys.readouterr()
-    assert json.loads(told.out.splitlines()[-1])["tasks"]["bits_per_byte"]["n"] > 0
+    found = json.loads(told.out.splitlines()[-1])
+    assert found["tasks"]["bits_per_byte"]["n"] > 0
+    assert found["error"].count("No space left on device") == 2
     for flag, name in (("--pictures", "png/bits_by_domain.png"), ("--html", "page.html")):
         assert re.search(rf"error: {flag}: \[Errno 28\] No space left on device: '{tmp_path / name}'", told.err)
 

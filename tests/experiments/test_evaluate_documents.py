@@ -118,11 +118,11 @@ def test_examples_are_of_the_training_split_and_never_asked(entry, trained, caps
     assert entry("evaluate").run(*arguments, f"--path={tmp_path / 'mine.jsonl'}", "--limit=2") == 0
     told = capsys.readouterr()
     assert json.loads(told.out.splitlines()[-1])["tasks"]["gsm8k"]["n"] == 2
-    assert "left out: 1 document that is an example (first: mine.jsonl:1)" in told.err
+    assert "left out: 1 among the examples (first: mine.jsonl:1)" in told.err
     for path, number, message in (
         ("set/test.jsonl", 1, "--shots=1 takes its examples from the training split: --path='"),
         ("set", 3, "--shots=3: the training split has 2 documents"),
-        ("mine.jsonl", 4, "there are no documents to be asked; left out were 4 document that is an example"),
+        ("mine.jsonl", 4, "there are no documents to be asked; left out were 4 among the examples"),
     ):
         flags.FLAGS.unparse_flags()
         assert entry("evaluate").run(*arguments, f"--shots={number}", f"--path={tmp_path / path}") == 1
