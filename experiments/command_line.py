@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from experiments import usage
@@ -109,12 +110,23 @@ def user_errors(section: str = "", answer: Callable[[str], None] = _end) -> Iter
 
 
 def keep_to_our_sentences() -> None:
-    """What we warn of is seen, and what our libraries tell of themselves is not."""
+    """What we warn of is seen, without absl's date and place, and what our libraries tell of themselves is not."""
+    absl_logging.get_absl_handler().setFormatter(_Sentence())
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # of other packages: not their line too
     logging.getLogger().setLevel(logging.WARNING)  # absl lowers it to INFO
     # Of a process that was killed while it kept a program, which is compiled anew.
     warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
     # Orbax reports every file it touches, and each of its threads a full disk, before our sentence does.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+class _Sentence(logging.Formatter):
+    """`warning: ...`; information as it is, such as what the law says of a set."""
+
+    def format(self, record):
+        text = super().format(record)
+        is_information = record.levelno < logging.WARNING or getattr(record, "is_information", False)
+        return text if is_information else f"{record.levelname.lower()}: {text}"
 
 
 def keep_compiled_programs() -> Path:

@@ -9,17 +9,24 @@ from configs import lm
 flags.disclaim_key_flags()  # what is defined here belongs to the entry point that asks for it
 
 
+def define_choice() -> dict[str, flags.FlagHolder]:
+    """Defines those, by their fields, that choose what is read of a path."""
+    return {
+        "include": flags.DEFINE_string("include", "", "patterns of names to read, as *.txt,notes/*; empty for all"),
+        "exclude": flags.DEFINE_string("exclude", "", "patterns of names not to read"),
+        "text_column": flags.DEFINE_string("text_column", "", "of records; empty finds it by the usual names"),
+    }
+
+
 def define() -> Callable:
-    """Defines them. Returns a function that makes the `DataConfig` that training would have with these flags.
+    """Defines all. Returns a function that makes the `DataConfig` that training would have with these flags.
 
     It takes further fields by name, and raises ValueError or TypeError naming a field that is wrong.
     """
     holders = {
         "source": flags.DEFINE_string("source", "auto", "sotu, text, m2d2, amps, math, gsm8k, code, openqa, synthetic"),
         "path": flags.DEFINE_string("path", "", "a file, archive or folder, or hub:owner/name; empty: built in"),
-        "include": flags.DEFINE_string("include", "", "patterns of names to read, as *.txt,notes/*; empty for all"),
-        "exclude": flags.DEFINE_string("exclude", "", "patterns of names not to read"),
-        "text_column": flags.DEFINE_string("text_column", "", "of records; empty finds it by the usual names"),
+        **define_choice(),
         "licenses": flags.DEFINE_string("licenses", lm.get_config().data.licenses, "of code; empty reads all"),
         "on_damage": flags.DEFINE_string("on_damage", "skip", "skip counts what cannot be read; error ends there"),
     }

@@ -1,15 +1,20 @@
 """The documents that a task is asked of: files that are named, or what the run held out."""
 
+import functools
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from mixkabrn_jax.data import sources, splitting
+from mixkabrn_jax.data import cache, sources, splitting
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped
+from mixkabrn_jax.data.splitting import Split
+from mixkabrn_jax.data.tokenizers import Tokenizer
 from mixkabrn_jax.evaluation.tasks import Task
+from mixkabrn_jax.runs import workdir as workdirs
 from mixkabrn_jax.runs.config import build
 
 _SECONDS_BETWEEN_LINES = 10
@@ -21,6 +26,17 @@ class Wanted(NamedTuple):
     source: str
     path: str
     split: str | None
+    choice: Mapping[str, str]
+    """The fields of `DataConfig` that choose what is read of a path."""
+
+
+class Run(NamedTuple):
+    """What a run says of its documents."""
+
+    workdir: Path
+    data: Mapping[str, Any]
+    """Of its config."""
+    tokenizer: Tokenizer
 
 
 class Documents:
@@ -30,10 +46,12 @@ class Documents:
         """
         Args:
             limit: documents, 0 for all.
-            shots: documents that are examples, of which none may be asked.
+            shots: documents that are examples: they are not asked, and are counted among what is left out.
         """
         self._read, self._limit, self._shots = read, limit, {shot.id for shot in shots}
         self.skipped = Skipped()
+        self.is_cut = False
+        """Whether there were more than the limit."""
 
     def __iter__(self):
         self.skipped = Skipped()
@@ -41,12 +59,11 @@ class Documents:
         told = time.monotonic()
         for document in self._read(self.skipped):
             if self._limit and number == self._limit:
+                self.is_cut = True
                 return
             if document.id in self._shots:
-                raise ValueError(
-                    f"--shots={len(self._shots)}: {document.id} would be an example and be asked as well: --path has "
-                    "to hold a training split beside what is asked, which --split names"
-                )
+                self.skipped.left_out("among the examples", document.id)
+                continue
             yield document
             number += not getattr(document, "continues", False)
             num_bytes += len(getattr(document, "content", b""))
@@ -55,43 +72,70 @@ class Documents:
                 print(f"  {number:,} documents, {num_bytes:,} bytes ...", file=sys.stderr, flush=True)
 
 
-def reader(task: Task, section: dict, wanted: Wanted) -> Callable[[Skipped], Iterator[Document]]:
+def reader(task: Task, run: Run, wanted: Wanted) -> Callable[[Skipped], Iterator[Document]]:
     """A function that reads the documents of a task: those wanted, else of its own source, else what the run held out.
 
     What the law says of them is printed.
 
-    Args:
-        section: `config["data"]` of the run.
-    Raises: ValueError for a source or a path that the task cannot be asked of.
+    Raises: ValueError for a source or a path that the task cannot be asked of, and where the run was begun on other
+        data than what is there now; what reading the first document raises.
     """
-    if not (wanted.path or wanted.source or task.source or task.read):
-        config = _config(section)
-        read, split = splitting.read, wanted.split or "validation"
+    config = _config(task, run, wanted)
+    if _is_own(task, wanted):
+        split = wanted.split or "validation"
+        parts = [Split(component) for _, component in config.components]
+        if split != "test":
+            _require_data(run, parts, split)
+        read = functools.partial(splitting.read, parts)
     else:
+        read, split = functools.partial(task.read or sources.read, config), wanted.split or task.split or None
+    for _, component in config.components:
+        if legal := sources.FAMILIES[component.family].legal:
+            print(f"{component.family}: {legal}", file=sys.stderr)
+    next(read(split, Skipped()), None)
+    return lambda skipped: read(split, skipped)
+
+
+def _require_data(run, parts, split):
+    """That what is trained on, or held out, is still what the run trained on, or held out."""
+    if split not in workdirs.load_data(run.workdir):
+        print(
+            f"warning: {run.workdir} does not say what it was trained on: it may have seen this text", file=sys.stderr
+        )
+        return
+    found = "; ".join(cache.fingerprint(part, split, run.tokenizer) for part in parts)  # as of a `Mixture`
+    workdirs.require_data(run.workdir, {split: found}, "name a text by --path")
+
+
+def shots(task: Task, run: Run, wanted: Wanted, number: int) -> tuple[Document, ...]:
+    """The first documents of the training split beside those wanted, which stand before each prompt as examples.
+
+    Raises: ValueError where there are fewer; as `reader`.
+    """
+    if not (number and "shots" in task.takes):
+        return ()
+    try:
+        read = functools.partial(task.read or sources.read, _config(task, run, wanted))
+        found = tuple(itertools.islice(read("train", Skipped()), number))
+    except sources.AbsentSplitError as error:
+        raise ValueError(f"--shots={number} takes its examples from the training split: {error}") from error
+    if len(found) < number:
+        raise ValueError(f"--shots={number}: the training split has {len(found)} documents")
+    return found
+
+
+def _is_own(task, wanted):
+    """Whether it is asked of the documents of the run."""
+    return not (wanted.path or wanted.source or task.source or task.read)
+
+
+def _config(task, run, wanted):
+    changes = {}
+    if not _is_own(task, wanted):
         # What a task reads itself is of no source.
         source = "auto" if task.read else wanted.source or task.source or "auto"
         path = task.path if task.path and not wanted.source else wanted.path
         if task.source == source and not path:
             raise ValueError(f"--path is needed: the files of {source} that the task is asked of")
-        config = _config(section, **_ONE_SOURCE, source=source, path=path, include="", exclude="", text_column="")
-        read, split = task.read or sources.read, wanted.split or task.split or None
-    for _, component in config.components:
-        if legal := sources.FAMILIES[component.family].legal:
-            print(f"{component.family}: {legal}", file=sys.stderr)
-    return lambda skipped: read(config, split, skipped)
-
-
-def shots(task: Task, section: dict, wanted: Wanted, number: int) -> tuple[Document, ...]:
-    """The first documents of the training split beside those wanted, which stand before each prompt as examples."""
-    if not (number and task.takes_shots):
-        return ()
-    source = "auto" if task.read else wanted.source or task.source
-    config = _config(section, **_ONE_SOURCE, source=source, path=wanted.path)
-    return tuple(itertools.islice((task.read or sources.read)(config, "train", Skipped()), number))
-
-
-_ONE_SOURCE = {"mixture": "", "validation_path": ""}
-
-
-def _config(section, **changes):
-    return build(DataConfig, section | changes, "config.data", is_complete=False)
+        changes = {"mixture": "", "validation_path": "", "source": source, "path": path, **wanted.choice}
+    return build(DataConfig, run.data | changes, "config.data", is_complete=False)

@@ -25,12 +25,12 @@ def print_sizes(results: dict) -> None:
     print(f"state: {results['state_bytes']:,} bytes")
 
 
-def print_task(name: str, found: dict) -> None:
-    """The figures of a task; a row for each domain where there are several."""
+def print_task(name: str, found: dict, overall: str) -> None:
+    """The figures of a task; a row for each domain where there are several, and one of this name for all documents."""
     print(f"\n{name}")
     rows = {domain or "(no domain)": figures for domain, figures in found.get("domains", {}).items()}
     if len(rows) > 1 or "bits_per_byte" in found:
-        rows = {**(rows if len(rows) > 1 else {}), "overall": found}
+        rows = {**(rows if len(rows) > 1 else {}), overall: found}
         columns = ["bits_per_byte", "windowed_bits_per_byte", "bits_per_byte_with_end", "word_perplexity", "bytes", "n"]
         if "bits_per_byte" not in found:
             columns = [metric for metric in found if metric != "domains"]

@@ -228,7 +228,7 @@ class TokenStream:
         """The number of targets and the SHA-256 of the tokens as int32: equal for equal streams only."""
         if not self._sha256:
             self._sha256 = sha256(self._blocks, self.separator)
-        return f"{len(self) - 1} targets, SHA-256 {self._sha256}"
+        return fingerprint(len(self) - 1, self._sha256)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Tokens `start` to `stop`, those behind the end left out: int32 `[T]`, the caller's own."""
@@ -270,6 +270,11 @@ class TokenStream:
             last = min(stop - self._starts[number], block.num_tokens)
             yield block, max(start - self._starts[number], 0), last
             number += 1
+
+
+def fingerprint(num_targets: int, sha256: str) -> str:
+    """As of a stream."""
+    return f"{num_targets} targets, SHA-256 {sha256}"
 
 
 def sha256(blocks: Iterable[Block | BlockFile], separator: int) -> str:

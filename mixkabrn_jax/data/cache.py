@@ -26,11 +26,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixkabrn_jax.data import tokenizers
+from mixkabrn_jax.data import blocks, tokenizers
 from mixkabrn_jax.data.blocks import BlockFile, TokenStream
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document
 from mixkabrn_jax.data.filling import MANIFEST, Filling, atomic, is_intact, read_json
+from mixkabrn_jax.data.progress import Progress
 from mixkabrn_jax.data.sources import FAMILIES
 from mixkabrn_jax.data.splitting import Split
 from mixkabrn_jax.locks import try_lock
@@ -69,9 +70,35 @@ def load(split: Split, tokenizer: tokenizers.Tokenizer) -> Streams:
         manifest = _manifest(folder)
         if manifest is None:
             raise CacheError(f"the tokens in {folder} are gone as soon as they are written: is it being cleared?")
+    if legal := FAMILIES[split.config.family].legal:
+        # A warning for the level alone: Python shows no lower one to those who have not set logging up.
+        _log.warning("%s: %s", _where(split.config), legal, extra={"is_information": True})
     for line in manifest["about"]["notes"]:
         _log.warning("%s", line)
     return Streams(*(_stream(home.path / key, manifest, name, tokenizer) for name in Streams._fields))
+
+
+def fingerprint(split: Split, part: str, tokenizer: tokenizers.Tokenizer) -> str:
+    """That of a stream of `load`, of which nothing is kept: from the cache where it is there, else by one pass.
+
+    Args:
+        part: "train" or "validation".
+    Raises: what reading the source raises.
+    """
+    folder = _Home.of(split.config).path / _tokens_key(split, tokenizer)
+    if (manifest := _manifest(folder)) is not None:
+        return _stream(folder, manifest, part, tokenizer).fingerprint()
+    found, num_tokens, continues = hashlib.sha256(), 0, False
+    progress = Progress("comparing", split.num_bytes)
+    for name, document in split:
+        progress.add(len(document.content))
+        if name == part:
+            tokens = blocks.encode([document], tokenizer, is_continued=continues).tokens
+            found.update(tokens.astype("<i4"))
+            num_tokens, continues = num_tokens + len(tokens), document.continues
+    progress.close()
+    found.update(np.array([tokenizer.separator], "<i4"))
+    return blocks.fingerprint(num_tokens, found.hexdigest())
 
 
 def fill(split: Split, tokenizer: tokenizers.Tokenizer, shard: int = 0, num_shards: int = 1) -> Path | None:
@@ -174,10 +201,7 @@ def _about(split, tokenizer, identity):
     config, skipped = split.config, split.skipped
     if split.identity() != identity:
         raise ValueError(f"config.data.path={config.path!r} changed while it was read: start again")
-    where = f"config.data.path={config.path!r}" if config.path else f"config.data.source={config.family!r}"
-    notes = []
-    if legal := FAMILIES[config.family].legal:
-        notes.append(f"{where}: {legal}")
+    where, notes = _where(config), []
     if skipped.counts:
         notes.append(f"{where}: left out {skipped}")
     if skipped.replaced:
@@ -185,6 +209,10 @@ def _about(split, tokenizer, identity):
         total = skipped.replaced.total()
         notes.append(f"{where}: {total} places were no characters and are U+FFFD now ({count} of them in {name})")
     return {"data": identity, "tokenizer": tokenizer.fingerprint(), "notes": notes}
+
+
+def _where(config):
+    return f"config.data.path={config.path!r}" if config.path else f"config.data.source={config.family!r}"
 
 
 @contextmanager

@@ -261,16 +261,17 @@ class Split:
         self._num_bytes = lengths.num_bytes + num_validation_bytes
 
 
-def read(config: DataConfig, split: str, skipped: Skipped) -> Iterator[Document]:
-    """What a run of this config trains on ("train"), holds out ("validation") or leaves alone ("test").
+def read(parts: Iterable[Split], split: str, skipped: Skipped) -> Iterator[Document]:
+    """What a run on these trains on ("train"), holds out ("validation") or leaves alone ("test").
 
+    Args:
+        parts: one for each of `DataConfig.components`; given again, they are not measured again.
     Raises: as `Split`.
     """
-    for _, component in config.components:
+    for part in parts:
         if split == "test":
-            found = sources.read_splits(component, skipped, test=True)
+            found = sources.read_splits(part.config, skipped, test=True)
             yield from (document for name, document in found if name == "test")
             continue
-        parts = Split(component)
-        yield from (document for name, document in parts if name == split)
-        skipped.add(parts.skipped)
+        yield from (document for name, document in part if name == split)
+        skipped.add(part.skipped)

@@ -1,6 +1,7 @@
 """A run's workdir: which config, tokenizer and data it belongs to. No other experiment overwrites anything in it."""
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -88,17 +89,40 @@ def create(
     for name, text in contents.items():
         if not (workdir / name).exists():
             write_atomically(workdir / name, text + "\n")
-    there = _read_json(workdir / "data.json")
-    if data != there:
-        raise ValueError(
-            f"{workdir} holds a run on other data: {there}, but this is {data}; restore the data, or the "
-            "version of this package that began the run, which may have split them otherwise, or choose another "
-            "workdir"
-        )
+    require_data(workdir, data, "choose another workdir")
     changes = differences(workdir, config, defaults)
     if changes:
         write_atomically(workdir / "config.json", contents["config.json"] + "\n")
     return [f"{field} {there} -> {mine}" for field, (there, mine) in changes.items()]
+
+
+def require_data(workdir: Path, data: Mapping[str, str], otherwise: str) -> None:
+    """Makes sure that these parts of the data are what they were when the run here was begun.
+
+    Args:
+        data: as for `create`, or a part of it.
+        otherwise: what else than to restore the data can be done, for the sentence.
+    Raises: ValueError saying what differs.
+    """
+    there = load_data(workdir)
+    changes = [_other(part, there.get(part, ""), here) for part, here in data.items() if here != there.get(part)]
+    if changes:
+        raise ValueError(
+            f"{workdir} holds a run on other data: {', '.join(changes)}; restore the data, or the version of this "
+            f"package that began the run, which may have split them otherwise, or {otherwise}"
+        )
+
+
+def _other(part, there, here):
+    """`the train part has 90 tokens and had 100`, of two fingerprints; of a mixture the tokens of each source."""
+    had, has = (
+        " + ".join(f"{int(number):,}" for number in re.findall(r"(\d+) targets", text)) for text in (there, here)
+    )
+    if not there:
+        return f"the {part} part, of which the run has no record"
+    if had == has:
+        return f"the {part} part has as many tokens as it had ({had}), but other ones"
+    return f"the {part} part has {has} tokens and had {had}"
 
 
 def _require_empty(workdir):
@@ -174,6 +198,15 @@ def load_config(workdir: Path) -> dict:
         found = "holds no config.json" if workdir.is_dir() else "does not exist"
         raise FileNotFoundError(f"{workdir} {found}: a directory that training wrote is needed")
     return moved.nested(_read_json(path))
+
+
+def load_data(workdir: Path) -> dict[str, str]:
+    """What identifies each part of the data that the run was begun on; {} of a workdir that does not say.
+
+    Raises: ValueError when it is not JSON.
+    """
+    path = workdir / "data.json"
+    return _read_json(path) if path.exists() else {}
 
 
 def load_tokenizer(workdir: Path) -> tokenizers.Tokenizer | None:

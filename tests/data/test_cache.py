@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from mixkabrn_jax.data import blocks, cache, filling, tokenizers
+from mixkabrn_jax.data import blocks, cache, documents, filling, tokenizers
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.splitting import Split
 from tests import toy
@@ -97,6 +97,34 @@ def test_the_hash_in_the_manifest_is_that_of_the_tokens(texts):
         assert stream.fingerprint() == in_memory.fingerprint()
 
 
+@pytest.mark.parametrize("length", [0, 200])
+def test_the_fingerprint_of_a_part_is_its_stream_s_whether_it_is_kept_or_read(texts, no_reading, monkeypatch, length):
+    """Of documents that come in parts too."""
+    if length:
+        monkeypatch.setattr(documents, "PART_BYTES", length)
+    (texts / "a" / "long.txt").write_text("a long line of words\n" * 60)
+    read = {part: cache.fingerprint(Split(config(texts)), part, BYTES) for part in ("train", "validation")}
+    assert not (texts.parent / "cache").exists()
+    streams = load(texts)
+    assert read == {part: stream.fingerprint() for part, stream in streams._asdict().items()}
+    no_reading()
+    assert read == {part: cache.fingerprint(Split(config(texts)), part, BYTES) for part in ("train", "validation")}
+
+
+def test_what_the_law_says_is_marked_as_information_and_what_is_left_out_is_not(tmp_path, caplog):
+    set_of = config(tmp_path / "m2d2", source="m2d2")
+    (tmp_path / "m2d2" / "cs.CL").mkdir(parents=True)
+    (tmp_path / "m2d2" / "cs.CL" / "train.txt").write_text("a paper\n" * 40)
+    (tmp_path / "m2d2" / "cs.CL" / "valid.txt").write_text("a paper\n")
+    (tmp_path / "m2d2" / "cs.CL" / "other.txt").touch()
+    for _ in range(2):
+        caplog.clear()
+        cache.load(Split(set_of), BYTES)
+        told = {record.getMessage(): getattr(record, "is_information", False) for record in caplog.records}
+        assert [is_information for line, is_information in told.items() if "CC BY-NC" in line] == [True]
+        assert [is_information for line, is_information in told.items() if "left out" in line] == [False]
+
+
 def test_other_data_other_fields_and_another_tokenizer_have_caches_of_their_own(texts):
     whole = load(texts)
     assert tokens(load(texts, validation_fraction=0.4)) == expected(texts, validation_fraction=0.4)
@@ -153,7 +181,7 @@ def test_shards_make_the_very_files_that_one_process_makes(texts):
 
 PROGRAM = """
 import json, os, sys, time
-from mixkabrn_jax.data import blocks, cache, filling, tokenizers
+from mixkabrn_jax.data import blocks, cache, documents, filling, tokenizers
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.splitting import Split
 blocks.BLOCK_BYTES = 700

@@ -41,3 +41,31 @@ def entry(monkeypatch):
     for name in set(flags.FLAGS) - before:
         delattr(flags.FLAGS, name)
     flags.FLAGS.unparse_flags()
+
+
+TEXTS = {"a/1.txt": "to be or not to be, that is it", "a/2.txt": "x", "b/3.txt": "größe\n" * 9}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(a run's workdir, its model), untrained; one for all tests of a file."""
+    # Only here: tests of command lines alone import no JAX.
+    from mixkabrn_jax.data import tokenizers
+    from mixkabrn_jax.runs import workdir
+    from mixkabrn_jax.runs.checkpoint import Checkpoints
+    from mixkabrn_jax.training import optimizer, step
+    from tests import toy
+
+    tokenizer = tokenizers.Bytes()
+    directory = tmp_path_factory.mktemp("run")
+    for name, text in TEXTS.items():
+        (directory / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / "texts" / name).write_text(text)
+    changes = {"ffn": "mlp", "num_experts": 0}
+    model = toy.make(toy.model_config(**changes), vocab_size=tokenizer.vocab_size)
+    config = toy.experiment(directory / "texts", **{f"model__{field}": value for field, value in changes.items()})
+    workdir.create(directory / "run", config, tokenizer, {})
+    adamw = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
+    with Checkpoints(directory / "run" / "checkpoints") as checkpoints:
+        checkpoints.save(0, step.parts(step.init(model, adamw)), {})
+    return directory, model

@@ -36,6 +36,26 @@ def test_compiled_programs_are_kept_where_the_user_says_or_in_the_user_s_cache(m
     assert Path(os.environ["JAX_COMPILATION_CACHE_DIR"]) == folder
 
 
+def test_information_is_a_plain_line_and_a_warning_says_that_it_is_one():
+    program = """
+import logging, warnings
+from experiments import command_line
+
+def main():
+    log = logging.getLogger("mixkabrn_jax.anything")
+    log.warning("%s is left out", "x")
+    log.warning("the law says y", extra={"is_information": True})
+    log.error("z")
+    log.info("not seen")
+    warnings.warn("w")
+
+command_line.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "warning: x is left out\nthe law says y\nerror: z\nwarning: w\n"
+
+
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_is_the_docstring_the_program_s_own_flags_and_the_config_s_fields(entry, capsys, name, flag):

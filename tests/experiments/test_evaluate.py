@@ -4,35 +4,22 @@ import shutil
 
 import pytest
 
+from experiments.evaluating.completions import Completions
+from mixkabrn_jax import runs
 from mixkabrn_jax.data import pipeline, tokenizers
 from mixkabrn_jax.data.config import DataConfig
+from mixkabrn_jax.data.documents import task
 from mixkabrn_jax.evaluation.score import Scorer
 from mixkabrn_jax.models.language import count_parameters
 from mixkabrn_jax.runs import workdir
-from mixkabrn_jax.runs.checkpoint import Checkpoints
 from mixkabrn_jax.runs.config import build
-from mixkabrn_jax.training import optimizer, step
-from tests import toy
 
 TOKENIZER = tokenizers.Bytes()
-TEXTS = {"a/1.txt": "to be or not to be, that is it", "a/2.txt": "x", "b/3.txt": "größe\n" * 9}
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """(a run's workdir, its model), untrained; one for all tests."""
-    directory = tmp_path_factory.mktemp("run")
-    for name, text in TEXTS.items():
-        (directory / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / "texts" / name).write_text(text)
-    changes = {"ffn": "mlp", "num_experts": 0}
-    model = toy.make(toy.model_config(**changes), vocab_size=TOKENIZER.vocab_size)
-    config = toy.experiment(directory / "texts", **{f"model__{field}": value for field, value in changes.items()})
-    workdir.create(directory / "run", config, TOKENIZER, {})
-    adamw = optimizer.make(optimizer.OptimizerConfig(**config["optimizer"]), config["num_steps"])
-    with Checkpoints(directory / "run" / "checkpoints") as checkpoints:
-        checkpoints.save(0, step.parts(step.init(model, adamw)), {})
-    return directory, model
+def num_bytes(directory):
+    """Of all its texts."""
+    return sum(path.stat().st_size for path in (directory / "texts").rglob("*.txt"))
 
 
 def test_the_last_line_has_every_figure_and_the_table_every_domain(entry, trained, capsys, tmp_path):
@@ -49,7 +36,7 @@ def test_the_last_line_has_every_figure_and_the_table_every_domain(entry, traine
     assert found["state_bytes"] > 0
     assert found["parameter_bytes"]["stored"] >= 4 * found["parameters"]["total"]
     scores = found["tasks"]["bits_per_byte"]
-    assert (scores["n"], scores["bytes"]) == (3, sum(len(text.encode()) for text in TEXTS.values()))
+    assert (scores["n"], scores["bytes"]) == (3, num_bytes(directory))
     assert {name: one["n"] for name, one in scores["domains"].items()} == {"a": 2, "b": 1}
     for name in ("a", "b", "overall"):
         of_domain = scores if name == "overall" else scores["domains"][name]
@@ -67,7 +54,7 @@ def test_by_default_the_documents_that_the_run_held_out_are_scored(entry, traine
     scores = json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"]["bits_per_byte"]
     corpus = pipeline.load(build(DataConfig, workdir.load_config(directory / "run")["data"], "config.data"))
     held_out = sum(int(window["num_bytes"].sum()) for window in corpus.validation)
-    assert scores["bytes"] == held_out < sum(len(text.encode()) for text in TEXTS.values()) / 2
+    assert scores["bytes"] == held_out < num_bytes(directory) / 2
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -101,21 +88,43 @@ def test_a_run_on_a_mixture_is_asked_about_other_text_and_about_its_own(entry, t
     assert ("m2d2: M2D2 is CC BY-NC" in told.err) == (not is_other)
 
 
-def test_examples_are_of_the_training_split_and_never_asked(entry, trained, capsys, tmp_path):
+def test_completions_are_kept_a_line_each(entry, trained, tmp_path):
     directory, _ = trained
-    questions = [{"question": f"{i}?", "answer": f"{i}\n#### {i}"} for i in range(4)]
-    for name, some in (
-        ("set/train.jsonl", questions[:2]),
-        ("set/test.jsonl", questions[2:]),
-        ("mine.jsonl", questions),
-    ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("".join(json.dumps(one) + "\n" for one in some))
-    arguments = [f"--workdir={directory / 'run'}", "--tasks=gsm8k", "--shots=1", "--max_tokens=2"]
-    entry("evaluate").run(*arguments, f"--path={tmp_path / 'set'}")
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"]["gsm8k"]["n"] == 2
-    assert entry("evaluate").run(*arguments, f"--path={tmp_path / 'mine.jsonl'}") == 1
-    assert re.search(r"mine\.jsonl:1 would be an example and be asked as well", capsys.readouterr().err)
+    (tmp_path / "train.jsonl").write_text('{"question": "0?", "answer": "#### 0"}\n')
+    questions = [{"question": f"{i}?", "answer": f"so\n#### {i}"} for i in range(2)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(one) + "\n" for one in questions))
+    arguments = [f"--workdir={directory / 'run'}", "--tasks=gsm8k", f"--path={tmp_path}", "--max_tokens=2", "--shots=1"]
+    assert entry("evaluate").run(*arguments, f"--completions={tmp_path / 'new' / 'kept.jsonl'}") == 0
+    lines = [json.loads(line) for line in (tmp_path / "new" / "kept.jsonl").read_text().splitlines()]
+    assert [list(line) for line in lines] == [["task", "id", "prompt", "completion", "reference", "right"]] * 2
+    for number, line in enumerate(lines):
+        assert (line["task"], line["id"]) == ("gsm8k", f"test.jsonl:{number + 1}")
+        assert (line["prompt"], line["reference"]) == (f"Question: {number}?\nAnswer:", [str(number)])
+        assert line["right"] is False
+
+
+def test_on_a_full_disk_the_last_line_is_there_and_the_file_is_named(entry, trained, capsys, tmp_path):
+    directory, _ = trained
+    (tmp_path / "png").mkdir()
+    for name in ("png/bits_by_domain.png", "page.html"):
+        (tmp_path / name).symlink_to("/dev/full")
+    arguments = [f"--workdir={directory / 'run'}", f"--pictures={tmp_path / 'png'}", f"--html={tmp_path / 'page.html'}"]
+    assert entry("evaluate").run(*arguments) == 1
+    told = capsys.readouterr()
+    found = json.loads(told.out.splitlines()[-1])
+    assert found["tasks"]["bits_per_byte"]["n"] > 0
+    assert found["error"].count("No space left on device") == 2
+    for flag, name in (("--pictures", "png/bits_by_domain.png"), ("--html", "page.html")):
+        assert re.search(rf"error: {flag}: \[Errno 28\] No space left on device: '{tmp_path / name}'", told.err)
+
+
+def test_completions_that_a_full_disk_does_not_take_cost_no_figures(tmp_path):
+    (tmp_path / "kept.jsonl").symlink_to("/dev/full")
+    kept = Completions(tmp_path / "kept.jsonl")
+    for _ in range(2):
+        kept.of("gsm8k")(task("a?", " b", "", "x:1", ("b",)), "c", False)
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path / 'kept.jsonl'}'"):
+        kept.require_whole()
 
 
 def test_a_task_that_fails_is_named_and_takes_no_figures_of_the_others_with_it(entry, trained, capsys, tmp_path):
@@ -154,7 +163,12 @@ def test_a_limit_counts_documents_and_tasks_stand_side_by_side(entry, trained, c
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     arguments = [f"--path={tmp_path / 'pairs.jsonl'}", "--limit=3", "--tasks=choice,bits_per_byte"]
     assert not entry("evaluate").run(f"--workdir={directory / 'run'}", *arguments)
-    tasks = json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"]
+    *people, last = capsys.readouterr().out.splitlines()
+    assert "overall" not in " ".join(people)
+    assert sum(line.startswith("  first 3") for line in people) == 1
+    found = json.loads(last)
+    assert found["limit"] == 3
+    tasks = found["tasks"]
     assert list(tasks) == ["choice", "bits_per_byte"]
     assert tasks["choice"]["n"] == tasks["bits_per_byte"]["n"] == 3
     assert 0 <= tasks["choice"]["acc"] <= 1
@@ -168,9 +182,8 @@ def test_choices_have_figures_of_each_folder_and_examples_of_the_training_split(
             line = json.dumps({"sentence_good": f"good {folder}", "sentence_bad": "bad"}) + "\n"
             (tmp_path / folder / f"{name}.jsonl").write_text(line * number)
     arguments = [f"--workdir={directory / 'run'}", "--tasks=choice", f"--path={tmp_path}", "--shots=1"]
-    assert entry("evaluate").run(*arguments) == 1
-    message = r"agreement/train\.jsonl:1 would be an example and be asked as well.*beside what is asked, which --split"
-    assert re.search(message, capsys.readouterr().err)
+    assert not entry("evaluate").run(*arguments)
+    assert "1 among the examples (first: agreement/train.jsonl:1)" in capsys.readouterr().err
     assert not entry("evaluate").run(*arguments, "--split=test")
     *people, last = capsys.readouterr().out.splitlines()
     found = json.loads(last)["tasks"]["choice"]
@@ -195,8 +208,17 @@ def test_choices_have_figures_of_each_folder_and_examples_of_the_training_split(
         ),
         (["--workdir={}", "--html=/"], "--html=/ is a folder: name the page, such as /first.html"),
         (["--workdir={0}", "--pictures={0}/config.json"], "config.json cannot be made a folder (File exists)"),
-        (["--workdir={}", "--shots=2"], "--shots=2: examples stand before the prompts of choice, gsm8k, math"),
-        (["--workdir={}", "--temperature=-1", "--prompts=a"], "temperature=-1.0: 0 or more is needed"),
+        (["--workdir={}", "--shots=2"], "--shots=2 is of the tasks choice, gsm8k, math, openqa alone"),
+        (["--workdir={}", "--tasks=gsm8k", "--num_samples=3"], "--num_samples=3 is of the tasks humaneval alone"),
+        (["--workdir={}", "--tasks=choice", "--allow_code"], "--allow_code=True is of the tasks humaneval alone"),
+        (
+            ["--workdir={}", "--seed=1"],
+            "gsm8k, math, openqa, humaneval and of --prompts alone",
+        ),
+        (["--workdir={}", "--prompts=a", "--completions=x"], "--completions=x is of the tasks gsm8k, math, openqa, h"),
+        (["--workdir={0}", "--tasks=gsm8k", "--completions={0}/config.json"], "config.json is there already: name a"),
+        (["--workdir={}", "--include=*.txt"], "--include=*.txt goes with --path: what the run held out is read as"),
+        (["--workdir={}", "--temperature=-1", "--prompts=a"], "--temperature=-1: a non-negative number is needed"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(entry, trained, arguments, message):
@@ -220,6 +242,9 @@ def test_a_mistake_is_answered_in_one_line(entry, trained, arguments, message):
         (["--tasks=gsm8k"], "error: gsm8k: --path is needed: the files of gsm8k that the task is asked of"),
     ],
 )
-def test_what_a_task_cannot_be_asked_of_is_said_in_one_line(entry, trained, capsys, arguments, message):
+def test_what_a_task_cannot_be_asked_of_is_said_in_one_line_and_before_a_model_is_read(
+    entry, trained, capsys, arguments, message, monkeypatch
+):
+    monkeypatch.delattr(runs, "open")
     assert entry("evaluate").run(f"--workdir={trained[0] / 'run'}", *arguments) == 1
     assert [line for line in capsys.readouterr().err.splitlines() if line.startswith(message)]

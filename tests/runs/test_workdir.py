@@ -128,9 +128,30 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, part):
     directory = created(tmp_path)
     before = contents(directory)
     config = toy.experiment("text.txt")
-    with pytest.raises(ValueError, match=rf"^{directory} holds a run on other data: .*'{part}': 'new'"):
-        workdir.create(directory, config, tokenizers.Characters("abc"), DATA | {part: "new"})
+    with pytest.raises(ValueError, match=rf"^{directory} holds a run on other data: the {part} part") as error:
+        workdir.create(directory, config, tokenizers.Characters("abc"), DATA | {part: "7 targets, SHA-256 0"})
+    assert f"has 7 tokens and had {DATA[part][0]}; restore the data, or the version" in str(error.value)
+    assert str(error.value).endswith(", or choose another workdir")
     assert contents(directory) == before
+
+
+def test_what_differs_in_the_data_is_said_in_words_and_without_hashes(tmp_path):
+    directory = created(tmp_path)
+    there = {"train": "1000 targets, SHA-256 0; 50 targets, SHA-256 1", "validation": "9 targets, SHA-256 2"}
+    (directory / "data.json").write_text(json.dumps(there))
+    workdir.require_data(directory, {"validation": there["validation"]}, "give up")
+    here = {"train": "1000 targets, SHA-256 0; 40 targets, SHA-256 3", "validation": "9 targets, SHA-256 4"}
+    with pytest.raises(ValueError, match="the train part has") as error:
+        workdir.require_data(directory, here, "give up")
+    told = str(error.value)
+    assert "the train part has 1,000 + 40 tokens and had 1,000 + 50, the validation part has as many tokens as" in told
+    assert "it had (9), but other ones; restore the data" in told
+    assert told.endswith("or give up")
+    assert "SHA" not in told
+    (directory / "data.json").unlink()
+    assert workdir.load_data(directory) == {}
+    with pytest.raises(ValueError, match="the train part, of which the run has no record, the validation part, of"):
+        workdir.require_data(directory, here, "give up")
 
 
 def test_a_directory_that_another_process_trains_in_is_named_and_is_free_when_it_ends(tmp_path):

@@ -28,17 +28,20 @@ def run(scorer, documents: Iterable[Document], options: Options) -> dict[str, fl
     Raises: ValueError where running code was not asked for, or options do not fit; `sandbox.UnguardedError` where this
         machine cannot guard it.
     """
-    _check(options)
+    check(options)
     solved, bits = [], TargetBits()
     for batch in batches(documents, options, "humaneval"):
         for document in batch:
             if not document.tests:
                 raise ValueError(f"{document.id}: humaneval needs documents with tests, and this has none")
-        prompts = [document.prompt for document in batch for _ in range(options.num_samples)]
+        owners = [document for document in batch for _ in range(options.num_samples)]
+        prompts = [document.prompt for document in owners]
         how = options.max_tokens or _MAX_TOKENS, _STOP, options.temperature, options.seed + len(solved)
         completions = scorer.complete(prompts, *how)
-        tests = [document.tests for document in batch for _ in range(options.num_samples)]
+        tests = [document.tests for document in owners]
         results = run_all([program(*parts) for parts in zip(prompts, completions, tests, strict=True)])
+        for document, text, result in zip(owners, completions, results, strict=True):
+            options.keep(document, text.decode(errors="replace"), result.passed)
         rows = [results[start : start + options.num_samples] for start in range(0, len(results), options.num_samples)]
         solved += [sum(result.passed for result in row) for row in rows]
         bits.add(scorer, batch, Options())
@@ -55,7 +58,8 @@ def run(scorer, documents: Iterable[Document], options: Options) -> dict[str, fl
     }
 
 
-def _check(options):
+def check(options: Options) -> None:
+    """Whether programs can be written and run so. Raises: as `run`."""
     if not options.allow_code:
         raise ValueError(
             "humaneval: programs that the model wrote are run with allow_code=True (--allow_code) alone, each under "

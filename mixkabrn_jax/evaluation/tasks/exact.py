@@ -41,9 +41,10 @@ class Exact:
             completions = [text.decode(errors="replace") for text in scorer.complete(prompts, *how)]
             targets = scorer.loglikelihood(list(zip(prompts, (one.target for one in batch), strict=True)))
             for document, target, *judged in zip(batch, targets, completions, answers, strict=True):
-                f1 = self.f1(*judged) if self.f1 else 0.0
-                right, num_bytes = self.is_right(*judged), len(document.target)
+                right, f1 = self.is_right(*judged), self.f1(*judged) if self.f1 else 0.0
+                num_bytes = len(document.target)
                 sums[document.domain].update(n=1, right=right, f1=f1, nats=target.nats, bytes=num_bytes)
+                options.keep(document, judged[0], right)
             number += len(batch)
         return with_domains(sums, self._figures)
 

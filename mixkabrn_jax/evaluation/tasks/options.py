@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from mixkabrn_jax.data.documents import Document
 
 
+def _forget(*_):
+    """Keeps no completion."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What the command line says of tasks; each takes what concerns it."""
@@ -28,6 +32,8 @@ class Options:
     """Whether programs that the model wrote may be run, under guard."""
     batch_size: int = 256
     """Documents that are held at once."""
+    keep: Callable[[Document, str, bool], None] = _forget
+    """Takes each completion with the document that it answers and whether it is right."""
 
 
 def batches(documents: Iterable[Document], options: Options, task: str) -> Iterator[list[Document]]:

@@ -41,7 +41,12 @@ def test_programs_pass_that_their_tests_pass():
 def test_a_problem_has_as_many_programs_as_are_asked_for():
     right, wrong = b"    return x * x", b"    return 4"
     scorer = Scorer({PROMPT: [wrong, right, b"    import sys; sys.exit(0)"], TWICE.prompt: wrong})
-    found = code.run(scorer, [SQUARE, TWICE], Options(allow_code=True, num_samples=3, temperature=0.8, ks=(1, 3, 10)))
+    kept = []
+    how = {"allow_code": True, "num_samples": 3, "temperature": 0.8, "ks": (1, 3, 10)}
+    found = code.run(scorer, [SQUARE, TWICE], Options(**how, keep=lambda *each: kept.append(each)))
+    assert [each[0] for each in kept] == [SQUARE] * 3 + [TWICE] * 3
+    assert [each[1] for each in kept[:2]] == [wrong.decode(), right.decode()]
+    assert [each[2] for each in kept] == [False, True, False, True, True, True]
     assert scorer.asked == [PROMPT] * 3 + [TWICE.prompt] * 3
     assert (found["pass@1"], found["pass@3"]) == pytest.approx(((1 / 3 + 1) / 2, 1))
     assert "pass@10" not in found

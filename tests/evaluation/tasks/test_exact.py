@@ -57,6 +57,12 @@ def test_each_domain_has_the_figures_of_its_own_questions():
 _WRITTEN = {"a": [b" #### 1001"], "b": [b" #### 2", b" #### 1"]}
 
 
+def test_completions_are_kept_with_their_verdicts():
+    kept = []
+    asked(SUMS, b" #### 2", b" \xff", b" 0", options=Options(keep=lambda *each: kept.append(each)))
+    assert kept == [(SUMS[0], " #### 2", True), (SUMS[1], " \ufffd", False), (SUMS[2], " 0", True)]
+
+
 def test_a_formula_is_right_if_its_last_box_is():
     of = documents(*[("half?", r"so \boxed{\frac12}", (r"\frac12",))] * 1, ("x?", r"\boxed{x}", ("x",)))
     found, _ = asked(of, b"\n\nWe see\n\n \\boxed{0.5}\nQuestion: \\boxed{7}", b" x", task=MATH)
