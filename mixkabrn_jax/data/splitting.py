@@ -264,13 +264,27 @@ class Split:
 def read(config: DataConfig, split: str, skipped: Skipped) -> Iterator[Document]:
     """What a run of this config trains on ("train"), holds out ("validation") or leaves alone ("test").
 
+    Of a mixture, a document's domain begins with the entry of its source, as in `text:books` or `text:books/novels`:
+    scores are told apart by it.
+
     Raises: as `Split`.
     """
     for _, component in config.components:
-        if split == "test":
-            found = sources.read_splits(component, skipped, test=True)
-            yield from (document for name, document in found if name == "test")
+        documents = _of_one(component, split, skipped)
+        if not config.mixture:
+            yield from documents
             continue
-        parts = Split(component)
-        yield from (document for name, document in parts if name == split)
-        skipped.add(parts.skipped)
+        entry = f"{component.source}:{component.path}".rstrip(":/")
+        for document in documents:
+            domain = f"{entry}/{document.domain}" if document.domain else entry
+            yield dataclasses.replace(document, domain=domain)
+
+
+def _of_one(config, split, skipped):
+    if split == "test":
+        found = sources.read_splits(config, skipped, test=True)
+        yield from (document for name, document in found if name == "test")
+        return
+    parts = Split(config)
+    yield from (document for name, document in parts if name == split)
+    skipped.add(parts.skipped)
