@@ -26,12 +26,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixkabrn_jax.data import tokenizers
+from mixkabrn_jax.data import sources, tokenizers
 from mixkabrn_jax.data.blocks import BlockFile, TokenStream
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document
 from mixkabrn_jax.data.filling import MANIFEST, Filling, atomic, is_intact, read_json
-from mixkabrn_jax.data.sources import FAMILIES
 from mixkabrn_jax.data.splitting import Split
 from mixkabrn_jax.locks import try_lock
 
@@ -176,8 +175,9 @@ def _about(split, tokenizer, identity):
         raise ValueError(f"config.data.path={config.path!r} changed while it was read: start again")
     where = f"config.data.path={config.path!r}" if config.path else f"config.data.source={config.family!r}"
     notes = []
-    if legal := FAMILIES[config.family].legal:
+    if legal := sources.FAMILIES[config.family].legal:
         notes.append(f"{where}: {legal}")
+    notes += [f"{where}: {note}" for note in sources.notes(config)]
     if skipped.counts:
         notes.append(f"{where}: left out {skipped}")
     if skipped.replaced:

@@ -196,6 +196,13 @@ def test_a_published_validation_split_is_used_before_anything_is_held_out(monkey
     ] * 3
 
 
+def test_of_texts_beside_each_other_what_is_named_after_a_test_is_left_alone(tmp_path):
+    path = _write(tmp_path, train="learn", val="validate", test="test")
+    found = [(name, document.content) for name, document in splitting.Split(config(path=path))]
+    assert found == [("train", b"learn"), ("validation", b"validate")]
+    assert [document.content for document in splitting.read(config(path=path), "test", Skipped())] == [b"test"]
+
+
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_parts_of_a_mixture_are_told_apart_by_domain(tmp_path, split):
     for name in ("a", "b"):

@@ -299,6 +299,15 @@ def test_what_training_would_validate_on_is_told(show):
     assert "training" not in show("--source=code", "--path=d", "--split=test")[1]
 
 
+def test_names_that_are_taken_for_splits_and_sets_side_by_side_are_told_of(show):
+    write({f"d/{name}.jsonl": lines({"text": name}) for name in ("train", "val", "test")})
+    printed = show("--path=d")[1]
+    assert "training reads the 1 records of its split and validates on the 1 of theirs\n" in printed
+    assert "\ntrain.jsonl, val.jsonl, test.jsonl stand beside each other and are read as the splits" in printed
+    write({f"w/{name}/wiki.{split}.tokens": b"x" for name in ("a", "b") for split in ("train", "valid", "test")})
+    assert "\na, b have splits of their own and are read as one set: name the folder" in show("--path=w")[1]
+
+
 def test_parts_of_a_long_text_are_one_record_and_memory_does_not_grow_with_them(show):
     with open("long.txt", "wb") as file:
         for _ in range(40):

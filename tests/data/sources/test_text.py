@@ -5,7 +5,6 @@ import lzma
 
 import pytest
 
-from mixkabrn_jax.data.sources import text
 from tests.data.sources.trees import PACKINGS, contents, lines, pack, parquet, read, write
 
 FILES = {
@@ -38,27 +37,6 @@ def test_a_folder_is_its_files_and_their_records_with_the_first_folder_as_domain
     }
     assert documents == read("text", tmp_path / ("any" if packing == "folder" else f"any.{packing}"))[0]
     assert len({document.id for document in documents}) == len(documents)
-
-
-def test_files_of_a_folder_come_sorted_and_names_say_nothing_of_splits(tmp_path):
-    write(tmp_path, {"test.txt": "t", "b/train.txt": "b", "a/dev.txt": "a", "é.txt": "é"})
-    documents, _ = read("text", tmp_path, "train")
-    assert [document.id for document in documents] == ["a/dev.txt", "b/train.txt", "test.txt", "é.txt"]
-
-
-def test_a_published_set_is_split_as_its_files_are_named(tmp_path):
-    hub = {f"wikitext-2-raw-v1/{split}-00000-of-00001.parquet": split for split in ("train", "validation", "test")}
-    c4 = {f"en/c4-{split}.00000-of-00008.json.gz": split for split in ("train", "validation")}
-    wiki = {f"wiki.{split}.tokens": split for split in ("train", "valid", "test")}
-    raw = {f"wikitext-2-raw/wiki.{split}.raw": split for split in ("train", "valid", "test")}
-    for names in (hub, c4, wiki, raw):
-        for name, split in names.items():
-            assert text.split_of(name) == {"valid": "validation"}.get(split, split)
-    for name in ("test.txt", "latest-00000-of-00001.parquet", "test.raw.txt", "train.md", "test/a.txt"):
-        assert text.split_of(name) is None
-    write(tmp_path, {name: parquet({"text": split}) for name, split in hub.items()})
-    for split in ("train", "validation", "test"):
-        assert contents(read("text", tmp_path, split)[0]) == [split]
 
 
 def test_a_file_by_itself_is_one_document_without_a_domain(tmp_path):
