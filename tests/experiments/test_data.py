@@ -75,11 +75,18 @@ MINIATURES = {
     "tinyshakespeare.txt": ({"tinyshakespeare.txt": b"First Citizen:\nSpeak.\n"}, 1, {}),
     "wikitext-2-raw-v1": (
         lambda: {
-            f"wikitext-2-raw-v1/{split}-00000-of-00001.parquet": parquet({"text": ""}, {"text": " = Title = \n"})
+            f"wikitext-2-raw-v1/{split}-00000-of-00001.parquet": parquet(
+                *({"text": row} for row in ("", " = Title = \n", "", " An article . \n", "", " = Other = \n", ""))
+            )
             for split in ("train", "validation", "test")
         },
+        2,
+        {},
+    ),
+    "alpaca.json": (
+        {"alpaca.json": json.dumps([{"instruction": "Add.", "input": "1 1", "output": "2"}, {"prompt": "?"}]).encode()},
         1,
-        {"empty": 1},
+        {"no text in 'completion' or 'response' or 'target' or 'output' or 'answer'": 1},
     ),
     "enwik8.zip": ({"enwik8.zip": zipped({"enwik8": b"<mediawiki>" * 100})}, 1, {}),
     "m2d2": (
@@ -192,7 +199,7 @@ def write(files):
 def test_the_table_has_a_row_for_each_source():
     named = {re.search(r"--source=(\w+)", command)[1] for _, command in ROWS}
     assert set(sources.FAMILIES) <= named
-    assert len(ROWS) == 19
+    assert len(ROWS) == 20
 
 
 @pytest.mark.parametrize(("name", "command"), ROWS, ids=[name for name, _ in ROWS])

@@ -1,7 +1,7 @@
 """Where documents come from: one file a family of sets, one protocol (`family.Family`).
 
 A source is read as a stream, file by file and record by record, as often as it is needed: nothing is held whole but a
-single row of JSON or Parquet.
+single row of JSON or Parquet, or the rows of one article of WikiText.
 """
 
 import dataclasses

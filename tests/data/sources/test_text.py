@@ -61,3 +61,66 @@ def test_what_is_no_text_is_named_and_skipped(tmp_path):
     documents, skipped = read("text", write(tmp_path, files))
     assert contents(documents) == ["fine"]
     assert skipped.places == {"not text (a PNG image)": "photo.txt", "not text (UTF-16)": "wide.txt"}
+
+
+# A table of the hub, with what looks like titles and is none: sections, formulas.
+ONE = ["", " = One = \n", "", " It has <unk> . \n", "", " = = More = = \n", "", " x \n", " = 7 = \n", "", " = 8 = \n"]
+ONE += [" and y . \n", "", " = = odd = \n", "", " = odd = = \n", "", ""]
+TWO = [" = Two = = 2 = \n", "", " = \n", "", " The end . \n"]
+ROWS = ONE + TWO
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_the_lines_of_wikitext_are_joined_to_articles_that_are_the_published_file_end_to_end(tmp_path, form):
+    records = [{"text": row} for row in ROWS]
+    content = parquet(*records) if form == "parquet" else lines(*records)
+    documents, skipped = read("text", write(tmp_path, {f"test-00000-of-00001.{form}": content}), "test")
+    # The blank row before a title ends the article before.
+    assert contents(documents) == ["".join(row or " \n" for row in rows) for rows in (ONE, TWO)]
+    assert [document.id.rpartition(":")[2] for document in documents] == ["2", f"{len(ONE) + 1}"]
+    assert not skipped.counts
+
+
+def test_rows_of_other_tables_are_documents_each(tmp_path):
+    others = [
+        [{"text": row, "id": number} for number, row in enumerate(ROWS)],
+        [{"text": row} for row in ROWS[1:]],
+        [{"text": row} for row in ("", " = = One = = \n", "", " a \n")],
+        [{"text": row} for row in ("", "= One =", "", "a")],
+        [{"text": ""}, {"text": "a"}],
+    ]
+    for number, records in enumerate(others):
+        documents, skipped = read(
+            "text", write(tmp_path, {f"{number}.parquet": parquet(*records)}) / f"{number}.parquet"
+        )
+        assert contents(documents) == [record["text"] for record in records if record["text"]]
+        assert skipped.counts["empty"] == len(records) - len(documents)
+
+
+@pytest.mark.parametrize(
+    "content", ['[{"text": "a"}, {"text": "b"}, 7]', '\ufeff [\n {"text":\n "a"},\n{"text": "b"}, 7]']
+)
+def test_a_list_of_records_in_json_is_its_records(tmp_path, content):
+    documents, skipped = read(
+        "text", write(tmp_path, {"a.json": content, "b.json.gz": gzip.compress(content.encode())})
+    )
+    assert [document.id for document in documents] == ["a.json:1", "a.json:2", "b.json:1", "b.json:2"]
+    assert contents(documents) == ["a", "b"] * 2
+    assert skipped.counts == {"not a JSON object": 2}
+
+
+def test_other_json_is_a_text_as_it_stands(tmp_path):
+    texts = ['["a", "b"]', "[]", '{"data": [{"text": "a"}]}', '[[{"text": "a"}]]', "no JSON"]
+    for number, text in enumerate(texts):
+        write(tmp_path, {f"{number}.json": text})
+    write(tmp_path, {"list.txt": '[{"text": "a"}]'})
+    assert contents(read("text", tmp_path)[0]) == [*texts, '[{"text": "a"}]']
+
+
+def test_records_of_prompt_and_target_are_tasks_unless_a_column_is_named(tmp_path):
+    record = {"instruction": "Add.", "input": "1 1", "output": "2", "text": "all of it"}
+    path = write(tmp_path, {"x/alpaca.json": [record, {"text": "a text"}]})
+    asked, told = read("text", path)[0]
+    assert (asked.prompt, asked.target, asked.domain, asked.id) == (b"Add.\n1 1\n", b"2", "x", "x/alpaca.json:1")
+    assert (told.prompt_bytes, told.content) == (0, b"a text")
+    assert contents(read("text", path, text_column="text")[0]) == ["all of it", "a text"]
