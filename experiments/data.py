@@ -45,7 +45,7 @@ def main():
                     print("\n".join(shown(document, number)), end="\n\n", flush=True)
         except sources.NoDocumentsError as error:
             nothing = error
-        print("\n".join([*totals(account, config), *left_out(skipped)]))
+        print("\n".join([*totals(account, config), *sources.notes(config), *left_out(skipped)]))
         told = {"source": config.family, "split": _SPLIT.value or "all"}
         told |= {"records": account.records.total(), "bytes": account.bytes.total(), "domains": dict(account.records)}
         print(json.dumps(told | {"skipped": dict(skipped.counts)}), flush=True)

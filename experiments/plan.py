@@ -43,6 +43,11 @@ def show(config: Mapping) -> None:
     experiment = Experiment.from_dict(config)
     found = plan.make(experiment, pipeline.vocab_size(experiment.data))
     print(found)
+    if experiment.data.tokenizer == "bpe":
+        print(
+            f"these are at most: they count config.data.vocab_size={experiment.data.vocab_size} tokens, and a bpe of a "
+            "small text has fewer"
+        )
     if _CHIP_FLOPS.value is not None:
         computing, exchanging = found.seconds(_CHIP_FLOPS.value, _CHIP_BANDWIDTH.value)
         best, worst = max(computing, exchanging), computing + exchanging

@@ -26,13 +26,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixkabrn_jax.data import blocks, tokenizers
+from mixkabrn_jax.data import blocks, sources, tokenizers
 from mixkabrn_jax.data.blocks import BlockFile, TokenStream
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document
 from mixkabrn_jax.data.filling import MANIFEST, Filling, atomic, is_intact, read_json
 from mixkabrn_jax.data.progress import Progress
-from mixkabrn_jax.data.sources import FAMILIES
 from mixkabrn_jax.data.splitting import Split
 from mixkabrn_jax.locks import try_lock
 
@@ -70,7 +69,7 @@ def load(split: Split, tokenizer: tokenizers.Tokenizer) -> Streams:
         manifest = _manifest(folder)
         if manifest is None:
             raise CacheError(f"the tokens in {folder} are gone as soon as they are written: is it being cleared?")
-    if legal := FAMILIES[split.config.family].legal:
+    if legal := sources.FAMILIES[split.config.family].legal:
         # A warning for the level alone: Python shows no lower one to those who have not set logging up.
         _log.warning("%s: %s", _where(split.config), legal, extra={"is_information": True})
     for line in manifest["about"]["notes"]:
@@ -201,7 +200,8 @@ def _about(split, tokenizer, identity):
     config, skipped = split.config, split.skipped
     if split.identity() != identity:
         raise ValueError(f"config.data.path={config.path!r} changed while it was read: start again")
-    where, notes = _where(config), []
+    where = _where(config)
+    notes = [f"{where}: {note}" for note in sources.notes(config)]
     if skipped.counts:
         notes.append(f"{where}: left out {skipped}")
     if skipped.replaced:

@@ -113,6 +113,27 @@ def _has_content(file, skipped):
     return bool(head)
 
 
+def names(root: Path, patterns: Patterns, note: Callable[[str], None]) -> None:
+    """Calls `note` with the `File.plain_name` of each file below a folder and of each member of an archive.
+
+    Nothing is read, but archives are gone through, where they are not excluded and their names end like one's.
+    """
+    order = Order(Skipped(), patterns, lambda name: bool(note(name)))
+    if root.is_file():
+        _note_members(str(root), root.name, "", order)
+        return
+    for path, name, _ in _regular_files(root, order):
+        note(plain_name(name))
+        if archives.has_ending(name) and not patterns.excludes(name):
+            _note_members(path, name, f"{name}/", order)
+
+
+def _note_members(path, name, prefix, order):
+    with open(path, "rb") as raw:
+        for _ in archives.unpacked(raw, name, name, prefix, order):  # the file itself, where it is no archive
+            pass
+
+
 def stamp(root: Path) -> dict:
     """What tells whether a file or the files of a folder have changed: their number, bytes, and a hash of where they
     are, their names, sizes and times of last change. Nothing is read.

@@ -54,8 +54,8 @@ def load(config: DataConfig, tokenizer: tokenizers.Tokenizer | None = None) -> C
 
 
 def vocab_size(config: DataConfig) -> int:
-    """Tokens of the tokenizer that `load` would make; reads the data where the number depends on it."""
-    if config.tokenizer == "bpe":  # it has as many as it was asked for
+    """Tokens of the tokenizer that `load` would make, of a "bpe" at most; reads the data where others depend on it."""
+    if config.tokenizer == "bpe":  # one of a small text has fewer, which only its training tells
         return config.vocab_size
     return cache.tokenizer(config, [Split(component) for _, component in config.components]).vocab_size
 

@@ -19,6 +19,14 @@ def has_records(file: File) -> bool:
     return _begins_with_a_line(file) if name.endswith(".json") else name.endswith(ENDINGS)
 
 
+def is_list(file: File) -> bool:
+    """Whether a `.json` is a list of objects."""
+    if not file.plain_name.lower().endswith(".json"):
+        return False
+    head = _head(file)
+    return head.startswith(b"[") and head[1:].lstrip().startswith(b"{")
+
+
 def read(file: File, skipped: Skipped, *, inside: Sequence[str] = ()) -> Iterator[tuple[str, dict]]:
     """(place, record) of each record of a file; what is no JSON object is damage, a blank line nothing.
 
@@ -57,13 +65,17 @@ def read(file: File, skipped: Skipped, *, inside: Sequence[str] = ()) -> Iterato
 
 def _begins_with_a_line(file):
     """Whether the first line is an object by itself and others follow."""
-    line, end, rest = file.stream.peek(1).removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")
+    line, end, rest = _head(file).partition(b"\n")
     if not end or not rest.strip() or not line.startswith(b"{"):
         return False
     try:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def _head(file):
+    return file.stream.peek(1).removeprefix(b"\xef\xbb\xbf").lstrip()
 
 
 def _lines(file, skipped):

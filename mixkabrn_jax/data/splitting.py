@@ -17,7 +17,7 @@ import dataclasses
 import logging
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -261,17 +261,31 @@ class Split:
         self._num_bytes = lengths.num_bytes + num_validation_bytes
 
 
-def read(parts: Iterable[Split], split: str, skipped: Skipped) -> Iterator[Document]:
+def read(parts: Sequence[Split], split: str, skipped: Skipped) -> Iterator[Document]:
     """What a run on these trains on ("train"), holds out ("validation") or leaves alone ("test").
+
+    Of a mixture, a document's domain begins with the entry of its source, as in `text:books` or `text:books/novels`:
+    scores are told apart by it.
 
     Args:
         parts: one for each of `DataConfig.components`; given again, they are not measured again.
     Raises: as `Split`.
     """
     for part in parts:
-        if split == "test":
-            found = sources.read_splits(part.config, skipped, test=True)
-            yield from (document for name, document in found if name == "test")
+        documents = _of_one(part, split, skipped)
+        if len(parts) == 1:
+            yield from documents
             continue
-        yield from (document for name, document in part if name == split)
-        skipped.add(part.skipped)
+        entry = f"{part.config.source}:{part.config.path}".rstrip(":/")
+        for document in documents:
+            domain = f"{entry}/{document.domain}" if document.domain else entry
+            yield dataclasses.replace(document, domain=domain)
+
+
+def _of_one(part, split, skipped):
+    if split == "test":
+        found = sources.read_splits(part.config, skipped, test=True)
+        yield from (document for name, document in found if name == "test")
+        return
+    yield from (document for name, document in part if name == split)
+    skipped.add(part.skipped)

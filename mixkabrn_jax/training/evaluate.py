@@ -46,7 +46,8 @@ class Validation:
         """Over a sample of the validation windows; after the last step, over all of them."""
         is_last, batch_size = step == self._experiment.num_steps, self._experiment.data.batch_size
         if is_last:
-            self._log.note(f"step {step}  validating on all {self._windows.num_targets:,} tokens")
+            which = ", of which those of prompts do not count" if self._experiment.data.loss_on == "targets" else ""
+            self._log.note(f"step {step}  validating on all {self._windows.num_targets:,} tokens{which}")
         batches = pipeline.validation_batches(
             self._windows,
             batch_size,

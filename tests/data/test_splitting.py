@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixkabrn_jax.data import documents, splitting
-from mixkabrn_jax.data.documents import Document
+from mixkabrn_jax.data.documents import Document, Skipped
 from mixkabrn_jax.data.sources import sotu
 from tests import toy
 
@@ -194,6 +194,31 @@ def test_a_published_validation_split_is_used_before_anything_is_held_out(monkey
     assert [(name, document.domain) for name, document in split] == [("train", "train")] * 3 + [
         ("validation", "validation")
     ] * 3
+
+
+def test_of_texts_beside_each_other_what_is_named_after_a_test_is_left_alone(tmp_path):
+    path = _write(tmp_path, train="learn", val="validate", test="test")
+    found = [(name, document.content) for name, document in splitting.Split(config(path=path))]
+    assert found == [("train", b"learn"), ("validation", b"validate")]
+    assert [document.content for document in splitting.read(config(path=path), "test", Skipped())] == [b"test"]
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_parts_of_a_mixture_are_told_apart_by_domain(tmp_path, split):
+    for name in ("a", "b"):
+        (tmp_path / name / "c").mkdir(parents=True)
+        _write(tmp_path / name, train=name, val=name, test=name)
+        _write(tmp_path / name / "c", **{f"{name}-00000-of-00001": "c" for name in ("train", "validation", "test")})
+
+    def domains(**changes):
+        return [document.domain for document in splitting.read(config(**changes), split, Skipped())]
+
+    a, b = f"text:{tmp_path}/a", f"text:{tmp_path}/b"
+    found = domains(mixture=f"0.5*text:{tmp_path}/a/, 0.5*text:{tmp_path}/b")
+    assert [sorted(found[:2]), sorted(found[2:])] == [[a, f"{a}/c"], [b, f"{b}/c"]]
+    assert sorted(domains(path=f"{tmp_path}/a")) == ["", "c"]
+    if split == "train":
+        assert domains(mixture="1*sotu")[0] == "sotu/early_republic"
 
 
 def test_a_path_without_anything_to_train_on_is_named_with_the_reason(tmp_path):

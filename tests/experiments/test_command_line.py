@@ -189,6 +189,15 @@ def test_a_plan_is_printed_with_the_seconds_of_a_step(entry, capsys):
     assert " parameters on 4 devices, 2,048 tokens a step" in lines[0]
     assert re.fullmatch(r"a step: \S+ s where both overlap, \S+ s where nothing does", lines[-2])
     assert re.fullmatch(r"  computing \S+ s, exchanging \S+ s", lines[-1])
+    assert lines[-3].startswith(
+        "these are at most: they count config.data.vocab_size=2048 tokens, and a bpe of a small"
+    )
+
+
+def test_a_plan_of_a_tokenizer_of_a_known_size_is_exact(entry, capsys):
+    small = ["--config.model.ffn=mlp", "--config.model.num_experts=0", "--config.data.tokenizer=bytes"]
+    assert entry("train").run("--plan", "--config=configs/lm.py:tiny", *small) == 0
+    assert "at most" not in capsys.readouterr().out
 
 
 def run_program(text, **environment):

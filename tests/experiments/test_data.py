@@ -75,11 +75,18 @@ MINIATURES = {
     "tinyshakespeare.txt": ({"tinyshakespeare.txt": b"First Citizen:\nSpeak.\n"}, 1, {}),
     "wikitext-2-raw-v1": (
         lambda: {
-            f"wikitext-2-raw-v1/{split}-00000-of-00001.parquet": parquet({"text": ""}, {"text": " = Title = \n"})
+            f"wikitext-2-raw-v1/{split}-00000-of-00001.parquet": parquet(
+                *({"text": row} for row in ("", " = Title = \n", "", " An article . \n", "", " = Other = \n", ""))
+            )
             for split in ("train", "validation", "test")
         },
+        2,
+        {},
+    ),
+    "alpaca.json": (
+        {"alpaca.json": json.dumps([{"instruction": "Add.", "input": "1 1", "output": "2"}, {"prompt": "?"}]).encode()},
         1,
-        {"empty": 1},
+        {"no text in 'completion' or 'response' or 'target' or 'output' or 'answer'": 1},
     ),
     "enwik8.zip": ({"enwik8.zip": zipped({"enwik8": b"<mediawiki>" * 100})}, 1, {}),
     "m2d2": (
@@ -192,7 +199,7 @@ def write(files):
 def test_the_table_has_a_row_for_each_source():
     named = {re.search(r"--source=(\w+)", command)[1] for _, command in ROWS}
     assert set(sources.FAMILIES) <= named
-    assert len(ROWS) == 19
+    assert len(ROWS) == 20
 
 
 @pytest.mark.parametrize(("name", "command"), ROWS, ids=[name for name, _ in ROWS])
@@ -297,6 +304,15 @@ def test_what_training_would_validate_on_is_told(show):
     write({"x.txt": b"x"})
     assert "training would end here: config.data.validation_fraction=0.05 of 1 doc" in show("--path=x.txt")[1]
     assert "training" not in show("--source=code", "--path=d", "--split=test")[1]
+
+
+def test_names_that_are_taken_for_splits_and_sets_side_by_side_are_told_of(show):
+    write({f"d/{name}.jsonl": lines({"text": name}) for name in ("train", "val", "test")})
+    printed = show("--path=d")[1]
+    assert "training reads the 1 records of its split and validates on the 1 of theirs\n" in printed
+    assert "\ntrain.jsonl, val.jsonl, test.jsonl stand beside each other and are read as the splits" in printed
+    write({f"w/{name}/wiki.{split}.tokens": b"x" for name in ("a", "b") for split in ("train", "valid", "test")})
+    assert "\na, b have splits of their own and are read as one set: name the folder" in show("--path=w")[1]
 
 
 def test_parts_of_a_long_text_are_one_record_and_memory_does_not_grow_with_them(show):

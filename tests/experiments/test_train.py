@@ -217,3 +217,17 @@ def test_what_was_left_out_of_the_data_is_said_and_changed_data_is_refused(entry
     with pytest.raises(SystemExit, match=r"holds a run on other data: ") as ended:
         program.run(*arguments)
     assert "\n" not in ended.value.code
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+def test_names_that_are_taken_for_splits_are_said_each_time(entry, tmp_path, caplog):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for name in ("train", "test"):
+        toy.write_text(folder / f"{name}.txt")
+    changes = RESUMED | {"num_steps": 1, "evaluate_every": 1, "model__num_experts": 0}
+    config = toy.experiment(str(folder), **changes)
+    for run in ("first", "second"):  # from texts, and from the cache
+        caplog.clear()
+        assert not entry("train").run(*command(tmp_path, config, tmp_path / run)[3:])
+        assert f"config.data.path={str(folder)!r}: train.txt, test.txt stand beside each other and are" in caplog.text

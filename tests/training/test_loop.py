@@ -194,6 +194,17 @@ def test_what_is_hardly_meant_is_said_in_a_line_each(tmp_path, caplog, capsys):
     assert done.startswith("done at step 2: ")
 
 
+def test_tokens_that_count_are_told_from_those_that_are_read(tmp_path, capsys):
+    record = json.dumps({"prompt": "How many?", "completion": "One."})
+    (tmp_path / "asked.jsonl").write_text(f"{record}\n" * 20)
+    changes = SMALL | {"num_steps": 2, "optimizer__warmup_steps": 1, "data__loss_on": "targets"}
+    assert train(toy.experiment(tmp_path / "asked.jsonl", **changes), tmp_path / "run") == 0
+    *_, announced, validated, _, _ = capsys.readouterr().out.splitlines()
+    read, counted = 2 * len("[How many?\nOne."), 2 * len("One.]")  # of two records, each with a separator
+    assert announced == f"step 2  validating on all {read} tokens, of which those of prompts do not count"
+    assert f"over {counted} tokens" in validated
+
+
 def final_state(directory):
     """The bytes of all arrays of the last checkpoint, and the log without the figures of the machine."""
     model, _, _ = runs.open(directory)

@@ -1,7 +1,7 @@
 """Where documents come from: one file a family of sets, one protocol (`family.Family`).
 
 A source is read as a stream, file by file and record by record, as often as it is needed: nothing is held whole but a
-single row of JSON or Parquet.
+single row of JSON or Parquet, or the rows of one article of WikiText.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from mixkabrn_jax.data import hub
 from mixkabrn_jax.data.config import SPLITS, DataConfig
 from mixkabrn_jax.data.documents import DamagedError, Document, Skipped
 from mixkabrn_jax.data.files import Patterns, stamp, walk
-from mixkabrn_jax.data.sources import amps, code, gsm8k, m2d2, math, openqa, sotu, synthetic, text
+from mixkabrn_jax.data.sources import amps, code, gsm8k, m2d2, math, openqa, published, sotu, synthetic, text
 from mixkabrn_jax.data.sources.family import Family, is_named, prefix
 
 FAMILIES: dict[str, Family] = {
@@ -44,7 +44,8 @@ def read(config: DataConfig, split: str | None, skipped: Skipped, family: Family
     """The documents of a split of `config.path`, or of all splits, in an order that is the same each time.
 
     The split of a file is the one that its name names, or else a folder that it is in: `config.path` too and what lies
-    above it, as far as the layout of the set goes (`family.prefix`). A file of which nothing tells is of "train", or of
+    above it, as far as the layout of the set goes (`family.prefix`); of "text" what stands beside counts, too
+    (`published`). A file of which nothing tells is of "train", or of
     the split that is asked for where it is named by itself. Files of other splits are not read, and nothing of them is
     counted as left out (`files.walk`).
 
@@ -78,7 +79,7 @@ def read_splits(config: DataConfig, skipped: Skipped, *, test: bool = False) -> 
                 yield from ((split, document) for document in family.built_in(config, split))
             return
         top = root(config)
-        told = _told(family, top)
+        told = _told(config, family, top)
 
         def own(name):
             return "train" if is_named(name, config) else told(name) or "train"
@@ -163,15 +164,33 @@ def _files(config, top, skipped, is_asked):
     return walk(top, skipped, Patterns(config.include, config.exclude + of_hub), is_asked)
 
 
-def _told(family, top) -> Callable[[str], str | None]:
+def _told(config, family, top) -> Callable[[str], str | None]:
     """A function from the name of a file to the split that it, or a folder that it is in, names."""
     start = prefix(top, family.folders_in_split)
-    return lambda name: family.split_of(start + name)
+    if not family.splits_beside:
+        return lambda name: family.split_of(start + name)
+    beside = _published(config, top)
+    return lambda name: family.split_of(start + name) or beside.split_of(name)
+
+
+def _published(config, top):
+    return published.read(top, config.exclude)
+
+
+def notes(config: DataConfig) -> list[str]:
+    """What one has to know of how the names of the files were taken, in sentences.
+
+    Raises: as `read`.
+    """
+    if is_built_in(config) or not FAMILIES[config.family].splits_beside:
+        return []
+    with _naming_path(config):
+        return list(_published(config, root(config)).notes())
 
 
 def _own(config, family, top, split):
     """The same, with that of files of which nothing tells, given the split that is asked for."""
-    told = _told(family, top)
+    told = _told(config, family, top)
     return lambda name: told(name) or (split if is_named(name, config) else None) or "train"
 
 

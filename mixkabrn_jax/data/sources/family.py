@@ -83,6 +83,8 @@ class Family:
     """The documents of a split, or of all, where no path is given."""
     split_of: Callable[[str], str | None] = split_of
     """The split that a file belongs to, by its name; None of none, which is read for training."""
+    splits_beside: bool = False
+    """Whether names tell splits by what stands beside them, too, where `split_of` knows none (`published`)."""
     folders_in_split: int = 0
     """So many folders lie between that of a split and a file, where the layout has one for each split."""
     layout: str = ""

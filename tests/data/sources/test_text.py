@@ -5,7 +5,6 @@ import lzma
 
 import pytest
 
-from mixkabrn_jax.data.sources import text
 from tests.data.sources.trees import PACKINGS, contents, lines, pack, parquet, read, write
 
 FILES = {
@@ -40,27 +39,6 @@ def test_a_folder_is_its_files_and_their_records_with_the_first_folder_as_domain
     assert len({document.id for document in documents}) == len(documents)
 
 
-def test_files_of_a_folder_come_sorted_and_names_say_nothing_of_splits(tmp_path):
-    write(tmp_path, {"test.txt": "t", "b/train.txt": "b", "a/dev.txt": "a", "é.txt": "é"})
-    documents, _ = read("text", tmp_path, "train")
-    assert [document.id for document in documents] == ["a/dev.txt", "b/train.txt", "test.txt", "é.txt"]
-
-
-def test_a_published_set_is_split_as_its_files_are_named(tmp_path):
-    hub = {f"wikitext-2-raw-v1/{split}-00000-of-00001.parquet": split for split in ("train", "validation", "test")}
-    c4 = {f"en/c4-{split}.00000-of-00008.json.gz": split for split in ("train", "validation")}
-    wiki = {f"wiki.{split}.tokens": split for split in ("train", "valid", "test")}
-    raw = {f"wikitext-2-raw/wiki.{split}.raw": split for split in ("train", "valid", "test")}
-    for names in (hub, c4, wiki, raw):
-        for name, split in names.items():
-            assert text.split_of(name) == {"valid": "validation"}.get(split, split)
-    for name in ("test.txt", "latest-00000-of-00001.parquet", "test.raw.txt", "train.md", "test/a.txt"):
-        assert text.split_of(name) is None
-    write(tmp_path, {name: parquet({"text": split}) for name, split in hub.items()})
-    for split in ("train", "validation", "test"):
-        assert contents(read("text", tmp_path, split)[0]) == [split]
-
-
 def test_a_file_by_itself_is_one_document_without_a_domain(tmp_path):
     write(
         tmp_path, {"play.txt": b"To be\r\n", "packed.txt.gz": gzip.compress(b"zipped"), "odd.xz": lzma.compress(b"odd")}
@@ -83,3 +61,66 @@ def test_what_is_no_text_is_named_and_skipped(tmp_path):
     documents, skipped = read("text", write(tmp_path, files))
     assert contents(documents) == ["fine"]
     assert skipped.places == {"not text (a PNG image)": "photo.txt", "not text (UTF-16)": "wide.txt"}
+
+
+# A table of the hub, with what looks like titles and is none: sections, formulas.
+ONE = ["", " = One = \n", "", " It has <unk> . \n", "", " = = More = = \n", "", " x \n", " = 7 = \n", "", " = 8 = \n"]
+ONE += [" and y . \n", "", " = = odd = \n", "", " = odd = = \n", "", ""]
+TWO = [" = Two = = 2 = \n", "", " = \n", "", " The end . \n"]
+ROWS = ONE + TWO
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_the_lines_of_wikitext_are_joined_to_articles_that_are_the_published_file_end_to_end(tmp_path, form):
+    records = [{"text": row} for row in ROWS]
+    content = parquet(*records) if form == "parquet" else lines(*records)
+    documents, skipped = read("text", write(tmp_path, {f"test-00000-of-00001.{form}": content}), "test")
+    # The blank row before a title ends the article before.
+    assert contents(documents) == ["".join(row or " \n" for row in rows) for rows in (ONE, TWO)]
+    assert [document.id.rpartition(":")[2] for document in documents] == ["2", f"{len(ONE) + 1}"]
+    assert not skipped.counts
+
+
+def test_rows_of_other_tables_are_documents_each(tmp_path):
+    others = [
+        [{"text": row, "id": number} for number, row in enumerate(ROWS)],
+        [{"text": row} for row in ROWS[1:]],
+        [{"text": row} for row in ("", " = = One = = \n", "", " a \n")],
+        [{"text": row} for row in ("", "= One =", "", "a")],
+        [{"text": ""}, {"text": "a"}],
+    ]
+    for number, records in enumerate(others):
+        documents, skipped = read(
+            "text", write(tmp_path, {f"{number}.parquet": parquet(*records)}) / f"{number}.parquet"
+        )
+        assert contents(documents) == [record["text"] for record in records if record["text"]]
+        assert skipped.counts["empty"] == len(records) - len(documents)
+
+
+@pytest.mark.parametrize(
+    "content", ['[{"text": "a"}, {"text": "b"}, 7]', '\ufeff [\n {"text":\n "a"},\n{"text": "b"}, 7]']
+)
+def test_a_list_of_records_in_json_is_its_records(tmp_path, content):
+    documents, skipped = read(
+        "text", write(tmp_path, {"a.json": content, "b.json.gz": gzip.compress(content.encode())})
+    )
+    assert [document.id for document in documents] == ["a.json:1", "a.json:2", "b.json:1", "b.json:2"]
+    assert contents(documents) == ["a", "b"] * 2
+    assert skipped.counts == {"not a JSON object": 2}
+
+
+def test_other_json_is_a_text_as_it_stands(tmp_path):
+    texts = ['["a", "b"]', "[]", '{"data": [{"text": "a"}]}', '[[{"text": "a"}]]', "no JSON"]
+    for number, text in enumerate(texts):
+        write(tmp_path, {f"{number}.json": text})
+    write(tmp_path, {"list.txt": '[{"text": "a"}]'})
+    assert contents(read("text", tmp_path)[0]) == [*texts, '[{"text": "a"}]']
+
+
+def test_records_of_prompt_and_target_are_tasks_unless_a_column_is_named(tmp_path):
+    record = {"instruction": "Add.", "input": "1 1", "output": "2", "text": "all of it"}
+    path = write(tmp_path, {"x/alpaca.json": [record, {"text": "a text"}]})
+    asked, told = read("text", path)[0]
+    assert (asked.prompt, asked.target, asked.domain, asked.id) == (b"Add.\n1 1\n", b"2", "x", "x/alpaca.json:1")
+    assert (told.prompt_bytes, told.content) == (0, b"a text")
+    assert contents(read("text", path, text_column="text")[0]) == ["all of it", "a text"]
