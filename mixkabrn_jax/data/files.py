@@ -44,7 +44,7 @@ class Order:
 
     def reason(self, name: str) -> str | None:
         """Why a file of this name is not read; "" where others are asked for, None where it is read."""
-        if any(part.startswith((".", "__MACOSX")) for part in name.split("/")):
+        if "/." in f"/{name}" or "/__MACOSX" in f"/{name}":
             return "hidden"
         if not self.is_asked(name):
             return ""
@@ -97,8 +97,8 @@ def walk(
                 order.takes(plain)
                 continue
             for file in archives.unpacked(raw, name, unpacked_name, "" if is_root else f"{name}/", order):
-                is_named = is_root and file.plain_name == plain
-                if (is_read if is_named else order.takes(file.plain_name)) and _has_content(file, skipped):
+                is_taken = is_read if file.plain_name == plain else order.takes(file.plain_name)
+                if is_taken and _has_content(file, skipped):
                     yield file
 
 
