@@ -196,11 +196,15 @@ def test_a_published_validation_split_is_used_before_anything_is_held_out(monkey
     ] * 3
 
 
+def parts(**changes):
+    return [splitting.Split(component) for _, component in config(**changes).components]
+
+
 def test_of_texts_beside_each_other_what_is_named_after_a_test_is_left_alone(tmp_path):
     path = _write(tmp_path, train="learn", val="validate", test="test")
     found = [(name, document.content) for name, document in splitting.Split(config(path=path))]
     assert found == [("train", b"learn"), ("validation", b"validate")]
-    assert [document.content for document in splitting.read(config(path=path), "test", Skipped())] == [b"test"]
+    assert [document.content for document in splitting.read(parts(path=path), "test", Skipped())] == [b"test"]
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -211,7 +215,7 @@ def test_parts_of_a_mixture_are_told_apart_by_domain(tmp_path, split):
         _write(tmp_path / name / "c", **{f"{name}-00000-of-00001": "c" for name in ("train", "validation", "test")})
 
     def domains(**changes):
-        return [document.domain for document in splitting.read(config(**changes), split, Skipped())]
+        return [document.domain for document in splitting.read(parts(**changes), split, Skipped())]
 
     a, b = f"text:{tmp_path}/a", f"text:{tmp_path}/b"
     found = domains(mixture=f"0.5*text:{tmp_path}/a/, 0.5*text:{tmp_path}/b")

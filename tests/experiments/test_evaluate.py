@@ -132,7 +132,7 @@ def test_completions_that_a_full_disk_does_not_take_cost_no_figures(tmp_path):
 def test_a_task_that_fails_is_named_and_takes_no_figures_of_the_others_with_it(entry, trained, capsys, tmp_path):
     directory, _ = trained
     (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "test.jsonl").write_text('{"question": "1?", "answer": "#### 1"}\n')
+    (tmp_path / "set" / "test.jsonl").write_text('{"question": "1?"}\n')
     arguments = [f"--workdir={directory / 'run'}", f"--path={tmp_path / 'set'}", "--split=train", "--max_tokens=2"]
     tasks = "--tasks=recall,gsm8k,recall,bits_per_byte,humaneval"
     assert entry("evaluate").run(*arguments, tasks, "--limit=1", f"--html={tmp_path / 'page.html'}") == 1
