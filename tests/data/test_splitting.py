@@ -222,7 +222,7 @@ def test_parts_of_a_mixture_are_told_apart_by_domain(tmp_path, split):
     assert [sorted(found[:2]), sorted(found[2:])] == [[a, f"{a}/c"], [b, f"{b}/c"]]
     assert sorted(domains(path=f"{tmp_path}/a")) == ["", "c"]
     if split == "train":
-        assert domains(mixture="1*sotu")[0] == "sotu/early_republic"
+        assert domains(mixture="1*sotu,1*sotu")[0] == "sotu/early_republic"
 
 
 def test_a_path_without_anything_to_train_on_is_named_with_the_reason(tmp_path):
