@@ -337,6 +337,7 @@ def test_a_workdir_has_one_sweep_at_a_time(folder):
     assert second.stderr == "error: --workdir=out: another sweep is running in it\n"
 
 
+@pytest.mark.slow
 def test_real_training_ends_in_the_table(tmp_path):
     (tmp_path / "text.txt").write_text("A sweep is a generator of command lines. " * 60)
     (tmp_path / "config.py").write_text(

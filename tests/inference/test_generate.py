@@ -100,7 +100,7 @@ def test_rows_of_one_prompt_are_drawn_apart():
     assert len({tuple(row) for row in got}) == 3
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("mixer", ["retention", pytest.param("attention", marks=pytest.mark.slow)])
 def test_rows_of_different_lengths_are_continued_as_each_alone(mixer):
     prompt, mask = toy.tokens(1, 3, 9), np.ones((3, 9), np.int32)
     mask[0, :4], mask[1, 5:] = 0, 0
@@ -130,6 +130,7 @@ def trained(num_steps=60):
     return nnx.merge(nnx.graphdef(start), state.params, state.buffers), stream
 
 
+@pytest.mark.slow
 def test_a_trained_retention_model_writes_the_same_by_all_three_orders():
     chunkwise, stream = trained()
     prompt, number = stream[:, :6], 14

@@ -227,7 +227,10 @@ def test_choices_beyond_the_capacity_are_dropped_and_counted():
         reference.assert_close(got[1], 1 - kept[mask > 0].mean())
 
 
-@pytest.mark.parametrize(("num_shared", "capacity_factors"), [(1, (0.0, 0.8, float(E))), (2, (0.0,))])
+@pytest.mark.parametrize(
+    ("num_shared", "capacity_factors"),
+    [(1, (0.0, 0.8, float(E))), pytest.param(2, (0.0,), marks=pytest.mark.slow)],
+)
 def test_inputs_outside_the_grid_count_where_a_token_chose_the_expert(num_shared, capacity_factors):
     """Not in empty rows, not at padding, not for dropped choices, not where dense dispatch runs the others."""
     x = reference.normal(1, B, T, D)

@@ -47,8 +47,11 @@ def output(layer, x):
 @pytest.mark.parametrize(
     "name",
     [
-        *("kan layer", "retention", "mixture"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("linear", "glu", "attention")),
+        "kan layer",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("linear", "glu", "retention", "attention", "mixture")
+        ),
     ],
 )
 def test_a_layer_is_made_in_a_line_and_takes_an_array_of_numpy_outside_of_jit(name):

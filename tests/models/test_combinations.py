@@ -51,7 +51,9 @@ def learns_one_batch_and_repeats_it(mixer, ffn, linear, num_experts, **more):
     assert (drawn == stream[:, 4:]).mean() > 0.9
 
 
-@pytest.mark.parametrize(("mixer", "ffn", "linear", "num_experts"), ENDS)
+@pytest.mark.parametrize(
+    ("mixer", "ffn", "linear", "num_experts"), [ENDS[0], pytest.param(*ENDS[1], marks=pytest.mark.slow)]
+)
 def test_a_combination_learns_one_batch_and_repeats_it(mixer, ffn, linear, num_experts):
     learns_one_batch_and_repeats_it(mixer, ffn, linear, num_experts)
 

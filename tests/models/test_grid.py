@@ -83,6 +83,7 @@ def by_hand(model, tokens, mask):
     return new
 
 
+@pytest.mark.slow
 def test_every_layer_and_expert_follows_its_own_inputs_behind_those_that_have_moved():
     model = mixture([0.0, 0.0, 0.0, 0.1])  # without it the last expert has 4 of 136 tokens, too few to follow
     before = jax.tree.map(np.asarray, nnx.state(model))

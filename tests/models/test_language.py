@@ -77,8 +77,11 @@ def test_documents_go_on_from_a_state():
 @pytest.mark.parametrize(
     ("mixer", "max_length"),
     [
-        *(("retention", None), ("attention", 14)),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("retention", 14), ("attention", None))),
+        ("retention", None),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("attention", 14), ("retention", 14), ("attention", None))
+        ),
     ],
 )
 def test_padding_left_or_right_changes_nothing_and_is_gone_on_from(mixer, max_length):
@@ -364,6 +367,7 @@ def test_a_model_on_a_finer_grid_is_the_same_model():
     assert (got.outside_L < 0.1).all()
 
 
+@pytest.mark.slow
 def test_padding_is_no_input_of_any_grid():
     """The share of a batch with padding is that of its tokens, in dense blocks and in routed ones."""
     narrow = {"kan__grid__low": -1.0, "kan__grid__high": 1.0, "kan__grid__degree": 1}

@@ -444,7 +444,7 @@ def test_the_chunk_size_follows_the_widths(widths, size):
     assert program(0) == program(size) != program(16)
 
 
-@pytest.mark.parametrize(("parts", "gated"), [(2, True), (4, False)])
+@pytest.mark.parametrize(("parts", "gated"), [(2, True), pytest.param(4, False, marks=pytest.mark.slow)])
 def test_states_of_the_parts_of_a_sequence_compose(parts, gated):
     """What devices that hold one part each exchange: chunkwise from each part's incoming state is that of the whole."""
     batch, length, heads, key_width, value_width = 3, 16, 2, 4, 6

@@ -17,6 +17,8 @@ from mixkabrn_jax.layers.variables import Buffer
 from mixkabrn_jax.ops import bases, bspline, knot_insertion
 from tests import reference, toy
 
+pytestmark = pytest.mark.slow  # each is a law of its room as well, on other numbers
+
 D, F = 3, 4
 update_grid = jax.jit(refinement.update_grid)
 run = jax.jit(lambda layer, x: layer(x))

@@ -22,6 +22,8 @@ from mixkabrn_jax.ops import routing
 from mixkabrn_jax.training import optimizer, step, totals
 from tests import reference, toy
 
+pytestmark = pytest.mark.slow  # each is a law of its room as well, on other numbers
+
 D = 8
 
 

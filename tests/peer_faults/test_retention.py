@@ -17,6 +17,8 @@ from mixkabrn_jax.models import language
 from mixkabrn_jax.ops import retention
 from tests import reference, toy
 
+pytestmark = pytest.mark.slow  # each is a law of its room as well, on other numbers
+
 forward = jax.jit(lambda model, tokens, state=None, mask=None: model(tokens, state, mask_BT=mask))
 step = jax.jit(lambda model, token, state: model.step(token, state))
 CONFIG = toy.model_config(ffn="mlp", num_experts=0, num_layers=1)

@@ -141,6 +141,7 @@ def test_a_model_that_was_changed_is_opened_as_it_was_saved(tmp_path, change):
     assert not (checkpoint / "optimizer").exists()
 
 
+@pytest.mark.slow
 def test_a_model_with_other_knots_is_opened_as_it_was_saved(tmp_path):
     train(tmp_path / "trained", kan__knots="adaptive")
     model, tokenizer, config = runs.open(tmp_path / "trained")

@@ -118,6 +118,7 @@ def test_training_that_is_resumed_between_moves_is_bitwise_that_which_was_not():
     jax.tree.map(np.testing.assert_array_equal, state, states[7])
 
 
+@pytest.mark.slow
 def test_without_a_schedule_or_splines_the_program_is_as_if_there_were_none():
     def program(config, **training):
         update, state = make(config, **training)

@@ -234,6 +234,7 @@ def final(directory, num_places=None):
     return step.from_parts(stored), position
 
 
+@pytest.mark.slow
 def test_skipped_updates_are_told_and_a_run_stopped_among_them_goes_on_bit_for_bit(train, tmp_path):
     bad, changes = {4, 5, 8, 13}, SHORT | {"checkpoint__every": 100}
     assert train("whole", bad, **changes) == 0

@@ -263,7 +263,7 @@ def test_the_best_checkpoints_of_a_run_are_kept_over_its_end(tmp_path):
     assert {path.name for path in (directory / "checkpoints").iterdir()} == {"12", str(min((4, 8), key=losses.get))}
 
 
-@pytest.mark.parametrize("history_length", [0, 128])
+@pytest.mark.parametrize("history_length", [128, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_loss_that_is_no_number_ends_the_run_and_is_in_no_checkpoint(tmp_path, history_length):
     """With a guard, which can do nothing for parameters that are none themselves, and without one."""
     changes = SMALL | {"num_steps": 60, "log_every": 20, "checkpoint__every": 2, "optimizer__peak_rate": 1e38}

@@ -25,6 +25,7 @@ def test_the_steps_that_were_asked_for_are_traced(monkeypatch, tmp_path, steps, 
     assert calls == ([str(tmp_path), "stop"] if traced else [])  # the last ends with the run
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_trace_in_its_directory(tmp_path):
     text = toy.write_text(tmp_path / "text.txt")
     small = {"model__ffn": "mlp", "model__mixer": "attention", "model__num_experts": 0, "model__num_layers": 1}

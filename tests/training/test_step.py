@@ -254,6 +254,7 @@ def test_codes_are_counted_over_the_updates_of_a_record():
     assert 0 < values["weight_zeros"] < 1
 
 
+@pytest.mark.slow
 def test_the_share_of_inputs_outside_the_grid_is_a_mean_over_microbatches_and_updates_and_knots_stay():
     grid = {"kan__grid__low": -1.0, "kan__grid__high": 1.0, "kan__grid__degree": 1, "kan__knots": "adaptive"}
     model = toy.make(toy.model_config(mixer="attention", num_experts=0, num_layers=1, **grid))

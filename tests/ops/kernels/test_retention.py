@@ -83,11 +83,13 @@ def test_any_layout_of_documents_and_decays_has_the_values_and_gradients_of_the_
     check(documents_run(), by_position(), ids, decays=((1, 7, 0), (0, T - 1, 1)))
 
 
+@pytest.mark.slow
 def test_constant_decays_have_the_values_and_gradients_of_the_definition():
     arguments = *inputs(), LOG_DECAY, None, bars()
     check(compiled(run_and_pull_back_to_decays, *arguments), LOG_DECAY, None, decays=range(H))
 
 
+@pytest.mark.slow
 def test_half_precision_keeps_its_states_in_single():
     q, k, v, state = inputs()
     q, k, v = (jnp.asarray(a, jnp.bfloat16) for a in (q, k, v))

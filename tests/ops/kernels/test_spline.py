@@ -117,6 +117,7 @@ def test_experts_rows_take_their_own_coefficients_and_rows_of_nobody_none(ends):
         assert_close((out[mine], x_bar[mine], coef_bar[e]), want, x[mine])
 
 
+@pytest.mark.slow
 def test_half_precision_is_summed_in_single_and_its_knots_stay_where_they_are():
     x, coef, out_bar = (jnp.asarray(a, jnp.bfloat16) for a in inputs(140, 20, 18))
     got = jax.jit(run_and_pull_back)(x, coef, out_bar)
