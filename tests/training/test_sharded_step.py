@@ -29,7 +29,6 @@ GUARD = guard.GuardConfig(history_length=4, sigmas=6.0, max_consecutive_skips=2)
 # the next layer, where the rounding of another order of sums ends up in another code.
 MODELS = {
     "retention, KAN experts": {},
-    "retention, MLP experts": {"ffn": "mlp"},
     "attention, MLP experts": {
         "mixer": "attention",
         "ffn": "mlp",
@@ -111,7 +110,7 @@ def check_equal(model, mesh, training=TRAINING):
 @pytest.mark.parametrize(
     ("name", "sizes", "training"),
     [
-        ("retention, MLP experts", (2, 2, 1, 2), TRAINING),
+        ("retention, KAN experts", (2, 2, 1, 2), TRAINING),
         pytest.param(
             *("attention, MLP experts", (1, 2, 2, 2), LOSSES | {"accumulation_steps": 2}), marks=pytest.mark.slow
         ),
