@@ -119,6 +119,8 @@ def get_config(size="tiny"):
     config.data.timeout_seconds = 300.0  # a batch that is not there after so long ends the run; 0 waits for ever
 
     config.optimizer = ConfigDict()
+    config.optimizer.matrices = "adamw"  # or muon, for those of the layers
+    config.optimizer.momentum = 0.95  # muon only
     config.optimizer.schedule = "two_stage"  # BitNet's; or cosine, wsd
     config.optimizer.peak_rate = 4e-3
     config.optimizer.second_peak_rate = 2.7e-3  # two_stage only

@@ -448,6 +448,24 @@ def grouped_matmul_gradient(x_RD, w_EDF, group_sizes, out_bar):
 # --- Which updates are skipped -----------------------------------------------------------------------------------
 
 
+def newton_schulz(x_DF):
+    """About the nearest matrix with singular values of 1: Jordan et al. 2024, five steps with their coefficients."""
+    x_DF = x_DF / np.linalg.norm(x_DF)
+    for _ in range(5):
+        gram = x_DF @ x_DF.T
+        x_DF = 3.4445 * x_DF + (-4.7750 * gram + 2.0315 * gram @ gram) @ x_DF
+    return x_DF
+
+
+def muon(grads, momentum):
+    """The update behind these gradients of one matrix, before the rate: entries of a root mean square of about 0.2."""
+    mean, t = np.zeros_like(grads[0]), len(grads)
+    for grad in grads:
+        mean = momentum * mean + (1 - momentum) * grad
+    nesterov = momentum * mean / (1 - momentum ** (t + 1)) + (1 - momentum) * grads[-1] / (1 - momentum**t)
+    return 0.2 * np.sqrt(max(nesterov.shape)) * newton_schulz(nesterov)
+
+
 def guarded(losses, grad_norms, window, sigmas, max_consecutive):
     """Of each update of a run "accepted", why it was skipped, or "over" once so many in a row were."""
     kept, verdicts, in_a_row = [], [], 0

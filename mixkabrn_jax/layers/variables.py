@@ -59,6 +59,8 @@ def _unsharded(variable):
 
 
 def _spec(variable):
+    if not jax.tree.leaves(variable):
+        return _REPLICATED  # an optimiser's moments of a parameter that another optimiser trains: no array
     letters = _letters(variable)
     return sharding.fully_sharded("_" * (variable.ndim - len(letters)) + letters)
 

@@ -1,4 +1,4 @@
-"""AdamW by optax, with the schedules of its rate and weight decay."""
+"""AdamW and Muon by optax, with the schedules of their rate and weight decay."""
 
 import math
 from collections.abc import Callable
@@ -7,16 +7,26 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
 Optimizer = optax.GradientTransformation
 OptimizerState = optax.OptState
 SCHEDULES = ("two_stage", "cosine", "wsd")
+MATRICES = ("adamw", "muon")
+MUON_RMS = 0.2
+"""Root mean square of the entries of Muon's update before the rate: about that of Adam's, so that one rate serves both
+(Liu et al. 2025, Muon is Scalable for LLM Training, section 2.2)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW and its schedule; fields are those of `config.optimizer`."""
+    """The optimiser and its schedule; fields are those of `config.optimizer`."""
 
+    matrices: str = "adamw"
+    """What trains the matrices of the layers. muon: steps along the mean gradient with all singular values set to about
+    1 (Jordan et al. 2024); adamw. Embedding, head, router, norms and all else are AdamW's in any case."""
+    momentum: float = 0.95
+    """Decay of Muon's mean of gradients (Nesterov's form)."""
     schedule: str
     """two_stage: BitNet's (Training Tips, Code and FAQ). A line from `peak_rate` towards `final_fraction` of it; at
     half of the steps the rate drops onto the line of `second_peak_rate` with the same end, and weight decay to 0.
@@ -45,10 +55,12 @@ class OptimizerConfig:
     def __post_init__(self):
         if self.schedule not in SCHEDULES:
             raise ValueError(f"config.optimizer.schedule={self.schedule!r}: one of {SCHEDULES} is needed")
+        if self.matrices not in MATRICES:
+            raise ValueError(f"config.optimizer.matrices={self.matrices!r}: one of {MATRICES} is needed")
         for field in ("peak_rate", "second_peak_rate", "epsilon", "clip_norm"):
             if not 0 < getattr(self, field) < math.inf:
                 raise ValueError(f"config.optimizer.{field}={getattr(self, field)}: more than 0 is needed")
-        for field in ("b1", "b2"):
+        for field in ("b1", "b2", "momentum"):
             if not 0 <= getattr(self, field) < 1:
                 raise ValueError(f"config.optimizer.{field}={getattr(self, field)}: at least 0 and below 1 is needed")
         for field in ("final_fraction", "decay_fraction"):
@@ -98,20 +110,50 @@ def decays(params):
     """
 
     def is_matrix(path, _):
-        name = [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)][-1]
-        return not name.startswith(("scale", "bias", "decay_logit", "numerator", "denominator"))
+        return not _name(path).startswith(("scale", "bias", "decay_logit", "numerator", "denominator"))
 
     return jax.tree_util.tree_map_with_path(is_matrix, params)
 
 
+def _name(path):
+    return [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)][-1]
+
+
 def make(config: OptimizerConfig, num_steps: int) -> Optimizer:
-    """Clipping by the global norm, then AdamW."""
+    """Clipping by the global norm, then AdamW, or Muon for the matrices of the layers."""
+    adam = optax.scale_by_adam(config.b1, config.b2, config.epsilon)
+    scale = adam
+    if config.matrices == "muon":
+        scale = optax.partition({"muon": _scale_by_muon(config.momentum), "adam": adam}, _optimizers)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(config.b1, config.b2, config.epsilon),
+        scale,
         optax.add_decayed_weights(weight_decay(config, num_steps), mask=decays),
         optax.scale_by_learning_rate(learning_rate(config, num_steps)),
     )
+
+
+def _scale_by_muon(momentum):
+    """A stacked leaf, `[L, D, F]` or `[L, E, D, F]`, is as many matrices, each orthogonalised by itself."""
+
+    def last_two_axes(params):
+        return jax.tree.map(lambda _: contrib.MuonDimensionNumbers(-2, -1), params)
+
+    def to_rms(updates, _):
+        # All singular values 1: the root mean square of the entries is 1 / sqrt(the longer side).
+        return jax.tree.map(lambda update: MUON_RMS * max(update.shape[-2:]) ** 0.5 * update, updates)
+
+    muon = contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=last_two_axes)
+    return optax.chain(muon, optax.stateless(to_rms))
+
+
+def _optimizers(params):
+    """Which of the two trains each parameter."""
+
+    def optimizer(path, is_matrix):
+        return "muon" if is_matrix and not _name(path).startswith(("embedding", "head", "router")) else "adam"
+
+    return jax.tree_util.tree_map_with_path(optimizer, decays(params))
 
 
 def update(optimizer: Optimizer, grads, state: OptimizerState, params):
@@ -129,10 +171,10 @@ def carry_moments(state: OptimizerState, change: Callable) -> OptimizerState:
     """The optimiser's state after a change of the parameters that is linear in them, such as a finer spline grid.
 
     Adam steps by m / sqrt(v), entry by entry, and the change takes a step as it takes the parameters. So m is mapped
-    like a parameter and v as the square of its mapped root: where v is even, the next steps are the mapped old ones.
-    Gradients of more and narrower functions are smaller by a factor; it cancels in the ratio, and old moments are
-    forgotten together. The map may have negative entries, and a root near 0 would make a huge step: v is kept at m^2 or
-    more, a step of the learning rate.
+    like a parameter (Muon's too, which has no v) and v as the square of its mapped root: where v is even, the next
+    steps are the mapped old ones. Gradients of more and narrower functions are smaller by a factor; it cancels in the
+    ratio, and old moments are forgotten together. The map may have negative entries, and a root near 0 would make a
+    huge step: v is kept at m^2 or more, a step of the learning rate.
 
     Args:
         state: as `make` gives it.
@@ -141,19 +183,51 @@ def carry_moments(state: OptimizerState, change: Callable) -> OptimizerState:
     Returns: the state for the changed parameters. Second moments are not negative.
     """
 
+    moments = [part for part in jax.tree.leaves(state, is_leaf=_has_moments) if _has_moments(part)]
+    old_mu = _whole([part.mu for part in moments])
+    old_root = _whole([jax.tree.map(jnp.sqrt, part.nu) if _is_adam(part) else part.mu for part in moments])
+    mu, root = change(old_mu), change(old_root)
+
+    def second(nu, old_root, root, old_mu, mu):
+        if root is old_root:
+            return nu
+        mapped = jnp.maximum(root**2, mu**2)
+        # Both must be the same: a root may map to itself by chance, to 0 beside an m that is none.
+        return jnp.where((root == old_root) & (mu == old_mu), nu, mapped) if root.shape == nu.shape else mapped
+
     def carry(part):
-        if not isinstance(part, optax.ScaleByAdamState):
+        if not _has_moments(part):
             return part
-        old_root = jax.tree.map(jnp.sqrt, part.nu)
-        mu, root = change(part.mu), change(old_root)
+        part = part._replace(mu=_masked_as(part.mu, mu))
+        if not _is_adam(part):
+            return part
+        trees = (_masked_as(part.nu, tree) for tree in (old_root, root, old_mu, mu))
+        return part._replace(nu=jax.tree.map(second, part.nu, *trees))
 
-        def second(nu, old_root, root, old_mu, mu):
-            if root is old_root:
-                return nu
-            mapped = jnp.maximum(root**2, mu**2)
-            # Both must be the same: a root may map to itself by chance, to 0 beside an m that is none.
-            return jnp.where((root == old_root) & (mu == old_mu), nu, mapped) if root.shape == nu.shape else mapped
+    return jax.tree.map(carry, state, is_leaf=_has_moments)
 
-        return part._replace(mu=mu, nu=jax.tree.map(second, part.nu, old_root, root, part.mu, mu))
 
-    return jax.tree.map(carry, state, is_leaf=lambda part: isinstance(part, optax.ScaleByAdamState))
+def _is_adam(part):
+    return isinstance(part, optax.ScaleByAdamState)
+
+
+def _has_moments(part):
+    return _is_adam(part) or isinstance(part, contrib.MuonState)
+
+
+def _is_masked(leaf):
+    return isinstance(leaf, optax.MaskedNode)
+
+
+def _whole(trees):
+    """One tree of all parameters, from trees in which those of another optimiser are masked."""
+
+    def first(*leaves):
+        return next(leaf for leaf in leaves if not _is_masked(leaf))
+
+    return jax.tree.map(first, *trees, is_leaf=_is_masked)
+
+
+def _masked_as(like, tree):
+    """The tree with those leaves masked that are in `like`."""
+    return jax.tree.map(lambda leaf, value: leaf if _is_masked(leaf) else value, like, tree, is_leaf=_is_masked)

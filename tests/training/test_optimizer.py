@@ -127,10 +127,61 @@ def test_updates_are_those_of_adamw_behind_a_clip_of_the_global_norm(size):
             reference.assert_close(params[name], want[name], terms=4 * (t + 1))
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (2, 4, 4), (2, 3, 6, 2)])
+def test_muon_sets_the_singular_values_of_each_matrix_of_a_stack_and_adam_trains_the_rest(shape):
+    """Jordan et al. 2024, with the size of Liu et al. 2025; optax's Newton-Schulz divides by the norm + 1e-8."""
+    options = {"schedule": "wsd", "clip_norm": 1e9, "weight_decay": 0.0, "warmup_steps": 0, "peak_rate": 1.0}
+    both, adam = (optimizer.make(config(matrices=matrices, **options), 100) for matrices in ("muon", "adamw"))
+    params = {"blocks": {"kernel": np.zeros(shape), "scale_D": np.zeros(4), "router": np.zeros((4, 2))}}
+    params |= {"embedding_WD": np.zeros((7, 4)), "head_WD": np.zeros((7, 4))}
+    state, adam_state, grads = both.init(params), adam.init(params), []
+    for t in range(3):
+        leaves, tree = jax.tree.flatten(params)
+        grads.append(
+            tree.unflatten([reference.normal(10 * t + i, *leaf.shape, dtype=float) for i, leaf in enumerate(leaves)])
+        )
+        updates, state = jax.jit(both.update)(grads[-1], state, params)
+        want, adam_state = jax.jit(adam.update)(grads[-1], adam_state, params)
+    got = -np.asarray(updates["blocks"].pop("kernel")).reshape(-1, *shape[-2:])
+    del want["blocks"]["kernel"]
+    for leaf, want_leaf in zip(jax.tree.leaves(updates), jax.tree.leaves(want), strict=True):
+        np.testing.assert_array_equal(leaf, want_leaf)
+    stacks = [grad["blocks"]["kernel"].reshape(got.shape) for grad in grads]
+    for matrix, *gradients in zip(got, *stacks, strict=True):
+        np.testing.assert_allclose(matrix, reference.muon(gradients, 0.95), rtol=0, atol=1e-6)
+        singular = np.linalg.svd(matrix, compute_uv=False) / (0.2 * max(shape[-2:]) ** 0.5)
+        assert np.median(singular) > 0.5
+        assert singular.max() < 1.5
+
+
+def test_muon_trains_every_matrix_of_the_layers_and_nothing_else():
+    params = nnx.state(toy.make(toy.model_config(tied_embeddings=False, first_dense_layers=1)), nnx.Param)
+    state = optimizer.make(config(matrices="muon"), 10).init(params)[1].inner_states
+
+    def names(moments):
+        return {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(moments)}
+
+    matrices, rest = (names(state[name].inner_state) for name in ("muon", "adam"))
+    assert not {name for name in matrices if any(part in name for part in ("embedding", "head", "router", "scale"))}
+    everything = names(params)
+    mean_of = {name for name in everything if any(found.endswith(f".mu{name}") for found in matrices)}
+    assert {name.split("'")[-2] for name in mean_of} == {"kernel", "base", "spline"}
+    assert mean_of == {name for name in everything if name.split("'")[-2] in ("kernel", "base", "spline")}
+    assert {name for name in everything if any(found.endswith(f".mu{name}") for found in rest)} == everything - mean_of
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *(("schedule", "constant"), ("peak_rate", 0.0), ("second_peak_rate", -1.0), ("epsilon", 0.0)),
+        *(
+            ("schedule", "constant"),
+            ("matrices", "sgd"),
+            ("momentum", 1.0),
+            ("peak_rate", 0.0),
+            ("second_peak_rate", -1.0),
+            ("epsilon", 0.0),
+        ),
         *(("clip_norm", 0.0), ("final_fraction", 1.1), ("decay_fraction", -0.1), ("b1", 1.5), ("b2", -0.5)),
         *(("warmup_steps", -1), ("weight_decay", -0.1), ("peak_rate", float("nan"))),
         *(("b1", 1.0), ("clip_norm", float("inf")), ("weight_decay", float("nan"))),
@@ -215,6 +266,15 @@ def test_moments_of_what_does_not_change_are_kept_to_the_bit_and_a_map_keeps_the
     carried = optimizer.carry_moments(state, lambda tree: {**tree, "spline": steep @ tree["spline"]})[1]
     assert (carried.nu["spline"] >= carried.mu["spline"] ** 2).all()
     assert np.abs(carried.mu["spline"]).min() > 0
+    # Muon's mean is mapped as Adam's is, beside those that Adam keeps.
+    both = optimizer.make(config(matrices="muon"), 10)
+    _, of_both = both.update(grads, both.init(params), params)
+    old = of_both[1].inner_states
+    new = optimizer.carry_moments(of_both, lambda tree: {**tree, "spline": doubling @ tree["spline"]})
+    new = new[1].inner_states
+    mean = old["muon"].inner_state[0].mu["spline"]
+    np.testing.assert_array_equal(new["muon"].inner_state[0].mu["spline"], doubling @ mean)
+    jax.tree.map(np.testing.assert_array_equal, new["adam"], old["adam"])
     # An entry that the change leaves keeps its moments to the bit, as those of an expert whose grid stays: even a v
     # below m^2, where a rare gradient was the last one.
     adam = state[1]._replace(nu=jax.tree.map(lambda v: v / 10, state[1].nu))

@@ -16,14 +16,15 @@ from mixkabrn_jax.layers import variables
 from mixkabrn_jax.runs.checkpoint import Checkpoints
 from mixkabrn_jax.runs.model import abstract as abstract_model
 from mixkabrn_jax.sharding import MeshConfig
-from mixkabrn_jax.training import guard, step, totals
+from mixkabrn_jax.training import guard, optimizer, step, totals
 from tests import toy
 
 AXES = ("data", "expert", "model", "context")
 ROWS, LENGTH = 8, 12
 LOSSES = {"balance_loss": 0.01, "sequence_balance_loss": 0.01, "device_balance_loss": 0.01, "router_z_loss": 0.001}
 TRAINING = LOSSES | {"router_bias_rate": 0.001}
-OPTIMIZERS = {"sgd": optax.sgd(0.1), "adam": optax.adam(1e-3)}
+MUON = optimizer.OptimizerConfig(**toy.section("optimizer", matrices="muon", peak_rate=0.1))
+OPTIMIZERS = {"sgd": optax.sgd(0.1), "adam": optax.adam(1e-3), "muon": optimizer.make(MUON, 10)}
 GUARD = guard.GuardConfig(history_length=4, sigmas=6.0, max_consecutive_skips=2)
 # None with ternary matrices: their products with integer codes are integers, many of them halfway between two codes of
 # the next layer, where the rounding of another order of sums ends up in another code.
@@ -82,9 +83,9 @@ def compiled(model, mesh, training=TRAINING, optimizer="sgd"):
     return update.lower(state, sharding.place(batch(0), "BT", mesh)).compile(), state
 
 
-def trained(model, mesh, training=TRAINING):
+def trained(model, mesh, training=TRAINING, optimizer="sgd"):
     """(the state after two steps, its figures, those of an evaluation)."""
-    update, state = compiled(model, mesh, training)
+    update, state = compiled(model, mesh, training, optimizer)
     for seed in range(2):
         state = update(state, sharding.place(batch(seed), "BT", mesh))
     evaluate = jax.jit(toy.evaluate_step(model, mesh))
@@ -93,10 +94,10 @@ def trained(model, mesh, training=TRAINING):
     return jax.device_get(state), totals.means(state.totals, objective), totals.means(found, objective)
 
 
-def check_equal(model, mesh, training=TRAINING):
-    want_state, want, want_evaluated = trained(model, mesh_of(1, 1, 1, 1), training)
-    state, got, got_evaluated = trained(model, mesh, training)
-    rounding = toy.rounding(1.0, model.config, 64)
+def check_equal(model, mesh, training=TRAINING, optimizer="sgd", slack=1.0):
+    want_state, want, want_evaluated = trained(model, mesh_of(1, 1, 1, 1), training, optimizer)
+    state, got, got_evaluated = trained(model, mesh, training, optimizer)
+    rounding = slack * toy.rounding(1.0, model.config, 64)
     assert got == pytest.approx(want, rel=rounding, abs=rounding)
     assert got_evaluated == pytest.approx(want_evaluated, rel=rounding, abs=rounding)
     for (path, leaf), want_leaf in zip(
@@ -131,6 +132,12 @@ def test_a_step_on_a_mesh_is_the_step_on_one_device(name, sizes, training):
 )
 def test_a_step_on_any_mesh_is_the_step_on_one_device(name, sizes):
     check_equal(model_of(name), mesh_of(*sizes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(2, 1, 1, 1), (8, 1, 1, 1), (1, 4, 1, 1), (1, 1, 2, 1), (2, 2, 2, 1), (1, 2, 1, 4)])
+def test_a_step_of_muon_on_any_mesh_is_the_step_on_one_device(sizes):
+    check_equal(model_of("attention, MLP experts"), mesh_of(*sizes), optimizer="muon")
 
 
 @pytest.mark.slow
