@@ -132,9 +132,11 @@ def _is_own(task, wanted):
 def _config(task, run, wanted):
     changes = {}
     if not _is_own(task, wanted):
-        # What a task reads itself is of no source.
-        source = "auto" if task.read else wanted.source or task.source or "auto"
-        path = task.path if task.path and not wanted.source else wanted.path
+        if task.path and wanted.source != task.source:  # made up, whatever others of the call read
+            source, path = task.source, task.path
+        else:
+            # What a task reads itself is of no source.
+            source, path = "auto" if task.read else wanted.source or task.source or "auto", wanted.path
         if task.source == source and not path:
             raise ValueError(f"--path is needed: the files of {source} that the task is asked of")
         changes = {"mixture": "", "validation_path": "", "source": source, "path": path, **wanted.choice}

@@ -151,10 +151,11 @@ def test_a_task_that_fails_is_named_and_takes_no_figures_of_the_others_with_it(e
     assert told.out.count("accuracy ") == 1  # asked once, though named twice
 
 
-def test_a_task_that_is_made_up_reads_its_own_records_beside_tasks_that_read_files(entry, trained, capsys):
+@pytest.mark.parametrize("source", [(), ("--source=text",)])
+def test_a_task_that_is_made_up_reads_its_own_records_beside_tasks_that_read_files(entry, trained, capsys, source):
     directory, _ = trained
-    arguments = [f"--path={directory / 'texts'}", "--limit=3", "--tasks=recall,bits_per_byte"]
-    entry("evaluate").run(f"--workdir={directory / 'run'}", *arguments)
+    arguments = [f"--path={directory / 'texts'}", "--limit=3", "--tasks=recall,bits_per_byte", *source]
+    assert not entry("evaluate").run(f"--workdir={directory / 'run'}", *arguments)
     tasks = json.loads(capsys.readouterr().out.splitlines()[-1])["tasks"]
     assert (tasks["recall"]["n"], tasks["bits_per_byte"]["n"]) == (3, 3)
 

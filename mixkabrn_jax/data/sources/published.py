@@ -2,7 +2,7 @@
 
 A name by itself tells where it is one that nobody gives by chance: `test-00000-of-00001.parquet`, `wiki.test.tokens`.
 Of other names only those beside each other tell: a `test.jsonl` or a folder `test` is of tests where a `train.jsonl` or
-a folder `train` stands beside it, and else a text like any other.
+a folder `train` stands beside it, a `ptb.test.txt` where a `ptb.valid.txt` does, and else a text like any other.
 """
 
 import functools
@@ -34,7 +34,7 @@ class Published(NamedTuple):
     """What stands beside each other at the top of a path, or in a folder there."""
 
     beside: dict[tuple[str, str], dict[str, str]]
-    """By (folder, what stands before the word) the splits that are named, one of them "train", and an entry of each."""
+    """By (folder, what stands before the word) the splits that are named, two or more, and an entry of each."""
     sets: tuple[str, ...]
     """Folders at the top that have files of several splits, if there are several such folders."""
 
@@ -90,7 +90,8 @@ def _read(root, exclude, stamp):
             own[name.partition("/")[0]].add(split)
 
     files.names(root, Patterns(exclude=exclude), note)
-    beside = {key: entries for key, entries in found.items() if "train" in entries and len(entries) > 1}
+    # Without a `train`, `test` beside `dev` may be anything; `ptb.test` beside `ptb.dev` is nobody's chance.
+    beside = {key: each for key, each in found.items() if len(each) > 1 and ("train" in each or key[1])}
     for folder, _ in beside:
         if folder:
             own[folder] |= {"train", ""}

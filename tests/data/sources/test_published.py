@@ -91,6 +91,11 @@ def test_numbers_endings_and_what_stands_before_do_not_matter(tmp_path):
     }
 
 
+def test_without_a_train_names_that_begin_alike_tell(tmp_path):
+    write(tmp_path, {"wikitext2.valid.txt": "validation", "wikitext2.test.txt": "test", "other.test.txt": "train"})
+    assert by_split(tmp_path) == own(*SPLITS)
+
+
 @pytest.mark.parametrize(
     "names",
     [
