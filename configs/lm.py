@@ -10,12 +10,9 @@
 | base | 350 M | 136 M | meant for one GPU | not trained yet |
 | large | 5.08 G | 1.40 G | meant for pods: see `--plan` | not trained yet |
 
-On bytes, with the embedding unscaled, tiny ended at 1.994 after as many steps (on other held-out documents: the last
-twentieth of each era's documents). On pieces the scale alone took step 500 from 1.730 to 1.685, and 1700 steps unscaled
-end at 1.547 (one run each, 2026-11-26). With optimizer.matrices=muon at rates of 8e-3 then 5e-3 the same 1300 steps end
-at 1.498 (one run, 2026-11-27), and take a quarter longer: 5,200 tokens/s where AdamW has 6,800, interleaved.
-Recomputing whole layers (remat) takes a tenth longer. Parameters are counted by `count_parameters`; active ones are
-those that one token passes through.
+Others of tiny (one run each, November 2026): on bytes with the embedding unscaled 1.994, on other held-out documents;
+on pieces unscaled, 1700 steps, 1.547; by Muon, 8e-3 then 5e-3, 1.498, a quarter slower (5,200 tokens/s, not 6,800).
+`count_parameters` counts; active parameters are those that one token passes through.
 """
 
 from ml_collections import ConfigDict

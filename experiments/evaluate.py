@@ -72,10 +72,9 @@ def main():
     with _keeping_errors(results, "--html"):
         if _HTML.value:
             read_page = _page_reader(run)
-    if asked or read_page or _PROMPTS.value:  # else nothing is left to ask of the model
-        with command_line.user_errors():
-            scorer = _open()
-            results |= _describe(scorer)
+    with command_line.user_errors():
+        scorer = _open()
+        results |= _describe(scorer)
     results["tasks"] = tasks
     for name, (documents, options) in asked.items():
         with _keeping_errors(tasks[name], name):

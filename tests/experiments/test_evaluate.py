@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 import shutil
 
 import pytest
@@ -248,6 +249,10 @@ def test_a_mistake_is_answered_in_one_line(entry, trained, arguments, message):
 def test_what_a_task_cannot_be_asked_of_is_said_in_one_line_and_before_a_model_is_read(
     entry, trained, capsys, arguments, message, monkeypatch
 ):
-    monkeypatch.delattr(runs, "open")
+    real = runs.open
+    monkeypatch.setattr(runs, "open", lambda *given: (print("read", file=sys.stderr), real(*given))[1])
     assert entry("evaluate").run(f"--workdir={trained[0] / 'run'}", *arguments) == 1
-    assert [line for line in capsys.readouterr().err.splitlines() if line.startswith(message)]
+    told = capsys.readouterr()
+    lines = told.err.splitlines()
+    assert [line for line in lines[: lines.index("read")] if line.startswith(message)]
+    assert json.loads(told.out.splitlines()[-1])["parameters"]["total"] > 0  # which every line has

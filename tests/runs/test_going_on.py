@@ -130,6 +130,21 @@ def test_a_run_goes_on_with_other_bookkeeping_to_the_same_bits_and_says_so(text,
     assert bits(killed) == bits(whole)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"model__ffn": "kan", "model__kan__knots": "adaptive"}])
+def test_a_run_by_muon_that_is_killed_ends_as_if_it_had_not_been(text, tmp_path, changes):
+    """Also behind a step that moved knots, and with them the moments of either optimiser."""
+    moved = {"training__grid_update_every": 2, "training__grid_update_until": 4}
+    config = toy.experiment(text, **SMALL | {"optimizer__matrices": "muon"} | moved | changes)
+    assert train(config, tmp_path / "whole") == 0
+    killed_in_step_5(config, tmp_path / "killed")
+    assert train(config, tmp_path / "killed") == 0
+    assert bits(tmp_path / "killed") == bits(tmp_path / "whole")
+    by_adam = toy.experiment(text, **SMALL | moved | changes)
+    with pytest.raises(ValueError, match=r"config\.optimizer\.matrices='adamw' \(there: 'muon'\)"):
+        loop.prepare(by_adam, tmp_path / "killed")
+
+
 def test_a_run_from_another_one_starts_with_its_parameters_to_the_bit_and_with_its_tokenizer(first, tmp_path):
     """A rate that no parameter is moved by shows what the first update began with."""
     (tmp_path / "text.txt").write_text("a toy line in a toy text\n" * 40)

@@ -128,10 +128,11 @@ def test_updates_are_those_of_adamw_behind_a_clip_of_the_global_norm(size):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (2, 4, 4), (2, 3, 6, 2)])
+@pytest.mark.parametrize("shape", [(3, 5), (5, 3), (9, 4, 4), (2, 3, 6, 2)])
 def test_muon_sets_the_singular_values_of_each_matrix_of_a_stack_and_adam_trains_the_rest(shape):
     """Jordan et al. 2024, with the size of Liu et al. 2025; optax's Newton-Schulz divides by the norm + 1e-8."""
     options = {"schedule": "wsd", "clip_norm": 1e9, "weight_decay": 0.0, "warmup_steps": 0, "peak_rate": 1.0}
+    options["momentum"] = 0.8  # and not optax's own
     both, adam = (optimizer.make(config(matrices=matrices, **options), 100) for matrices in ("muon", "adamw"))
     params = {"blocks": {"kernel": np.zeros(shape), "scale_D": np.zeros(4), "router": np.zeros((4, 2))}}
     params |= {"embedding_WD": np.zeros((7, 4)), "head_WD": np.zeros((7, 4))}
@@ -149,7 +150,7 @@ def test_muon_sets_the_singular_values_of_each_matrix_of_a_stack_and_adam_trains
         np.testing.assert_array_equal(leaf, want_leaf)
     stacks = [grad["blocks"]["kernel"].reshape(got.shape) for grad in grads]
     for matrix, *gradients in zip(got, *stacks, strict=True):
-        np.testing.assert_allclose(matrix, reference.muon(gradients, 0.95), rtol=0, atol=1e-6)
+        np.testing.assert_allclose(matrix, reference.muon(gradients, 0.8), rtol=0, atol=1e-6)
         singular = np.linalg.svd(matrix, compute_uv=False) / (0.2 * max(shape[-2:]) ** 0.5)
         assert np.median(singular) > 0.5
         assert singular.max() < 1.5

@@ -169,12 +169,8 @@ def _told(config, family, top) -> Callable[[str], str | None]:
     start = prefix(top, family.folders_in_split)
     if not family.splits_beside:
         return lambda name: family.split_of(start + name)
-    beside = _published(config, top)
+    beside = published.read(top, config.exclude)
     return lambda name: family.split_of(start + name) or beside.split_of(name)
-
-
-def _published(config, top):
-    return published.read(top, config.exclude)
 
 
 def notes(config: DataConfig) -> list[str]:
@@ -185,7 +181,7 @@ def notes(config: DataConfig) -> list[str]:
     if is_built_in(config) or not FAMILIES[config.family].splits_beside:
         return []
     with _naming_path(config):
-        return list(_published(config, root(config)).notes())
+        return list(published.read(root(config), config.exclude).notes())
 
 
 def _own(config, family, top, split):

@@ -68,4 +68,4 @@ def unpack(packed: bytes) -> list[Document]:
     return [Document(address["text"].encode("utf-8"), era(address["year"]), address["id"]) for address in addresses]
 
 
-FAMILY = Family(built_in=documents)
+FAMILY = Family(built_in=documents, legal="the addresses are in the public domain")

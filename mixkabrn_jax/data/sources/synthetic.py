@@ -183,4 +183,4 @@ def _reasoning_gym(name, split):
     return reasoning_gym.create_dataset(name, seed=SPLITS.index(split) * 10_000_000, size=NUM_RECORDS[split])
 
 
-FAMILY = Family(built_in=documents)
+FAMILY = Family(built_in=documents, legal="made by this package: Apache-2.0, as it is")

@@ -2,12 +2,13 @@
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from mixkabrn_jax.data.documents import Document
 from mixkabrn_jax.evaluation import sandbox
-from mixkabrn_jax.evaluation.tasks.options import Options, TargetBits, batches
+from mixkabrn_jax.evaluation.tasks.options import Options, batches, bits, targets
 
 # What follows a finished function (Chen et al. 2021).
 _STOP = (b"\nclass", b"\ndef", b"\n#", b"\nif", b"\nprint")
@@ -29,7 +30,7 @@ def run(scorer, documents: Iterable[Document], options: Options) -> dict[str, fl
         machine cannot guard it.
     """
     check(options)
-    solved, bits = [], TargetBits()
+    solved, sums = [], Counter()
     for batch in batches(documents, options, "humaneval"):
         for document in batch:
             if not document.tests:
@@ -44,7 +45,8 @@ def run(scorer, documents: Iterable[Document], options: Options) -> dict[str, fl
             options.keep(document, text.decode(errors="replace"), result.passed)
         rows = [results[start : start + options.num_samples] for start in range(0, len(results), options.num_samples)]
         solved += [sum(result.passed for result in row) for row in rows]
-        bits.add(scorer, batch, Options())
+        for document, found in zip(batch, targets(scorer, batch, Options()), strict=True):
+            sums.update(nats=found.nats, bytes=len(document.target))
     figures = {
         f"pass@{k}": sum(pass_at_k(options.num_samples, num_right, k) for num_right in solved) / len(solved)
         for k in options.ks
@@ -52,7 +54,7 @@ def run(scorer, documents: Iterable[Document], options: Options) -> dict[str, fl
     }
     return {
         **figures,
-        "target_bits_per_byte": bits.per_byte,
+        "target_bits_per_byte": bits(sums),
         "num_samples": options.num_samples,
         "n": len(solved),
     }

@@ -7,11 +7,10 @@ first step on.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from math import log
 
 from mixkabrn_jax.data.documents import Document
 from mixkabrn_jax.evaluation.checkers import gsm8k, math, open_question
-from mixkabrn_jax.evaluation.tasks.options import Options, batches, prompt, with_domains
+from mixkabrn_jax.evaluation.tasks.options import Options, batches, bits, prompt, targets, with_domains
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class Exact:
             # A seed of their own for each batch, so that no two share their luck.
             how = options.max_tokens or self.max_tokens, self.stop, options.temperature, options.seed + number
             completions = [text.decode(errors="replace") for text in scorer.complete(prompts, *how)]
-            targets = scorer.loglikelihood(list(zip(prompts, (one.target for one in batch), strict=True)))
-            for document, target, *judged in zip(batch, targets, completions, answers, strict=True):
+            found = targets(scorer, batch, options)
+            for document, target, *judged in zip(batch, found, completions, answers, strict=True):
                 right, f1 = self.is_right(*judged), self.f1(*judged) if self.f1 else 0.0
                 num_bytes = len(document.target)
                 sums[document.domain].update(n=1, right=right, f1=f1, nats=target.nats, bytes=num_bytes)
@@ -52,7 +51,7 @@ class Exact:
         found = {"exact_match": sums["right"] / sums["n"]}
         if self.f1:
             found["f1"] = sums["f1"] / sums["n"]
-        return {**found, "target_bits_per_byte": sums["nats"] / log(2) / sums["bytes"], "n": sums["n"]}
+        return {**found, "target_bits_per_byte": bits(sums), "n": sums["n"]}
 
 
 def _answers(document, name):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mixkabrn_jax.data.documents import Document
+from mixkabrn_jax.evaluation.score import Likelihood
 
 
 def _forget(*_):
@@ -72,20 +73,11 @@ def with_domains(sums: Mapping[str, Counter], figures: Callable[[Counter], dict]
     return {**figures(whole), "domains": {name: figures(sums[name]) for name in sorted(sums)}}
 
 
-class TargetBits:
-    """Adds up what a model finds of the targets themselves: tells small models apart that get no answer right."""
+def targets(scorer, documents: Sequence[Document], options: Options) -> list[Likelihood]:
+    """What a model finds of each target behind its prompt and the examples: tells those apart that get none right."""
+    return scorer.loglikelihood([(prompt(document, options), document.target) for document in documents])
 
-    def __init__(self):
-        self._nats, self._bytes = 0.0, 0
 
-    def add(self, scorer, documents: Sequence[Document], options: Options) -> list:
-        """Returns the likelihood of each target behind its prompt and the examples."""
-        found = scorer.loglikelihood([(prompt(document, options), document.target) for document in documents])
-        self._nats += math.fsum(one.nats for one in found)
-        self._bytes += sum(len(document.target) for document in documents)
-        return found
-
-    @property
-    def per_byte(self) -> float:
-        """Bits per byte of all targets."""
-        return self._nats / math.log(2) / self._bytes
+def bits(sums: Mapping[str, float]) -> float:
+    """Bits per byte, of sums with `nats` and `bytes`."""
+    return sums["nats"] / math.log(2) / sums["bytes"]

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from mixkabrn_jax.data.documents import Document
-from mixkabrn_jax.evaluation.tasks.options import Options, TargetBits, batches
+from mixkabrn_jax.evaluation.tasks.options import Options, batches, bits, targets
 
 DOMAIN = "recall/"
 """Documents of associative recall are of the domains `recall/16`, with their distance."""
@@ -21,12 +21,13 @@ def run(scorer, documents: Iterable[Document], options: Options) -> dict[str, fl
 
     Raises: ValueError where no document is one of recall.
     """
-    right, asked, bits = Counter(), Counter(), TargetBits()
+    right, asked, sums = Counter(), Counter(), Counter()
     wanted = (document for document in documents if distance_of(document) is not None)
     for batch in batches(wanted, options, "recall"):
-        for document, found in zip(batch, bits.add(scorer, batch, Options()), strict=True):
+        for document, found in zip(batch, targets(scorer, batch, Options()), strict=True):
+            sums.update(nats=found.nats, bytes=len(document.target))
             asked[distance_of(document)] += 1
             right[distance_of(document)] += found.is_greedy
     by_distance = {f"accuracy@{distance}": right[distance] / asked[distance] for distance in sorted(asked)}
     accuracy = right.total() / asked.total()
-    return {"accuracy": accuracy, **by_distance, "target_bits_per_byte": bits.per_byte, "n": asked.total()}
+    return {"accuracy": accuracy, **by_distance, "target_bits_per_byte": bits(sums), "n": asked.total()}
