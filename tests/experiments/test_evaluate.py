@@ -1,7 +1,7 @@
 import json
 import re
-import sys
 import shutil
+import sys
 
 import pytest
 
