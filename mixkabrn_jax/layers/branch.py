@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, replace
 
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
 from mixkabrn_jax.layers.linear import LinearConfig
 
 
@@ -74,3 +78,44 @@ class BranchConfig:
     def normalize_input(self) -> bool:
         """Whether matrices normalise their own input: only quantised ones do, so that dense models keep their norms."""
         return self.quantization.normalize_input and self.linear != "dense"
+
+
+class FeedForward(nnx.Module):
+    """y = down(hidden(x)). A kind of it says what its hidden layer is, and owns a last layer called `down`."""
+
+    def hidden(self, x, group_sizes_E=None):
+        """What the last layer is given: `[..., D]` -> `[..., F]`; or rows `[R, D]` sorted by expert."""
+        raise NotImplementedError
+
+    def outside_grid(self, x, hidden, group_sizes_E=None, row_mask=None):
+        """`OutsideGrid` of the inputs x and of the hidden layer; None without splines, whose inputs these are."""
+        del x, hidden, group_sizes_E, row_mask
+
+    def __call__(self, x, group_sizes_E=None, row_mask=None):
+        """
+        Args:
+            x: `[..., D]`; or, where this is the stacked experts of a mixture, rows `[R, D]` sorted by expert.
+            group_sizes_E: rows of each expert, or None.
+            row_mask: `[...]` or None; 0 leaves a row out of what is counted.
+        Returns: (y of x's shape, `OutsideGrid`, or None without splines).
+        """
+        hidden = self.hidden(x, group_sizes_E)
+        return self.down(hidden, group_sizes_E), self.outside_grid(x, hidden, group_sizes_E, row_mask)
+
+    def weighted_sum(self, x_RD, gates_RE, row_mask_RE):
+        """The sum of all experts' outputs times their gates, where this is the stacked experts of a mixture.
+
+        The gates scale what the last layer multiplies, so that one product sums over hidden units and experts: there
+        are no outputs of single experts to be kept.
+
+        Args:
+            x_RD: `[R, D]`, read by all experts; gates_RE: `[R, E]`; row_mask_RE: `[R, E]`, 0 where it does not count.
+        Returns: (`[R, D]`, `OutsideGrid` or None).
+        """
+        hidden_REF = jax.vmap(lambda expert: expert.hidden(x_RD), out_axes=1)(self)
+
+        def count(expert, hidden_RF, row_mask_R):
+            return expert.outside_grid(x_RD, hidden_RF, row_mask=row_mask_R)
+
+        outside_E = jax.vmap(count, in_axes=(0, 1, 1))(self, hidden_REF, row_mask_RE)
+        return self.down.weighted_sum(hidden_REF, gates_RE), jax.tree.map(jnp.sum, outside_E)

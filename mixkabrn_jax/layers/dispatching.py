@@ -95,12 +95,14 @@ def _run_sorted(experts, num_experts, x_TD, gates_TN, indices_TN, mask_T):
 
 
 def _run_dense(experts, num_experts, x_TD, gates_TN, indices_TN, mask_T):
-    y_ETD, outside_E = jax.vmap(_run_one, in_axes=(0, None, 0))(experts, x_TD, chosen(indices_TN, num_experts, mask_T))
-    expert_E11 = jnp.arange(num_local(num_experts)).reshape(-1, 1, 1)
-    gate_ET = jnp.sum(jnp.where(indices_TN[None] == expert_E11, gates_TN[None], 0), axis=-1)
-    # As a product: XLA sums over a leading dimension one number after the other, on a CPU four times as slow.
-    y_TD = jnp.einsum("et,etd->td", gate_ET.astype(x_TD.dtype), y_ETD)
-    return y_TD, jax.tree.map(jnp.sum, outside_E)
+    chosen_TE = chosen(indices_TN, num_experts, mask_T).T
+    return experts.weighted_sum(x_TD, _by_expert(gates_TN, indices_TN, num_local(num_experts)), chosen_TE)
+
+
+def _by_expert(gates_TN, indices_TN, num_experts):
+    """The gate that each token has for each expert, 0 where it did not choose it: `[T, E]`."""
+    is_choice_TNE = indices_TN[..., None] == jnp.arange(num_experts).reshape(1, 1, -1)
+    return jnp.sum(jnp.where(is_choice_TNE, gates_TN[..., None], 0), axis=1)
 
 
 def _run_one(expert, x_RD, row_mask_R):

@@ -1,9 +1,6 @@
 """The kinds of feed-forward that a block or an expert can be.
 
-A feed-forward is a module that is called as f(x, group_sizes_E=None, row_mask=None). x is `[..., D]`; or, where it is
-the stacked experts of a mixture, rows `[R, D]` sorted by expert with `group_sizes_E` rows each. row_mask is `[...]` or
-None, and 0 leaves a row out of what is counted. It returns (y of x's shape, `OutsideGrid`, or None without splines).
-A new kind is a class like these, and a line in `FEED_FORWARDS`.
+A new kind is a `branch.FeedForward`, a class that says what its hidden layer is, and a line in `FEED_FORWARDS`.
 """
 
 from functools import partial

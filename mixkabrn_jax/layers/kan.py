@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mixkabrn_jax.layers.branch import BranchConfig
+from mixkabrn_jax.layers.branch import BranchConfig, FeedForward
 from mixkabrn_jax.layers.features import Features, KanConfig
 from mixkabrn_jax.layers.linear import (
     LinearConfig,
@@ -20,6 +20,7 @@ from mixkabrn_jax.layers.linear import (
     effective_weight,
     multiply,
     normal_init,
+    sum_of_experts,
 )
 from mixkabrn_jax.layers.norm import rms_norm
 from mixkabrn_jax.layers.variables import Buffer
@@ -65,8 +66,7 @@ class KanLayer(nnx.Module):
     def __call__(self, x, group_sizes_E=None):
         """`[..., D]` -> `[..., F]`; with experts, rows `[R, D]` sorted by expert and `group_sizes_E`."""
         config, linear, backend = self.features.config, self.linear, backends.resolve(self.linear.backend)
-        base = effective_weight(self.base[...], linear.linear)
-        spline = effective_spline(self.spline[...], self.features.num_basis, config.spline_linear)
+        base, spline = self._weights()
         if backend == "pallas" and config.basis == "bspline" and config.knots == "uniform":
             return self._by_kernels(x, base, spline, group_sizes_E)
         graph, owned = nnx.split(self.features)
@@ -88,14 +88,45 @@ class KanLayer(nnx.Module):
             return map_groups(product, weights, x, group_sizes_E)
         return jax.checkpoint(product)(weights, x, group_sizes_E)
 
+    def weighted_sum(self, x_REF, gates_RE):
+        """The sum over experts of gate times output, as one product: `[R, E, F]`, `[R, E]` -> `[R, D]`."""
+        linear, backend, num_basis = self.linear, backends.resolve(self.linear.backend), self.features.num_basis
+        if backend == "pallas":  # whose kernels make basis functions and multiply them at once, without gates
+            return sum_of_experts(self, x_REF, gates_RE)
+        num_experts, width = x_REF.shape[1:]
+        base_EFD, spline_EHD = self._weights()
+        d_out = base_EFD.shape[-1]
+        # Experts side by side are one layer with the inputs of all of them.
+        spline_GEFD = spline_EHD.reshape(num_experts, num_basis, width, d_out).swapaxes(0, 1)
+        graph, owned = nnx.split(self.features)
+        owned = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), owned)
+
+        def product(weights, rows):
+            base, spline, owned = weights
+            x_CEF, gates_CE = rows
+            edge_CEF = effective_activation(jax.nn.silu(x_CEF), linear) * gates_CE[..., None]
+            basis_CGH = nnx.merge(graph, owned)(x_CEF.reshape(len(x_CEF), -1))
+            basis_CGEF = basis_CGH.reshape(-1, num_basis, num_experts, width) * gates_CE[:, None, :, None]
+            by_base = multiply(edge_CEF.reshape(len(x_CEF), -1), base.astype(x_CEF.dtype), None)
+            return by_base + multiply(basis_CGEF.reshape(len(x_CEF), -1), spline.astype(x_CEF.dtype), None)
+
+        weights = base_EFD.reshape(-1, d_out), spline_GEFD.reshape(-1, d_out), owned
+        row_bytes = num_basis * num_experts * width * x_REF.dtype.itemsize
+        rows = x_REF, gates_RE.astype(x_REF.dtype)
+        return map_rows(partial(product, weights), rows, row_bytes, backend=backend)
+
     def edges(self, x_BD):
         """The functions on the edges at these inputs, to look at: `[B, D]` -> `[B, D, F]`, summed over D the output."""
-        base_DF = effective_weight(self.base[...], self.linear.linear)
-        num_basis = self.features.num_basis
-        spline = effective_spline(self.spline[...], num_basis, self.features.config.spline_linear)
-        spline_GDF = spline.reshape(num_basis, *base_DF.shape)
+        base_DF, spline = self._weights()
+        spline_GDF = spline.reshape(self.features.num_basis, *base_DF.shape)
         silu_BD = effective_activation(jax.nn.silu(x_BD), self.linear)
         return silu_BD[..., None] * base_DF[None] + jnp.einsum("bgd,gdf->bdf", self.features(x_BD), spline_GDF)
+
+    def _weights(self):
+        """What is multiplied by, rounded to its number format: (base `[..., D, F]`, spline `[..., G D, F]`)."""
+        spline_linear = self.features.config.spline_linear
+        spline = effective_spline(self.spline[...], self.features.num_basis, spline_linear)
+        return effective_weight(self.base[...], self.linear.linear), spline
 
     def _by_kernels(self, x, base, spline, group_sizes_E):
         from mixkabrn_jax.ops.kernels.spline import spline_matmul  # a third of a second that others need not wait
@@ -107,7 +138,7 @@ class KanLayer(nnx.Module):
         return by_base + by_spline.reshape(*x.shape[:-1], spline.shape[-1])
 
 
-class Kan(nnx.Module):
+class Kan(FeedForward):
     """Two KAN layers; the hidden layer is RMS-normalised, which keeps it on the grid of the second."""
 
     def __init__(
@@ -128,21 +159,17 @@ class Kan(nnx.Module):
         self.up = KanLayer(d_model, width, config, branch.input, "DF", num_experts, rngs=rngs)
         self.down = KanLayer(width, d_model, config, branch.out, "FD", num_experts, rngs=rngs)
 
-    def __call__(self, x, group_sizes_E=None, row_mask=None):
-        """`[..., D]` or rows sorted by expert; row_mask: `[...]` or None, 0 leaves a row out of the count.
+    def hidden(self, x, group_sizes_E=None):
+        """`[..., D]` -> `[..., F]`, or rows sorted by expert."""
+        return rms_norm(self.up(x, group_sizes_E), self.up.linear.norm_epsilon)
 
-        Returns: (`[..., D]`, `OutsideGrid` of both layers, or None without splines).
-        """
-        hidden = self.hidden(x, group_sizes_E)
+    def outside_grid(self, x, hidden, group_sizes_E=None, row_mask=None):
+        """`OutsideGrid` of the inputs of both layers, or None without splines."""
         parts = (
             self.up.features.outside_grid(x, group_sizes_E, row_mask),
             self.down.features.outside_grid(hidden, group_sizes_E, row_mask),
         )
-        return self.down(hidden, group_sizes_E), jax.tree.map(jnp.add, *parts)
-
-    def hidden(self, x, group_sizes_E=None):
-        """What the second layer is given: `[..., D]` -> `[..., F]`."""
-        return rms_norm(self.up(x, group_sizes_E), self.up.linear.norm_epsilon)
+        return jax.tree.map(jnp.add, *parts)
 
 
 def _init(config, shape, scale, letters, rngs):

@@ -91,6 +91,12 @@ def effective_activation(x: jax.Array, config: LinearConfig) -> jax.Array:
     return x if config.linear == "dense" else ternary.fake_quant_activation(x, config.activation_bits)
 
 
+def sum_of_experts(layer, x_REF, gates_RE):
+    """The sum over experts of gate times output, expert by expert: `[R, E, F]`, `[R, E]` -> `[R, D]`."""
+    y_RED = jax.vmap(lambda expert, x_RF: expert(x_RF), in_axes=(0, 1), out_axes=1)(layer, x_REF)
+    return jnp.einsum("re,red->rd", gates_RE.astype(y_RED.dtype), y_RED)
+
+
 def normal_init(rngs: nnx.Rngs, shape: tuple[int, ...], scale: float, letters: str) -> nnx.Param:
     """Normal weights of variance scale^2 / fan-in; the fan-in is the second to last dimension.
 
@@ -130,6 +136,14 @@ class Linear(nnx.Module):
         weight = effective_weight(self.kernel[...], self.config.linear).astype(x.dtype)
         return multiply(effective_activation(x, self.config), weight, group_sizes_E, self.config.backend)
 
+    def weighted_sum(self, x_REF, gates_RE):
+        """The sum over experts of gate times output, as one product: `[R, E, F]`, `[R, E]` -> `[R, D]`."""
+        if self.config.normalize_input:
+            x_REF = rms_norm(x_REF, self.config.norm_epsilon)
+        weight_EFD = effective_weight(self.kernel[...], self.config.linear).astype(x_REF.dtype)
+        x_REF = effective_activation(x_REF, self.config) * gates_RE[..., None].astype(x_REF.dtype)
+        return multiply(x_REF.reshape(len(x_REF), -1), weight_EFD.reshape(-1, weight_EFD.shape[-1]), None)
+
 
 class IntegerLinear(nnx.Module):
     """A quantised `Linear` for evaluation: the codes of its matrix, four to a byte, and a scale for each matrix.
@@ -160,3 +174,7 @@ class IntegerLinear(nnx.Module):
         total_RF = grouped_matmul(x_codes.astype(jnp.float32), w_codes.astype(jnp.float32), group_sizes_E)
         scale_R = jnp.repeat(scale, group_sizes_E, total_repeat_length=len(x))
         return (total_RF * (x_scale * scale_R[:, None])).astype(x.dtype)
+
+    def weighted_sum(self, x_REF, gates_RE):
+        """The sum over experts of gate times output: `[R, E, F]`, `[R, E]` -> `[R, D]`."""
+        return sum_of_experts(self, x_REF, gates_RE)

@@ -5,14 +5,14 @@ from functools import partial
 import jax
 from flax import nnx
 
-from mixkabrn_jax.layers.branch import BranchConfig
+from mixkabrn_jax.layers.branch import BranchConfig, FeedForward
 from mixkabrn_jax.layers.linear import Linear
 from mixkabrn_jax.layers.recompute import recomputed
 
 GATES = {"swiglu": jax.nn.silu, "geglu": partial(jax.nn.gelu, approximate=False)}
 
 
-class Mlp(nnx.Module):
+class Mlp(FeedForward):
     """y = gelu(x W_up) W_down, with the hidden layer normalised first where the branch has a sub-norm."""
 
     def __init__(
@@ -26,13 +26,12 @@ class Mlp(nnx.Module):
         self.up = Linear(d_model, width, branch.value, "DF", num_experts, rngs=rngs)
         self.down = Linear(width, d_model, branch.out, "FD", num_experts, rngs=rngs)
 
-    def __call__(self, x, group_sizes_E=None, row_mask=None):
-        """`[..., D]` -> (`[..., D]`, None: there are no splines to count the inputs of), or rows sorted by expert."""
-        del row_mask
-        return self.down(_gelu(self.up(x, group_sizes_E)), group_sizes_E), None
+    def hidden(self, x, group_sizes_E=None):
+        """`[..., D]` -> `[..., F]`, or rows sorted by expert."""
+        return _gelu(self.up(x, group_sizes_E))
 
 
-class Glu(nnx.Module):
+class Glu(FeedForward):
     """y = (gate(x W_gate) * x W_up) W_down, with the hidden layer normalised first where the branch has a sub-norm."""
 
     def __init__(
@@ -58,11 +57,9 @@ class Glu(nnx.Module):
         self.down = Linear(width, d_model, branch.out, "FD", num_experts, rngs=rngs)
         self.activation = activation
 
-    def __call__(self, x, group_sizes_E=None, row_mask=None):
-        """As `Mlp`."""
-        del row_mask
-        hidden = _gated(self.activation, self.gate(x, group_sizes_E), self.up(x, group_sizes_E))
-        return self.down(hidden, group_sizes_E), None
+    def hidden(self, x, group_sizes_E=None):
+        """`[..., D]` -> `[..., F]`, or rows sorted by expert."""
+        return _gated(self.activation, self.gate(x, group_sizes_E), self.up(x, group_sizes_E))
 
 
 _gelu = recomputed(jax.nn.gelu)

@@ -16,6 +16,9 @@ import jax.numpy as jnp
 
 from mixkabrn_jax.ops.backend import resolve
 
+CACHE_BYTES = 2**23
+"""What a CPU works on at once: a part of a server's caches."""
+
 
 def log_decay(num_heads: int, first_decay_exponent: float = 5.0) -> jax.Array:
     """log gamma_h = log(1 - 2^(-first_decay_exponent - h)).
@@ -85,8 +88,8 @@ def parallel(q, k, v, log_decay, state=None, segment_ids=None):
 def chunkwise(q, k, v, log_decay, state=None, *, chunk_size: int = 0, segment_ids=None, backend: str = "auto"):
     """Parallel within chunks, recurrent between them: O(T C) work, any T. Scores are recomputed in the backward pass.
 
-    On a CPU one chunk comes after the other, all of it in the cache; elsewhere everything but the sum of chunk
-    states, T / C small steps, is done for all chunks at once.
+    On a CPU as many chunks are handled at once as the cache holds; elsewhere all of them, but for the sum of chunk
+    states, T / C small steps.
 
     Args:
         q, k, v, log_decay, segment_ids: as for `parallel`.
@@ -110,8 +113,7 @@ def chunkwise(q, k, v, log_decay, state=None, *, chunk_size: int = 0, segment_id
     chunks = _chunks(q, k, v, log_decay, segment_ids, chunk_size)
     run = jax.checkpoint(_run)
     if backend == "cpu":
-        state, out_I1BCHV = jax.lax.scan(run, state, jax.tree.map(lambda a: a[:, None], chunks))
-        out_IBCHV = out_I1BCHV[:, 0]
+        state, out_IBCHV = _run_in_cache(run, state, chunks)
     else:
         state, out_IBCHV = run(state, chunks)
     return _merge(out_IBCHV, v), state
@@ -233,6 +235,21 @@ def _run(state_BHKV, chunks):
     state_BHKV, state_IBHKV = jax.lax.scan(advance, state_BHKV, steps)
     cross_IBHCV = _dot("ibhck,ibhkv->ibhcv", chunks.q, state_IBHKV) * from_state_IBHC[..., None]
     return state_BHKV, (_within(chunks) + cross_IBHCV).swapaxes(2, 3)
+
+
+def _run_in_cache(run, state_BHKV, chunks):
+    """As `_run`, some chunks at a time: all of a short sequence (half as long again otherwise, by calls of tiny
+    products), one chunk of a wide one (up to a fifth longer otherwise)."""
+    num_chunks, batch, chunk_size, num_heads, key_width = chunks.q.shape
+    row_size = 2 * (key_width + chunks.v.shape[-1]) + chunk_size  # queries, keys, values, outputs, scores
+    chunk_bytes = batch * chunk_size * num_heads * row_size * chunks.q.dtype.itemsize
+    at_once = max(min(CACHE_BYTES // chunk_bytes, num_chunks), 1)
+    at_once = next(size for size in range(at_once, 0, -1) if num_chunks % size == 0)
+    if at_once == num_chunks:
+        return run(state_BHKV, chunks)
+    parts = jax.tree.map(lambda a: a.reshape(-1, at_once, *a.shape[1:]), chunks)
+    state_BHKV, out = jax.lax.scan(run, state_BHKV, parts)
+    return state_BHKV, out.reshape(num_chunks, *out.shape[2:])
 
 
 def _chunk_states(chunks):
