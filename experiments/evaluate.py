@@ -169,7 +169,7 @@ def _open():
 
 def _describe(scorer):
     """What there is to say before any task: sizes, and the samples that are asked for."""
-    from mixkabrn_jax.evaluation.size import sizes
+    from mixkabrn_jax.models.size import sizes
 
     results = sizes(scorer.model, scorer.sequence_length)
     table.print_sizes(results)

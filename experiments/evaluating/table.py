@@ -21,7 +21,10 @@ def print_sizes(results: dict) -> None:
     """How large a model is."""
     parameters, stored = results["parameters"], results["parameter_bytes"]
     counts = ", ".join(f"{count:,} {kind}" for kind, count in parameters.items())
-    print(f"parameters: {counts}; {stored['stored']:,} bytes, {stored['packed']:,} with packed codes")
+    print(f"parameters: {counts}, {results['low_bit']:.0%} of them in 8 bits or less")
+    print(
+        f"bytes: {stored['stored']:,} as trained, {stored['packed']:,} with packed codes, {stored['file']:,} in a file"
+    )
     print(f"state: {results['state_bytes']:,} bytes")
 
 

@@ -16,6 +16,7 @@ from mixkabrn_jax.runs.workdir import write_atomically
 _FORMATS = {
     "parameters": ",",
     "active_parameters": ",",
+    "file_bytes": ",",
     "validation_loss": ".4f",
     "bits_per_byte": ".4f",
     "tokens_per_second": ",.0f",
@@ -35,6 +36,8 @@ class Row:
     parameters: int | None
     active_parameters: int | None
     """For one token."""
+    file_bytes: int | None
+    """Of the model in a file, with its codes packed."""
     steps: int
     validation_loss: float | None
     """Nats per token over all of the validation data, after the last step; this and the next only when complete."""
@@ -55,6 +58,7 @@ def read(trial: Trial, error: str = "") -> Row:
         status="complete" if final else "failed" if error else "pending",
         parameters=final and final["parameters"],
         active_parameters=final and final["active_parameters"],
+        file_bytes=final and final.get("file_bytes"),
         steps=max((record["step"] for record in records), default=0),
         validation_loss=final and final["loss"],
         bits_per_byte=final and final["bits_per_byte"],

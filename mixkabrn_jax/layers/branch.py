@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mixkabrn_jax.layers.linear import LinearConfig
+from mixkabrn_jax.layers.linear import TABLE_TYPES, LinearConfig
 
 
 @dataclass(frozen=True)
 class QuantizationConfig:
-    """How inputs are rounded beside ternary and binary matrices (BitNet; Wang et al. 2023, Ma et al. 2024)."""
+    """How inputs are rounded beside ternary and binary matrices (BitNet; Wang et al. 2023, Ma et al. 2024), and how a
+    model's embedding is."""
 
     activation_bits: int = 8
     """Bits of the inputs of all matrices of a branch but the last."""
@@ -20,11 +21,15 @@ class QuantizationConfig:
     normalize_input: bool = False
     """Each quantised matrix RMS-normalises its own input, and blocks have no norm before a branch (BitNet, sec. 2.1).
     Where matrices are dense, or read by splines, which need their inputs on the grid, blocks keep theirs."""
+    embedding: str = "dense"
+    """Number format of embedding and head, one of `linear.TABLE_TYPES`, with a scale for each token's row."""
 
     def __post_init__(self):
         for field in ("activation_bits", "down_activation_bits"):
             if not 2 <= getattr(self, field) <= 8:
                 raise ValueError(f"{field}={getattr(self, field)}: 2 to 8 is needed")
+        if self.embedding not in TABLE_TYPES:
+            raise ValueError(f"embedding={self.embedding!r}: one of {TABLE_TYPES} is needed")
 
 
 @dataclass(frozen=True)

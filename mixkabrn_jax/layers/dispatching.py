@@ -94,9 +94,34 @@ def _run_sorted(experts, num_experts, x_TD, gates_TN, indices_TN, mask_T):
     return dispatch.combine(rows_RD, gates_TN, assigned), outside
 
 
-def _run_dense(experts, num_experts, x_TD, gates_TN, indices_TN, mask_T):
+def run_dense(experts, shared, num_experts, x_TD, gates_TN, indices_TN, mask_T):
+    """Every expert of this device on all tokens that it is given, and the shared ones, which all tokens choose.
+
+    Args:
+        shared: None, one feed-forward, or several stacked ones.
+    Returns: (`[T, D]`, `OutsideGrid` or None).
+    """
+    gates_TE = _by_expert(gates_TN, indices_TN, num_local(num_experts))
     chosen_TE = chosen(indices_TN, num_experts, mask_T).T
-    return experts.weighted_sum(x_TD, _by_expert(gates_TN, indices_TN, num_local(num_experts)), chosen_TE)
+    if shared is not None:
+        experts = _beside(experts, shared)
+        extra = jax.tree.leaves(experts)[0].shape[0] - gates_TE.shape[1]
+        gates_TE, chosen_TE = (jnp.pad(a, ((0, 0), (0, extra)), constant_values=1) for a in (gates_TE, chosen_TE))
+        if mask_T is not None:
+            chosen_TE = chosen_TE & (mask_T > 0)[:, None]
+    return experts.weighted_sum(x_TD, gates_TE, chosen_TE)
+
+
+def _beside(experts, shared):
+    """One stack of both."""
+    leaves, structure = jax.tree.flatten(experts)
+    pairs = zip(leaves, jax.tree.leaves(shared), strict=True)
+    # A single one has no leading dimension.
+    return jax.tree.unflatten(structure, [jnp.concatenate([a, b.reshape(-1, *a.shape[1:])]) for a, b in pairs])
+
+
+def _run_dense(experts, num_experts, x_TD, gates_TN, indices_TN, mask_T):
+    return run_dense(experts, None, num_experts, x_TD, gates_TN, indices_TN, mask_T)
 
 
 def _by_expert(gates_TN, indices_TN, num_experts):

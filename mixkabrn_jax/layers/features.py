@@ -14,7 +14,7 @@ from mixkabrn_jax.ops.uniform_bspline import UniformGrid
 BASES = ("bspline", "chebyshev", "fourier", "rbf", "rational")
 KNOTS = ("uniform", "adaptive")
 INITS = ("variance", "pykan", "glorot", "lecun")
-SPLINE_LINEAR_TYPES = ("dense", "ternary")
+SPLINE_LINEAR_TYPES = ("dense", "ternary", "int4", "int8")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class KanConfig:
     train_spline: bool = True
     """Whether the splines are trained, or the functions that stand in for them."""
     spline_linear: str = "dense"
-    """Number format of the splines' coefficients, "dense" or "ternary" with a scale for each basis function."""
+    """Number format of the splines' coefficients; but for "dense", with a scale for each basis function: "ternary" as
+    matrices have it, "int4" and "int8" up to the largest coefficient."""
 
     def __post_init__(self):
         for field, known in (

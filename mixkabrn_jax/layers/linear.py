@@ -1,6 +1,7 @@
 """Linear layers without bias: dense, ternary (BitNet b1.58) or binary (BitNet), for one matrix or one per expert."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,17 @@ from mixkabrn_jax.ops import ternary
 from mixkabrn_jax.ops.grouped_matmul import grouped_matmul
 
 LINEAR_TYPES = ("dense", "ternary", "binary")
+TABLE_TYPES = ("dense", "int8", "int4")
+"""Number formats of the embedding."""
 QUANTIZERS = {"ternary": ternary.quantize_weight, "binary": ternary.binarize_weight}
 """What gives a quantised matrix its codes and scale."""
+BITS = {"int8": 8, "int4": 4}
+"""Of the codes of formats whose scale is the largest weight's."""
+_FAKE_QUANTIZERS = {
+    "ternary": ternary.fake_quant_weight,
+    "binary": ternary.fake_binary_weight,
+    **{name: partial(ternary.fake_absmax_weight, bits=bits) for name, bits in BITS.items()},
+}
 
 
 @dataclass(frozen=True)
@@ -61,8 +71,7 @@ def effective_weight(weight: jax.Array, linear: str) -> jax.Array:
     """The matrix that a layer multiplies by, rounded to its number format; each expert's has its own scale."""
     if linear == "dense":
         return weight
-    quantize = {"ternary": ternary.fake_quant_weight, "binary": ternary.fake_binary_weight}[linear]
-    return over_matrices(quantize, weight)
+    return over_matrices(_FAKE_QUANTIZERS[linear], weight)
 
 
 def over_matrices(function, *weights: jax.Array):
@@ -79,6 +88,15 @@ def effective_spline(spline: jax.Array, num_basis: int, linear: str) -> jax.Arra
     moved little would all round to 0.
     """
     return effective_weight(by_basis(spline, num_basis), linear).reshape(spline.shape)
+
+
+def effective_table(table_WD: jax.Array, kind: str) -> jax.Array:
+    """The embedding as a model reads it and multiplies by it: rounded with a scale for each token's row, or as it is.
+
+    Args:
+        kind: one of `TABLE_TYPES`.
+    """
+    return table_WD if kind == "dense" else ternary.fake_quant_activation(table_WD, BITS[kind])
 
 
 def by_basis(spline: jax.Array, num_basis: int) -> jax.Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mixkabrn_jax import sharding
 from mixkabrn_jax.layers import dispatching
 from mixkabrn_jax.layers.balance import balance_of
 from mixkabrn_jax.layers.linear import normal_init
@@ -132,15 +133,20 @@ class MixtureOfExperts(nnx.Module):
         )
         router, num_experts = self.config.router, self.config.num_experts
         assigned = dispatching.assign_by_capacity(indices_TN, num_experts, router.capacity_factor, mask_T)
+        kept_TN = dispatching.without_dropped(indices_TN, num_experts, assigned)
+        shared = self.shared
         if assigned is not None and router.dispatch == "sorted":
             y_TD, outside = dispatching.run_assigned(self.experts, x_TD, gates_TN, assigned)
+        elif router.dispatch == "dense" and sharding.size("expert") == 1:
+            # All of them run on all tokens, and shared experts are those that every token chooses.
+            y_TD, outside = dispatching.run_dense(self.experts, shared, num_experts, x_TD, gates_TN, kept_TN, mask_T)
+            shared = None
         else:
-            kept_TN = dispatching.without_dropped(indices_TN, num_experts, assigned)
             y_TD, outside = dispatching.run_on_all_devices(
                 router.dispatch, self.experts, num_experts, x_TD, gates_TN, kept_TN, mask_T
             )
         y_BTD = y_TD.reshape(x_BTD.shape)
-        if self.shared is not None:
+        if shared is not None:
             shared_BTD, shared_outside = self._run_shared(x_BTD, mask_BT)
             y_BTD = y_BTD + shared_BTD
             outside = jax.tree.map(jnp.add, outside, shared_outside)

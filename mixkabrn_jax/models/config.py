@@ -41,8 +41,7 @@ class ModelConfig:
     ffn: str
     """The feed-forward, of experts too, one of `feed_forward.FEED_FORWARDS`."""
     linear: str
-    """Number format of the large matrices, one of `linear.LINEAR_TYPES`; embedding, head, norms and router stay
-    float32."""
+    """Number format of the large matrices, one of `linear.LINEAR_TYPES`; norms and router stay float32."""
     num_experts: int
     """Routed experts of a layer; 0 for one dense feed-forward."""
     experts_per_token: int

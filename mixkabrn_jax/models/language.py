@@ -8,6 +8,7 @@ from flax import nnx
 
 from mixkabrn_jax import sharding
 from mixkabrn_jax.layers.balance import Balance
+from mixkabrn_jax.layers.linear import effective_table
 from mixkabrn_jax.layers.norm import RMSNorm
 from mixkabrn_jax.layers.variables import unsharded
 from mixkabrn_jax.models.block import Block
@@ -78,7 +79,7 @@ class LanguageModel(nnx.Module):
         config = self.config
         if state is None:
             state = self.init_state(tokens_BT.shape[0], None)
-        embedding_WD = unsharded(self.embedding_WD)[...]
+        embedding_WD = self.table()
         x_BTD, position_BT = self.embed(embedding_WD, tokens_BT, state, segment_ids_BT, mask_BT)
 
         def run(x_BTD, layer):
@@ -96,13 +97,19 @@ class LanguageModel(nnx.Module):
             mixers.append(mixer_states)
             outside.append(sharding.psum(counts))
         h_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
-        head_WD = embedding_WD if self.head_WD is None else unsharded(self.head_WD)[...]
+        head_WD = embedding_WD
+        if self.head_WD is not None:
+            head_WD = effective_table(unsharded(self.head_WD)[...], config.quantization.embedding)
         h_RD = h_BTD.reshape(-1, config.d_model)  # one dimension of rows, as in `layers.linear.multiply`
         logits_RW = jnp.einsum("rd,wd->rw", h_RD, head_WD.astype(h_RD.dtype), preferred_element_type=jnp.float32)
         logits_BTW = logits_RW.reshape(*tokens_BT.shape, -1)
         next_B = position_BT[:, -1] + (1 if mask_BT is None else (mask_BT[:, -1] > 0))
         outside_L = None if outside[0] is None else jnp.concatenate([counts.share() for counts in outside])
         return Output(logits_BTW, State(next_B, tuple(mixers)), balance, outside_L)
+
+    def table(self):
+        """The embedding as it is read, rounded to its number format: `[W, D]`."""
+        return effective_table(unsharded(self.embedding_WD)[...], self.config.quantization.embedding)
 
     def embed(self, embedding_WD, tokens_BT, state, segment_ids_BT, mask_BT):
         """What the first block reads, `[B, T, D]`, and positions `[B, T]`; arguments as for the model's call."""

@@ -35,6 +35,18 @@ def binarize_weight(w: jax.Array) -> tuple[jax.Array, jax.Array]:
     return codes, jnp.maximum(jnp.mean(jnp.abs(w)), _SMALLEST_SCALE)
 
 
+def quantize_absmax(w: jax.Array, bits: int) -> tuple[jax.Array, jax.Array]:
+    """Symmetric absmax quantisation of a weight matrix to 2 to 8 bits.
+
+    Args:
+        w: any shape; one scale for the whole array.
+    Returns: (codes int8 of the same shape, scale `[]`); w ~ codes * scale.
+    Raises: ValueError for a width that int8 cannot hold.
+    """
+    codes, scale = quantize_activation(w.reshape(-1), bits)
+    return codes.reshape(w.shape), scale.reshape(())
+
+
 def quantize_activation(x: jax.Array, bits: int = 8) -> tuple[jax.Array, jax.Array]:
     """Symmetric absmax quantisation, one scale for each token.
 
@@ -60,6 +72,11 @@ def fake_quant_weight(w: jax.Array) -> jax.Array:
 def fake_binary_weight(w: jax.Array) -> jax.Array:
     """The binary matrix codes * scale in w's dtype, with the gradient of the identity (straight through)."""
     return _straight_through(w, *binarize_weight(w))
+
+
+def fake_absmax_weight(w: jax.Array, bits: int) -> jax.Array:
+    """`quantize_absmax`'s codes * scale in w's dtype, with the gradient of the identity (straight through)."""
+    return _straight_through(w, *quantize_absmax(w, bits))
 
 
 def fake_quant_activation(x: jax.Array, bits: int = 8) -> jax.Array:

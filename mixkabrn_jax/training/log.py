@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from mixkabrn_jax import processes
 from mixkabrn_jax.layers import variables
 from mixkabrn_jax.models.language import count_parameters
+from mixkabrn_jax.models.size import sizes
 from mixkabrn_jax.runs.metrics import MetricsFile
 from mixkabrn_jax.training import guard, optimizer, skips, totals
 from mixkabrn_jax.training.divergence import Divergence
@@ -47,18 +48,19 @@ def begin(training, setup: Setup, state: TrainState, latest_checkpoint: Callable
     )
     parameters = count_parameters(model)
     flops_per_token = model_flops_per_token(model, parameters, experiment.data.sequence_length)
+    file_bytes = sizes(model, experiment.data.sequence_length)["parameter_bytes"]["file"]
     log = Log(
         training,
-        parameters,
+        {"parameters": parameters["total"], "active_parameters": parameters["active"], "file_bytes": file_bytes},
         MetricsFile(workdir / "metrics.jsonl", step, is_written=is_first),
         Progress(experiment.num_steps, step, is_shown=is_first),
         Throughput(flops_per_token, training.mesh, tokens_before=float(state.totals.tokens)),
         Divergence(workdir, experiment, latest_checkpoint),
     )
-    sizes = ", ".join(f"{count:,} {name}" for name, count in parameters.items())
+    counts = ", ".join(f"{count:,} {name}" for name, count in parameters.items())
     windows = f"{len(corpus.train):,} training and {len(corpus.validation):,} validation windows"
     where = f"going on from step {step} in" if step else "new run in"
-    log.note(f"parameters: {sizes}; {windows}; {where} {workdir}")
+    log.note(f"parameters: {counts}, {file_bytes:,} bytes in a file; {windows}; {where} {workdir}")
     return log
 
 
@@ -68,7 +70,7 @@ class Log:
     def __init__(
         self,
         training,
-        parameters: dict[str, int],
+        sizes: dict[str, int],
         file: MetricsFile,
         progress: Progress,
         throughput: Throughput,
@@ -77,9 +79,9 @@ class Log:
         """
         Args:
             training: `loop.Training`.
-            parameters: of `language.count_parameters`.
+            sizes: of the model, for records of validations.
         """
-        self._experiment, self._parameters = training.experiment, parameters
+        self._experiment, self._sizes = training.experiment, sizes
         self._file, self._progress, self._throughput, self._divergence = file, progress, throughput, divergence
         self._skips_told = {record["step"] for record in file.kept if record["split"] == "skipped"}
         self._rate = optimizer.learning_rate(self._experiment.optimizer, self._experiment.num_steps)
@@ -150,8 +152,7 @@ class Log:
         """Writes a record of the validation split. Returns the loss."""
         values = totals.means(found, self._experiment.objective)
         self.require_finite(step, "validation loss", values["loss"])
-        sizes = {"parameters": self._parameters["total"], "active_parameters": self._parameters["active"]}
-        self._file.write(step, "validation", values | {"tokens": int(found.tokens)} | sizes)
+        self._file.write(step, "validation", values | {"tokens": int(found.tokens)} | self._sizes)
         self.validation_losses[step] = values["loss"]
         self.note(
             f"step {step}  validation loss {values['loss']:.4f}  bits/byte {values['bits_per_byte']:.4f} "

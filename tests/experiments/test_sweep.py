@@ -73,7 +73,7 @@ for step in range(start + 1, num_steps + 1):
     if step % 3 == 0:
         log.write(step, "validation", {"loss": 9.0, "bits_per_byte": 13.0})
     if step == num_steps:
-        sizes = {"parameters": 20, "active_parameters": 10}
+        sizes = {"parameters": 20, "active_parameters": 10, "file_bytes": 7}
         log.write(step, "validation", {"loss": 2.5, "bits_per_byte": 3.6} | sizes)
     if step % 4 == 0 or stopped:
         checkpoint.write_text(str(step))
@@ -272,6 +272,7 @@ def test_a_failing_trial_is_reported_and_run_again_alone(folder):
         "status": "complete",
         "parameters": "20",
         "active_parameters": "10",
+        "file_bytes": "7",
         "steps": "6",
         "validation_loss": "2.5",
         "bits_per_byte": "3.6",

@@ -106,6 +106,19 @@ def test_ternary_splines_have_a_scale_for_each_basis_function():
     np.testing.assert_array_equal(effective_spline(spline, 4, "dense"), spline)
 
 
+@pytest.mark.parametrize(("kind", "largest"), [("int8", 127), ("int4", 7)])
+def test_splines_of_integers_round_to_steps_of_each_basis_functions_largest_coefficient(kind, largest):
+    spline_EGDF = reference.normal(3, 2, 4, 5, 3) * np.geomspace(0.01, 1, 4, dtype=np.float32).reshape(4, 1, 1)
+    spline = jnp.array(spline_EGDF.reshape(2, 20, 3))
+    got, pull = jax.vjp(lambda spline: effective_spline(spline, 4, kind), spline)
+    step_EG11 = np.abs(spline_EGDF).max(axis=(-2, -1), keepdims=True).astype(np.float64) / largest
+    want = np.round(spline_EGDF / step_EG11) * step_EG11
+    reference.assert_close(np.asarray(got).reshape(want.shape)[:, 0], want[:, 0])
+    reference.assert_close(got, want.reshape(2, 20, 3))
+    out_bar = jnp.array(reference.normal(4, 2, 20, 3))
+    np.testing.assert_array_equal(pull(out_bar)[0], out_bar)
+
+
 @pytest.mark.usefixtures("x64")
 def test_a_ternary_layer_and_its_gradients_are_bitnets():
     z = reference.golden("bitlinear")

@@ -18,6 +18,19 @@ step = jax.jit(lambda model, tokens, state: model.step(tokens, state))
 BOTH_STACKS = {"num_layers": 3, "first_dense_layers": 1, "ffn": "mlp"}
 
 
+def test_an_embedding_of_integers_is_read_and_multiplied_by_as_it_rounds():
+    """One scale for each token's row: a rare token's small row keeps its digits."""
+    plain = toy.make(toy.model_config(linear="dense", ffn="mlp", num_experts=0))
+    plain.embedding_WD[...] = plain.embedding_WD[...] * jnp.geomspace(0.01, 1, toy.VOCAB_SIZE).reshape(-1, 1)
+    coded = nnx.clone(plain)
+    coded.config = toy.model_config(linear="dense", ffn="mlp", num_experts=0, quantization__embedding="int8")
+    table = np.asarray(plain.embedding_WD[...], np.float64)
+    step = np.abs(table).max(axis=1, keepdims=True) / 127
+    plain.embedding_WD[...] = jnp.array(np.round(table / step) * step, jnp.float32)
+    want, got = (np.asarray(forward(model, toy.tokens(5, 2, 8)).logits_BTW) for model in (plain, coded))
+    reference.assert_close(got, want, terms=256)
+
+
 @pytest.mark.parametrize(
     ("mixer", "linear"),
     [("retention", "dense"), pytest.param("retention", "ternary", marks=pytest.mark.slow), ("attention", "dense")],

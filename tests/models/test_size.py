@@ -2,9 +2,9 @@ import jax
 import pytest
 from flax import nnx
 
-from mixkabrn_jax.evaluation.size import sizes
 from mixkabrn_jax.models.language import LanguageModel
 from mixkabrn_jax.models.quantize import to_integers
+from mixkabrn_jax.models.size import sizes
 from tests import toy
 
 
@@ -41,6 +41,28 @@ def test_codes_of_splines_are_packed_where_they_have_some():
     # Two KAN layers of 16 x 12 and 12 x 16 in each of two blocks, a matrix for each basis function.
     codes, packed = 2 * 2 * 192 * grid.num_basis, 2 * grid.num_basis * (4 * 12 + 3 * 16 + 2 * 4)
     assert saved[1]["stored"] - saved[1]["packed"] == 4 * codes - packed
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_file_has_five_ternary_codes_to_a_byte_and_the_formats_of_splines_and_embedding(tied):
+    changes = {
+        "linear": "ternary",
+        "kan__spline_linear": "int4",
+        "quantization__embedding": "int8",
+        "tied_embeddings": tied,
+    }
+    model = abstract(**changes, d_model=16, hidden_width=12, num_experts=0)
+    found, config = sizes(model, 16), model.config
+    widths = [(16, 12), (12, 16)]
+    by_base = sum(-(-rows // 5) * columns + 4 for rows, columns in widths)
+    by_spline = config.kan.grid.num_basis * sum(rows // 2 * columns + 4 for rows, columns in widths)
+    heads = config.num_heads * config.key_width, config.num_heads * config.value_width
+    assert heads == (16, 16)
+    by_mixer = 5 * (4 * 16 + 4)  # queries, keys, values, gate, out
+    norms = (2 * config.num_layers + 1) * 16 * 4
+    tables = (1 if tied else 2) * toy.VOCAB_SIZE * (16 + 4)
+    assert found["parameter_bytes"]["file"] == config.num_layers * (by_base + by_spline + by_mixer) + norms + tables
+    assert found["low_bit"] == 1 - norms / 4 / found["parameters"]["total"]
 
 
 def test_the_state_of_attention_grows_and_that_of_retention_does_not():
