@@ -459,10 +459,10 @@ def newton_schulz(x_DF):
 
 def muon(grads, momentum):
     """The update behind these gradients of one matrix, before the rate: entries of a root mean square of about 0.2."""
-    mean, t = np.zeros_like(grads[0]), len(grads)
+    trace = np.zeros_like(grads[0])
     for grad in grads:
-        mean = momentum * mean + (1 - momentum) * grad
-    nesterov = momentum * mean / (1 - momentum ** (t + 1)) + (1 - momentum) * grads[-1] / (1 - momentum**t)
+        trace = momentum * trace + grad
+    nesterov = grads[-1] + momentum * trace
     return 0.2 * np.sqrt(max(nesterov.shape)) * newton_schulz(nesterov)
 
 

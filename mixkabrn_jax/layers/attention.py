@@ -28,6 +28,10 @@ class Attention(nnx.Module):
         self.key = Linear(d_model, keys, branch.input, "DH", rngs=rngs)
         self.value = Linear(d_model, values, branch.value, "DH", rngs=rngs)
         self.out = Linear(values, d_model, branch.out, "HD", rngs=rngs)
+        self.query.kernel.set_metadata(columns=heads.key_width)
+        self.key.kernel.set_metadata(columns=heads.key_width)
+        self.value.kernel.set_metadata(columns=heads.value_width)
+        self.out.kernel.set_metadata(rows=heads.value_width)
         self.heads, self.rotary = heads, rotary
 
     def __call__(self, x_BTD, cache=None, position_BT=None, segment_ids_BT=None, mask_BT=None):

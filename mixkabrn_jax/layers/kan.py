@@ -59,8 +59,9 @@ class KanLayer(nnx.Module):
         shape = (*((num_experts,) if num_experts else ()), d_in, d_out)
         self.features = Features(d_in, config, num_experts)
         base, spline = _init(config, shape, linear.init_scale, letters, rngs)
+        spline.set_metadata(rows=d_in)  # of each basis function's matrix
         self.base = base if config.train_base else Buffer(base[...], letters=letters)
-        self.spline = spline if config.train_spline else Buffer(spline[...], letters=letters)
+        self.spline = spline if config.train_spline else Buffer(spline[...], letters=letters, rows=d_in)
         self.linear = linear
 
     def __call__(self, x, group_sizes_E=None):

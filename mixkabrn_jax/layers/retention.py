@@ -83,6 +83,11 @@ class Retention(nnx.Module):
         self.value = Linear(d_model, values, branch.value, "DH", rngs=rngs)
         self.gate = Linear(d_model, values, branch.input, "DH", rngs=rngs)
         self.out = Linear(values, d_model, branch.out_without_sub_norm, "HD", rngs=rngs)
+        self.query.kernel.set_metadata(columns=heads.key_width)
+        self.key.kernel.set_metadata(columns=heads.key_width)
+        self.value.kernel.set_metadata(columns=heads.value_width)
+        self.gate.kernel.set_metadata(columns=heads.value_width)
+        self.out.kernel.set_metadata(rows=heads.value_width)
         self.sub_norm = branch.sub_norm and not branch.normalize_input
         log_decay_H = retention.log_decay(heads.num_heads, config.first_decay_exponent)
         is_learned, is_gated = config.decay == "learned", config.decay == "gated"

@@ -1,7 +1,8 @@
 """What a module owns: `nnx.Param`, and a second kind of leaf, `Buffer`; and how both are laid out over devices.
 
 A matrix carries the letters of its trailing dimensions as metadata, `nnx.Param(value, letters="DF")`, and
-`mixkabrn_jax.sharding` says what they mean. A variable without letters is replicated on every device.
+`mixkabrn_jax.sharding` says what they mean. A variable without letters is replicated on every device. Where several
+matrices lie side by side in it, of heads or of basis functions, it carries how many `rows` or `columns` each has.
 """
 
 import jax
@@ -33,6 +34,30 @@ def stacked(module: nnx.Module, letter: str) -> nnx.Module:
             letters = _letters(variable) or "_" * (variable.ndim - 1)
             variable.set_metadata(letters=letter + letters)
     return module
+
+
+def map_matrices(function, tree):
+    """A tree with each variable's matrices `[..., D, F]` replaced by `function` of them, those side by side apart.
+
+    Args:
+        function: of an array `[..., D, F]`, whatever the leading dimensions are, to one of the same shape.
+        tree: of variables or arrays.
+    """
+
+    def mapped(leaf):
+        if not _is_variable(leaf):
+            return function(leaf)
+        return leaf.replace(_map_apart(function, leaf)) if jax.tree.leaves(leaf) else leaf
+
+    return jax.tree.map(mapped, tree, is_leaf=_is_variable)
+
+
+def _map_apart(function, variable):
+    value = variable[...]
+    *lead, d_in, d_out = value.shape
+    rows, columns = (variable.get_metadata(side, size) for side, size in (("rows", d_in), ("columns", d_out)))
+    apart = value.reshape(*lead, d_in // rows, rows, d_out // columns, columns).swapaxes(-3, -2)
+    return function(apart).swapaxes(-3, -2).reshape(value.shape)
 
 
 def layout(tree):

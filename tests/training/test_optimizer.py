@@ -130,9 +130,9 @@ def test_updates_are_those_of_adamw_behind_a_clip_of_the_global_norm(size):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3), (9, 4, 4), (2, 3, 6, 2)])
 def test_muon_sets_the_singular_values_of_each_matrix_of_a_stack_and_adam_trains_the_rest(shape):
-    """Jordan et al. 2024, with the size of Liu et al. 2025; optax's Newton-Schulz divides by the norm + 1e-8."""
+    """Jordan et al. 2024, with the size of Liu et al. 2025."""
     options = {"schedule": "wsd", "clip_norm": 1e9, "weight_decay": 0.0, "warmup_steps": 0, "peak_rate": 1.0}
-    options["momentum"] = 0.8  # and not optax's own
+    options["momentum"] = 0.8
     both, adam = (optimizer.make(config(matrices=matrices, **options), 100) for matrices in ("muon", "adamw"))
     params = {"blocks": {"kernel": np.zeros(shape), "scale_D": np.zeros(4), "router": np.zeros((4, 2))}}
     params |= {"embedding_WD": np.zeros((7, 4)), "head_WD": np.zeros((7, 4))}
@@ -156,6 +156,36 @@ def test_muon_sets_the_singular_values_of_each_matrix_of_a_stack_and_adam_trains
         assert singular.max() < 1.5
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("side", "size"), [("rows", 3), ("columns", 2)])
+def test_muon_takes_heads_and_basis_functions_apart(side, size):
+    both = optimizer.make(config(matrices="muon", schedule="wsd", weight_decay=0.0, warmup_steps=0, peak_rate=1.0), 100)
+    grad = reference.normal(0, 2, 6, 4, dtype=float)
+    whole, parts = nnx.Param(jnp.array(grad), letters="DF"), nnx.Param(jnp.array(grad), letters="DF", **{side: size})
+    (of_whole, _), (of_parts, _) = (
+        both.update({"kernel": a}, both.init({"kernel": a}), {"kernel": a}) for a in (whole, parts)
+    )
+    got = -np.asarray(of_parts["kernel"][...])
+    axis = 1 if side == "rows" else 2
+    for matrix, gradient in zip(got, grad, strict=True):
+        cuts = range(size, grad.shape[axis], size)
+        apart = [np.split(a, list(cuts), axis=axis - 1) for a in (matrix, gradient)]
+        for one, its_gradient in zip(*apart, strict=True):
+            np.testing.assert_allclose(one, reference.muon([its_gradient], 0.95), rtol=0, atol=1e-6)
+    assert np.abs(got + np.asarray(of_whole["kernel"][...])).max() > 0.01
+
+
+def test_heads_and_basis_functions_say_how_large_they_are():
+    model = toy.make(toy.model_config(num_heads=2, key_width=4, value_width=6, num_experts=2, ffn="kan"))
+    block = model.routed_blocks
+    for layer, columns in (("query", 4), ("key", 4), ("value", 6), ("gate", 6)):
+        assert getattr(block.mixer, layer).kernel.get_metadata("columns") == columns
+    assert block.mixer.out.kernel.get_metadata("rows") == 6
+    for experts in (block.ffn.experts, block.ffn.shared):
+        assert experts.up.spline.get_metadata("rows") == model.config.d_model
+        assert experts.down.spline.get_metadata("rows") == model.config.expert_width
+
+
 def test_muon_trains_every_matrix_of_the_layers_and_nothing_else():
     params = nnx.state(toy.make(toy.model_config(tied_embeddings=False, first_dense_layers=1)), nnx.Param)
     state = optimizer.make(config(matrices="muon"), 10).init(params)[1].inner_states
@@ -166,7 +196,7 @@ def test_muon_trains_every_matrix_of_the_layers_and_nothing_else():
     matrices, rest = (names(state[name].inner_state) for name in ("muon", "adam"))
     assert not {name for name in matrices if any(part in name for part in ("embedding", "head", "router", "scale"))}
     everything = names(params)
-    mean_of = {name for name in everything if any(found.endswith(f".mu{name}") for found in matrices)}
+    mean_of = {name for name in everything if any(found.endswith(f".trace{name}") for found in matrices)}
     assert {name.split("'")[-2] for name in mean_of} == {"kernel", "base", "spline"}
     assert mean_of == {name for name in everything if name.split("'")[-2] in ("kernel", "base", "spline")}
     assert {name for name in everything if any(found.endswith(f".mu{name}") for found in rest)} == everything - mean_of
@@ -273,8 +303,8 @@ def test_moments_of_what_does_not_change_are_kept_to_the_bit_and_a_map_keeps_the
     old = of_both[1].inner_states
     new = optimizer.carry_moments(of_both, lambda tree: {**tree, "spline": doubling @ tree["spline"]})
     new = new[1].inner_states
-    mean = old["muon"].inner_state[0].mu["spline"]
-    np.testing.assert_array_equal(new["muon"].inner_state[0].mu["spline"], doubling @ mean)
+    mean = old["muon"].inner_state[0].trace["spline"]
+    np.testing.assert_array_equal(new["muon"].inner_state[0].trace["spline"], doubling @ mean)
     jax.tree.map(np.testing.assert_array_equal, new["adam"], old["adam"])
     # An entry that the change leaves keeps its moments to the bit, as those of an expert whose grid stays: even a v
     # below m^2, where a rare gradient was the last one.
