@@ -7,7 +7,7 @@ from flax import nnx
 from mixkabrn_jax import sharding
 from mixkabrn_jax.layers.branch import BranchConfig
 from mixkabrn_jax.layers.heads import HeadsConfig, RotaryConfig
-from mixkabrn_jax.layers.linear import Linear
+from mixkabrn_jax.layers.linear import Linear, project
 from mixkabrn_jax.ops import attention
 
 
@@ -49,9 +49,10 @@ class Attention(nnx.Module):
             raise ValueError("segment ids together with a cache: packed documents are seen without one")
         if position_BT is None:
             position_BT = jnp.arange(x_BTD.shape[1], dtype=jnp.int32)[None]
-        q_BTHK = self.rotary.rotate(self.heads.split(self.query(x_BTD)), position_BT)
-        k_BTHK = self.rotary.rotate(self.heads.split(self.key(x_BTD)), position_BT)
-        v_BTHV = self.heads.split(self.value(x_BTD))
+        q_BTF, k_BTF, v_BTF = project(x_BTD, (self.query, self.key, self.value))
+        q_BTHK = self.rotary.rotate(self.heads.split(q_BTF), position_BT)
+        k_BTHK = self.rotary.rotate(self.heads.split(k_BTF), position_BT)
+        v_BTHV = self.heads.split(v_BTF)
         if cache is None:
             if mask_BT is not None:
                 segment_ids_BT = (mask_BT > 0).astype(jnp.int32)  # tokens see tokens, padding sees padding

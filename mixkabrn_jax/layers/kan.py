@@ -106,7 +106,8 @@ class KanLayer(nnx.Module):
             base, spline, owned = weights
             x_CEF, gates_CE = rows
             edge_CEF = effective_activation(jax.nn.silu(x_CEF), linear) * gates_CE[..., None]
-            basis_CGH = nnx.merge(graph, owned)(x_CEF.reshape(len(x_CEF), -1))
+            # Written before it is scaled: XLA would make each function anew for every one of them otherwise.
+            basis_CGH = jax.lax.optimization_barrier(nnx.merge(graph, owned)(x_CEF.reshape(len(x_CEF), -1)))
             basis_CGEF = basis_CGH.reshape(-1, num_basis, num_experts, width) * gates_CE[:, None, :, None]
             by_base = multiply(edge_CEF.reshape(len(x_CEF), -1), base.astype(x_CEF.dtype), None)
             return by_base + multiply(basis_CGEF.reshape(len(x_CEF), -1), spline.astype(x_CEF.dtype), None)

@@ -1,12 +1,15 @@
 """Linear layers without bias: dense, ternary (BitNet b1.58) or binary (BitNet), for one matrix or one per expert."""
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mixkabrn_jax import sharding
 from mixkabrn_jax.layers.norm import rms_norm
 from mixkabrn_jax.layers.recompute import recomputed
 from mixkabrn_jax.layers.variables import Buffer
@@ -161,6 +164,22 @@ class Linear(nnx.Module):
         weight_EFD = effective_weight(self.kernel[...], self.config.linear).astype(x_REF.dtype)
         x_REF = effective_activation(x_REF, self.config) * gates_RE[..., None].astype(x_REF.dtype)
         return multiply(x_REF.reshape(len(x_REF), -1), weight_EFD.reshape(-1, weight_EFD.shape[-1]), None)
+
+
+def project(x: jax.Array, layers: Sequence[nnx.Module]) -> list[jax.Array]:
+    """What each of several layers gives for the same input `[..., D]`, by one product with their matrices side by side.
+
+    Apart where they are of different kinds, or where their columns lie on several devices.
+    """
+    kinds = {replace(layer.config, init_scale=1.0) if isinstance(layer, Linear) else None for layer in layers}
+    if len(kinds) > 1 or None in kinds or sharding.size("model") > 1:
+        return [layer(x) for layer in layers]
+    (config,) = kinds
+    if config.normalize_input:
+        x = rms_norm(x, config.norm_epsilon)
+    weights = [effective_weight(layer.kernel[...], config.linear) for layer in layers]
+    y = multiply(effective_activation(x, config), jnp.concatenate(weights, axis=-1).astype(x.dtype), None)
+    return jnp.split(y, list(itertools.accumulate(weight.shape[-1] for weight in weights))[:-1], axis=-1)
 
 
 class IntegerLinear(nnx.Module):

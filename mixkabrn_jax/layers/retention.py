@@ -10,7 +10,7 @@ from flax import nnx
 from mixkabrn_jax import sharding
 from mixkabrn_jax.layers.branch import BranchConfig
 from mixkabrn_jax.layers.heads import HeadsConfig, RotaryConfig
-from mixkabrn_jax.layers.linear import Linear, normal_init
+from mixkabrn_jax.layers.linear import Linear, normal_init, project
 from mixkabrn_jax.layers.norm import rms_norm
 from mixkabrn_jax.layers.recompute import recomputed
 from mixkabrn_jax.ops import retention
@@ -124,10 +124,10 @@ class Retention(nnx.Module):
             state_BHKV = self.heads.empty_state(x_BTD.shape[0])
         if position_BT is None:
             position_BT = jnp.arange(x_BTD.shape[1], dtype=jnp.int32)[None]
-        q_BTHK = self.rotary.rotate(self.heads.split(self.query(x_BTD)), position_BT)
-        k_BTHK = self.heads.split(self.key(x_BTD)) * self.heads.key_width**-0.5
-        k_BTHK = self.rotary.rotate(k_BTHK, position_BT)
-        v_BTHV = self.heads.split(self.value(x_BTD))
+        q_BTF, k_BTF, v_BTF, gate_BTF = project(x_BTD, (self.query, self.key, self.value, self.gate))
+        q_BTHK = self.rotary.rotate(self.heads.split(q_BTF), position_BT)
+        k_BTHK = self.rotary.rotate(self.heads.split(k_BTF) * self.heads.key_width**-0.5, position_BT)
+        v_BTHV = self.heads.split(v_BTF)
         log_decay = constant_decay = self.log_decay(x_BTD)
         if mask_BT is not None:
             k_BTHK, log_decay = retention.mask_padding(k_BTHK, log_decay, mask_BT)
@@ -148,7 +148,7 @@ class Retention(nnx.Module):
         scale_BTH = (
             retention.row_scale(position_BT, constant_decay) if self.config.normalization == "sqrt_sum" else None
         )
-        y_BTF = recomputed(self._gated)(self.gate(x_BTD), y_BTHV, scale_BTH)
+        y_BTF = recomputed(self._gated)(gate_BTF, y_BTHV, scale_BTH)
         return self.out(y_BTF), state_BHKV
 
     def _gated(self, gate_BTF, y_BTHV, scale_BTH):

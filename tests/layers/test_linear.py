@@ -1,10 +1,12 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from mixkabrn_jax.layers.linear import LINEAR_TYPES, IntegerLinear, Linear, LinearConfig, effective_spline
+from mixkabrn_jax.layers.linear import LINEAR_TYPES, IntegerLinear, Linear, LinearConfig, effective_spline, project
 from mixkabrn_jax.ops import ternary
 from tests import reference
 
@@ -87,6 +89,25 @@ def test_integers_of_experts_give_what_the_quantised_experts_give():
     got, want = (np.asarray(run(layer, x, group_sizes)) for layer in (IntegerLinear(layer), layer))
     reference.assert_close(got[:3], want[:3], terms=D)
     reference.assert_close(got, want, terms=D)
+
+
+@pytest.mark.parametrize("linear", LINEAR_TYPES)
+@pytest.mark.parametrize("normalize_input", [False, True])
+def test_layers_side_by_side_are_each_of_them(linear, normalize_input):
+    config = LinearConfig(linear, normalize_input=normalize_input)
+    layers = [Linear(D, width, config, rngs=nnx.Rngs(width)) for width in (3, 7, 4)]
+    layers[1].config = dataclasses.replace(config, init_scale=0.5)  # which says how it started, no more
+    layers[1].kernel[...] = 100 * layers[1].kernel[...]  # a scale of its own
+    x = jnp.array(reference.normal(0, 2, 5, D))
+    for got, layer in zip(project(x, layers), layers, strict=True):
+        reference.assert_close(got, layer(x), terms=D)
+
+
+def test_layers_of_different_kinds_stay_apart():
+    x, layer = jnp.array(reference.normal(0, 5, D)), Linear(D, 3, LinearConfig("ternary"), rngs=nnx.Rngs(0))
+    layers = [layer, Linear(D, 4, LinearConfig("dense"), rngs=nnx.Rngs(1)), IntegerLinear(layer)]
+    for got, layer in zip(project(x, layers), layers, strict=True):
+        np.testing.assert_array_equal(got, layer(x))
 
 
 def test_a_dense_layer_has_no_integers():
