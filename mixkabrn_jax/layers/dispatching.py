@@ -5,6 +5,7 @@ Experts are stacked: every leaf has a leading dimension E, and each device along
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from mixkabrn_jax import sharding
 from mixkabrn_jax.ops import dispatch
@@ -92,6 +93,21 @@ def _run_sorted(experts, num_experts, x_TD, gates_TN, indices_TN, mask_T):
         mask_R = (1 if mask_R is None else mask_R) * is_mine_R
     rows_RD, outside = experts(rows_RD, assigned.group_sizes_E, mask_R)
     return dispatch.combine(rows_RD, gates_TN, assigned), outside
+
+
+def are_alike(experts, shared) -> bool:
+    """Whether routed and shared experts, if any, differ in their numbers alone, so that one stack can hold them all."""
+    return shared is None or _static_parts(experts) == _static_parts(shared)
+
+
+def _static_parts(module):
+    """Each module's type and what it holds besides modules and variables, in the order of their paths."""
+
+    def of_one(part):
+        held = {name: value for name, value in vars(part).items() if not name.startswith("_")}
+        return type(part), {k: v for k, v in held.items() if not isinstance(v, nnx.Module | nnx.Variable)}
+
+    return [of_one(part) for _, part in nnx.iter_graph(module) if isinstance(part, nnx.Module)]
 
 
 def run_dense(experts, shared, num_experts, x_TD, gates_TN, indices_TN, mask_T):

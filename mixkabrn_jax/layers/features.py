@@ -124,6 +124,12 @@ class Features(nnx.Module):
         wide = x.astype(jnp.promote_types(x.dtype, knots.dtype))
         return jnp.swapaxes(bspline.basis(wide, knots, grid.degree, grid.extrapolation), -1, -2).astype(x.dtype)
 
+    def weighted(self, x, weight):
+        """These functions times a weight for each input: `[..., D]`, `[..., D]` -> `[..., G, D]`."""
+        if self.config.basis == "bspline" and self.knots_DM is None:
+            return uniform_bspline.weighted_basis(x, weight, self.config.grid)
+        return self(x) * weight[..., None, :]
+
     def outside_grid(self, x, group_sizes_E=None, row_mask=None) -> OutsideGrid | None:
         """How many inputs lie outside their grid; None where there are no splines.
 

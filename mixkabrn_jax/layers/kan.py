@@ -105,12 +105,12 @@ class KanLayer(nnx.Module):
         def product(weights, rows):
             base, spline, owned = weights
             x_CEF, gates_CE = rows
-            edge_CEF = effective_activation(jax.nn.silu(x_CEF), linear) * gates_CE[..., None]
-            # Written before it is scaled: XLA would make each function anew for every one of them otherwise.
-            basis_CGH = jax.lax.optimization_barrier(nnx.merge(graph, owned)(x_CEF.reshape(len(x_CEF), -1)))
-            basis_CGEF = basis_CGH.reshape(-1, num_basis, num_experts, width) * gates_CE[:, None, :, None]
-            by_base = multiply(edge_CEF.reshape(len(x_CEF), -1), base.astype(x_CEF.dtype), None)
-            return by_base + multiply(basis_CGEF.reshape(len(x_CEF), -1), spline.astype(x_CEF.dtype), None)
+            gates_CEF = jnp.broadcast_to(gates_CE[..., None], x_CEF.shape)
+            edge_CEF = effective_activation(jax.nn.silu(x_CEF), linear) * gates_CEF
+            x_CH, gates_CH, edge_CH = (a.reshape(len(x_CEF), -1) for a in (x_CEF, gates_CEF, edge_CEF))
+            basis_CGH = nnx.merge(graph, owned).weighted(x_CH, gates_CH)
+            by_base = multiply(edge_CH, base.astype(x_CEF.dtype), None)
+            return by_base + multiply(basis_CGH.reshape(len(x_CEF), -1), spline.astype(x_CEF.dtype), None)
 
         weights = base_EFD.reshape(-1, d_out), spline_GEFD.reshape(-1, d_out), owned
         row_bytes = num_basis * num_experts * width * x_REF.dtype.itemsize

@@ -137,7 +137,9 @@ class MixtureOfExperts(nnx.Module):
         shared = self.shared
         if assigned is not None and router.dispatch == "sorted":
             y_TD, outside = dispatching.run_assigned(self.experts, x_TD, gates_TN, assigned)
-        elif router.dispatch == "dense" and sharding.size("expert") == 1:
+        elif (
+            router.dispatch == "dense" and sharding.size("expert") == 1 and dispatching.are_alike(self.experts, shared)
+        ):
             # All of them run on all tokens, and shared experts are those that every token chooses.
             y_TD, outside = dispatching.run_dense(self.experts, shared, num_experts, x_TD, gates_TN, kept_TN, mask_T)
             shared = None

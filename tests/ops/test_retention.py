@@ -18,6 +18,12 @@ SEGMENTS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch):
+    """One chunk after the other, whatever the size; all chunks at once is `backend="gpu"`, and what layers' tests do."""
+    monkeypatch.setattr(retention, "CACHE_BYTES", 0)
+
+
 def inputs(B=2, T=13, H=3, K=4, V=6, seed=0):
     q, k = reference.normal(seed, B, T, H, K), reference.normal(seed + 1, B, T, H, K)
     return q, k, reference.normal(seed + 2, B, T, H, V), reference.normal(seed + 3, B, H, K, V)
@@ -114,6 +120,28 @@ def test_chunkwise_is_the_definition_for_any_chunk_size(chunk_size):
     assert got_state.dtype == jnp.float32
     reference.assert_close(got, want, terms=terms(q))
     reference.assert_close(got_state, want_state, terms=terms(q))
+
+
+@pytest.mark.parametrize("segments", SEGMENTS)
+def test_chunks_that_fit_the_cache_are_handled_at_once_as_one_after_the_other(segments, monkeypatch):
+    q, k, v, state = inputs()
+    segment_ids, bars = np.array(SEGMENTS[segments], np.int32), (reference.normal(5, *v.shape), state)
+    found = []
+    for cache in (0, 2**23):
+        monkeypatch.setattr(retention, "CACHE_BYTES", cache)
+
+        def of(*args):
+            return retention.chunkwise(*args, chunk_size=5, segment_ids=segment_ids, backend="cpu")
+
+        def both(*args, of=of):
+            out, pull = jax.vjp(lambda q, k, v, state: of(q, k, v, LOG_DECAY, state), *args)
+            return out, pull(bars)
+
+        found.append(jax.jit(both)(q, k, v, state))
+        # Scores of one chunk of 5, or of all three.
+        assert ("[1,2,3,5,5]" in str(jax.make_jaxpr(both)(q, k, v, state))) == (cache == 0)
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        reference.assert_close(a, b, terms=terms(q))
 
 
 def test_recurrent_is_the_definition():
