@@ -95,8 +95,10 @@ def _run_sorted(experts, num_experts, x_TD, gates_TN, indices_TN, mask_T):
     return dispatch.combine(rows_RD, gates_TN, assigned), outside
 
 
-def are_alike(experts, shared) -> bool:
-    """Whether routed and shared experts, if any, differ in their numbers alone, so that one stack can hold them all."""
+def fit_one_stack(experts, shared) -> bool:
+    """Whether routed and shared experts, if any, are all on this device, and alike but for their numbers."""
+    if sharding.size("expert") > 1:
+        return False
     return shared is None or _static_parts(experts) == _static_parts(shared)
 
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mixkabrn_jax import sharding
 from mixkabrn_jax.layers import dispatching
 from mixkabrn_jax.layers.balance import balance_of
 from mixkabrn_jax.layers.linear import normal_init
@@ -137,9 +136,7 @@ class MixtureOfExperts(nnx.Module):
         shared = self.shared
         if assigned is not None and router.dispatch == "sorted":
             y_TD, outside = dispatching.run_assigned(self.experts, x_TD, gates_TN, assigned)
-        elif (
-            router.dispatch == "dense" and sharding.size("expert") == 1 and dispatching.are_alike(self.experts, shared)
-        ):
+        elif router.dispatch == "dense" and dispatching.fit_one_stack(self.experts, shared):
             # All of them run on all tokens, and shared experts are those that every token chooses.
             y_TD, outside = dispatching.run_dense(self.experts, shared, num_experts, x_TD, gates_TN, kept_TN, mask_T)
             shared = None

@@ -104,6 +104,16 @@ def test_both_dispatches_are_the_loop_over_tokens_in_values_and_gradients(name):
             reference.assert_close(leaf, want_leaf, terms=B * T * forward)
 
 
+def test_a_shared_expert_of_another_number_format_keeps_it():
+    """All experts run as one stack where they are alike; what `models.quantize` has set apart is not."""
+    x, moe = reference.normal(1, B, T, D), make(dispatch="dense")
+    for layer in (moe.shared.up, moe.shared.down):
+        layer.config = dataclasses.replace(layer.config, linear="ternary")
+    indices, mask = choices(moe, x), np.ones((B, T), np.float32)
+    want = token_by_token(moe, x, indices, mask)[0]
+    reference.assert_close(jax.jit(moe)(x)[0], want, terms=2 * D + 2 * 5 + moe.config.num_experts)
+
+
 def test_quantised_experts_keep_a_scale_each_in_both_dispatches(monkeypatch):
     # Codes of activations may flip where two orders of a sum differ by one rounding: here they are not rounded.
     monkeypatch.setattr("mixkabrn_jax.ops.ternary.fake_quant_activation", lambda x, bits: x)  # noqa: ARG005

@@ -20,7 +20,7 @@ SEGMENTS = {
 
 @pytest.fixture(autouse=True)
 def no_cache(monkeypatch):
-    """One chunk after the other, whatever the size; all chunks at once is `backend="gpu"`, and what layers' tests do."""
+    """One chunk after the other, whatever the size; layers' tests handle all chunks at once."""
     monkeypatch.setattr(retention, "CACHE_BYTES", 0)
 
 
