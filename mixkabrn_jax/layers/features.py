@@ -122,7 +122,7 @@ class Features(nnx.Module):
             return uniform_bspline.basis(x, grid)
         knots = _of_rows(self.knots_DM, x, group_sizes_E)
         wide = x.astype(jnp.promote_types(x.dtype, knots.dtype))
-        return jnp.swapaxes(bspline.basis(wide, knots, grid.degree, grid.extrapolation), -1, -2).astype(x.dtype)
+        return bspline.by_function(wide, knots, grid.degree, grid.extrapolation).astype(x.dtype)
 
     def weighted(self, x, weight):
         """These functions times a weight for each input: `[..., D]`, `[..., D]` -> `[..., G, D]`."""

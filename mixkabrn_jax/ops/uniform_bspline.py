@@ -167,15 +167,7 @@ def basis(x: jax.Array, grid: UniformGrid) -> jax.Array:
     Returns: `[..., G, D]`, G = num_intervals + degree, in x's dtype.
     """
     position = grid.locate(x)
-    return _slabs(x, grid, lambda g: grid.value(position, g))
-
-
-def _slabs(x, grid, value):
-    """`[..., G, D]`, slab after slab into one array: a stack of them all would be written element by element."""
-    values = jnp.zeros((*x.shape[:-1], grid.num_basis, x.shape[-1]), x.dtype)
-    for g in range(grid.num_basis):
-        values = values.at[..., g, :].set(value(g).astype(x.dtype))
-    return values
+    return bspline.slabs([grid.value(position, g).astype(x.dtype) for g in range(grid.num_basis)])
 
 
 def _basis_forward(x, grid):
@@ -206,7 +198,7 @@ def weighted_basis(x: jax.Array, weight: jax.Array, grid: UniformGrid) -> jax.Ar
     Returns: `[..., G, D]` in x's dtype.
     """
     position = grid.locate(x)
-    return _slabs(x, grid, lambda g: weight * grid.value(position, g))
+    return bspline.slabs([(weight * grid.value(position, g)).astype(x.dtype) for g in range(grid.num_basis)])
 
 
 def _weighted_forward(x, weight, grid):
