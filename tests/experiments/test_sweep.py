@@ -252,8 +252,8 @@ def test_a_trial_that_training_would_refuse_is_named_with_its_field(tmp_path, ov
 
 
 def test_a_long_error_does_not_widen_the_table():
-    row = results.Row("base-0", "", "failed", None, None, 0, None, None, None, "x" * 350)
-    short = results.Row("base-1", "", "failed", None, None, 0, None, None, None, "y" * 100)
+    row = results.Row("base-0", "", "failed", None, None, None, 0, None, None, None, "x" * 350)
+    short = results.Row("base-1", "", "failed", None, None, None, 0, None, None, None, "y" * 100)
     lines = results.markdown([row, short]).splitlines()
     assert "x" * 97 + "... |" in lines[2]
     assert "y" * 100 + " |" in lines[3]
