@@ -25,6 +25,7 @@ def get_config():
             "evaluate_windows": 64,
             "model.hidden_width": 36,
             "model.expert_width": 12,
+            "model.kan.spline_linear": "int4",
             "data.source": "text",
             "data.path": "",  # set it to tinyshakespeare.txt
             "data.tokenizer": "characters",
@@ -54,7 +55,7 @@ def candidates(config):
     yield {"data.batch_size": 6, "num_steps": config.num_steps // 2}
     yield {"data.batch_size": 12, "data.sequence_length": 64}
     yield {"model.embedding_scale": 1.0}
-    for spline_linear in ("dense", "int4", "int8"):
+    for spline_linear in ("dense", "ternary", "int8"):
         yield {"model.kan.spline_linear": spline_linear}
     yield {"model.quantization.embedding": "dense"}
     yield {"model.quantization.activation_bits": 4, "model.quantization.down_activation_bits": 4}

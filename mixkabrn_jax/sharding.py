@@ -230,6 +230,11 @@ def size(*axes: str) -> int:
     return math.prod(mesh.shape[axis] for axis in _axes_here(axes))
 
 
+def model_size() -> int:
+    """Devices along `model`, over which XLA splits what this program computes; 1 without a mesh."""
+    return jax.sharding.get_abstract_mesh().shape.get("model", 1)
+
+
 def index(axis: str) -> jax.Array | int:
     """This device's place along the axis."""
     return jax.lax.axis_index(axis) if _axes_here((axis,)) else 0

@@ -172,7 +172,7 @@ def project(x: jax.Array, layers: Sequence[nnx.Module]) -> list[jax.Array]:
     Apart where they are of different kinds, or where their columns lie on several devices.
     """
     kinds = {replace(layer.config, init_scale=1.0) if isinstance(layer, Linear) else None for layer in layers}
-    if len(kinds) > 1 or None in kinds or sharding.size("model") > 1:
+    if len(kinds) > 1 or None in kinds or sharding.model_size() > 1:
         return [layer(x) for layer in layers]
     (config,) = kinds
     if config.normalize_input:

@@ -142,7 +142,7 @@ def _scale_by_muon(momentum):
 
     Stacked leaves are as many matrices, and so are heads and the basis functions of splines, which lie side by side in
     one: they stand for themselves, and Newton-Schulz on smaller matrices is less work (optax's Muon takes wholes: a
-    quarter of the time of a step of lm.py:tiny, this a twentieth, at a lower loss: docs/recipe.md).
+    quarter of the time of a step of lm.py:tiny, this a fifteenth, at a lower loss: docs/recipe.md).
     """
 
     def orthogonalize(updates, _):

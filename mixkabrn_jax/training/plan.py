@@ -123,12 +123,14 @@ def _traced(experiment, vocab_size, mesh):
 
 def _bytes_on_one(tree, sizes):
     """Of the device with the largest parts."""
-    specs = jax.tree.leaves(variables.layout(tree), is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
-    total = 0
-    for leaf, spec in zip(jax.tree.leaves(tree), specs, strict=True):
+
+    def of_one(spec, part):  # which holds no array where another optimiser trains the parameter
         parts = math.prod(sizes[axis] for entry in spec if entry for axis in sharding.axes_of(entry))
-        total += leaf.size // parts * leaf.dtype.itemsize
-    return total
+        return sum(leaf.size // parts * leaf.dtype.itemsize for leaf in jax.tree.leaves(part))
+
+    layout = variables.layout(tree)
+    found = jax.tree.map(of_one, layout, tree, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec))
+    return sum(jax.tree.leaves(found))
 
 
 def _programs(jaxpr, times=1) -> Iterator[tuple]:

@@ -30,7 +30,7 @@ def test_the_error_of_a_process_is_the_one_that_ended_it(output, exit_code, erro
 
 
 def test_markdown_cells_keep_to_their_column():
-    row = results.Row("a", "x=<b>|c", "failed", 1234, None, 3, None, 1.23456, 12345.6, "two\nlines")
+    row = results.Row("a", "x=<b>|c", "failed", 1234, None, None, 3, None, 1.23456, 12345.6, "two\nlines")
     lines = results.markdown([row]).splitlines()
     assert len(lines) == 3
     assert len({len(line) for line in lines}) == 1
@@ -39,6 +39,7 @@ def test_markdown_cells_keep_to_their_column():
         "x=\\<b>\\|c",
         "failed",
         "1,234",
+        "",
         "",
         "3",
         "",

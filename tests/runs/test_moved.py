@@ -24,7 +24,18 @@ def flat():
 def tiny():
     """What lm.py:tiny was then, with the names of today."""
     config = lm.get_config("tiny")
-    config.update_from_flattened_dict({"model.embedding_scale": 1.0, "data.tokenizer": "bytes"})
+    config.update_from_flattened_dict(
+        {
+            "num_steps": 1300,
+            "model.embedding_scale": 1.0,
+            "model.kan.spline_linear": "dense",
+            "model.quantization.embedding": "dense",
+            "data.tokenizer": "bytes",
+            "optimizer.matrices": "adamw",
+            "optimizer.peak_rate": 4e-3,
+            "optimizer.second_peak_rate": 2.7e-3,
+        }
+    )
     return config.to_dict()
 
 
