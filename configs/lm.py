@@ -22,7 +22,7 @@ def get_config(size="tiny"):
     """Every field of an experiment, with the values of `tiny`; the other sizes say what they change."""
     config = ConfigDict()
     config.seed = 0
-    config.num_steps = 1600
+    config.num_steps = 1500
     config.init_from = ""  # the workdir of a run whose parameters and tokenizer a new run starts from
     config.log_every = 20
     config.evaluate_every = 250

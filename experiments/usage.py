@@ -31,7 +31,7 @@ def own_flags(main: Callable) -> list[flags.Flag]:
 
 
 def fields() -> Iterator[str]:
-    """`--config.num_steps=1600  # what it is for`, for each field that `CONFIG` assigns, read from its source."""
+    """`--config.num_steps=1500  # what it is for`, for each field that `CONFIG` assigns, read from its source."""
     for line in (Path(__file__).parents[1] / CONFIG).read_text().splitlines():
         if found := _FIELD.fullmatch(line.strip()):
             yield f"  --config.{found[1]}={found[2]}"

@@ -79,7 +79,7 @@ def test_help_says_what_a_field_is_for(entry, capsys):
     with pytest.raises(SystemExit):
         program.parse("--help")
     text = capsys.readouterr().out
-    assert "\n  --config.num_steps=1600\n" in text
+    assert "\n  --config.num_steps=1500\n" in text
     assert "\n  --config.checkpoint.keep=2  # the newest\n" in text
     assert "--coordinator_address=..." in text
 
