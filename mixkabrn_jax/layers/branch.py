@@ -86,7 +86,7 @@ class BranchConfig:
 
 
 class FeedForward(nnx.Module):
-    """y = down(hidden(x)). A kind of it says what its hidden layer is, and owns a `Linear` or `KanLayer` called `down`."""
+    """y = down(hidden(x)). A kind of it says what its hidden layer is, and owns `down`, a `Linear` or `KanLayer`."""
 
     def hidden(self, x, group_sizes_E=None):
         """What the last layer is given: `[..., D]` -> `[..., F]`; or rows `[R, D]` sorted by expert."""
