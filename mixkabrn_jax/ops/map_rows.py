@@ -24,7 +24,7 @@ def map_rows(function, rows, row_bytes: int, *, backend: str = "auto") -> jax.Ar
     Raises: ValueError for an unknown backend.
     """
     shape = None
-    if isinstance(rows, jax.Array):
+    if jax.tree_util.all_leaves([rows]):  # one array, of JAX or of NumPy
         shape = rows.shape[:-1]
         rows = rows.reshape(math.prod(shape), rows.shape[-1])
     num_rows = len(jax.tree.leaves(rows)[0])

@@ -23,7 +23,10 @@ def test_blocks_give_the_values_and_gradients_of_all_rows_at_once(monkeypatch, r
     reference.assert_close(w_bar, np.sin(np.float64(x)).T @ bar, terms=rows)
 
 
-def test_leading_dimensions_are_rows():
+@pytest.mark.parametrize("block_bytes", [1, 2, 2**21])
+def test_leading_dimensions_are_rows(monkeypatch, block_bytes):
+    """Of an array of NumPy's too, which a layer may be called with outside of `jax.jit`."""
+    monkeypatch.setattr(map_rows, "BLOCK_BYTES", block_bytes)
     x, w = reference.normal(0, 2, 3, 4), reference.normal(1, 4, 5)
     np.testing.assert_array_equal(run(x, w, 1), run(x.reshape(6, 4), w, 1).reshape(2, 3, 5))
 
