@@ -24,7 +24,12 @@ _SWEEP = flags.DEFINE_string("sweep", None, "generator of trials: a function of 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the trials' workdirs and of the tables of results")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "check the trials, print their command lines and do nothing")
 _SLOTS = flags.DEFINE_integer(
-    "slots", 1, "trials at a time; on one accelerator more than 1 needs XLA_PYTHON_CLIENT_MEM_FRACTION", lower_bound=1
+    "slots",
+    1,
+    "trials at a time, each with its share of the processors: on two cores 2 give half as many trials again in an hour "
+    "(losses depend on the number of threads by rounding); on one accelerator more than 1 needs "
+    "XLA_PYTHON_CLIENT_MEM_FRACTION",
+    lower_bound=1,
 )
 command_line.require("sweep", "ablation")
 command_line.require("workdir", "runs/ablation")

@@ -42,6 +42,9 @@ class Event:
 class LocalExecutor:
     """Keeps `slots` processes running; used as a context, whose end stops those that are left.
 
+    Where there are at least as many processors as slots, each slot has a share of them to itself (Linux): processes
+    whose threads contend for the same cores are slower than one after another.
+
     A killed sweep leaves processes that train on, and a second one in the same folder would ruin the first one's
     files. So each holds a lock (flock) on its log, through the open file that is its standard output: the lock lasts
     exactly as long as the process, whoever started it and however it ends, with no file to clean up. A job whose log is
@@ -53,7 +56,8 @@ class LocalExecutor:
     def __init__(self, slots: int, *, poll_seconds: float = 0.1):
         self.received: list[int] = []
         """Signals that asked the sweep to stop."""
-        self._slots, self._poll_seconds = slots, poll_seconds
+        self._free = _shares(slots)  # of slots without a job, the processors
+        self._poll_seconds = poll_seconds
         self._processes: list[subprocess.Popen] = []
         self._previous = {}
 
@@ -83,17 +87,19 @@ class LocalExecutor:
         """
         queue, lives = deque(jobs), []
         while (queue or lives) and not self.received:
-            while queue and len(lives) < self._slots:
-                lives.append(self._live(queue.popleft(), is_done))
-            for life in list(lives):
+            while queue and self._free:
+                processors = self._free.pop(0)
+                lives.append((self._live(queue.popleft(), processors, is_done), processors))
+            for life, processors in list(lives):
                 event = next(life)
                 if event is not None:
                     yield event
                     if event.kind == "ended":
-                        lives.remove(life)
+                        lives.remove((life, processors))
+                        self._free.append(processors)
             time.sleep(self._poll_seconds)
 
-    def _live(self, job: Job, is_done: Callable[[Job], bool]) -> Iterator[Event | None]:
+    def _live(self, job: Job, processors: set[int], is_done: Callable[[Job], bool]) -> Iterator[Event | None]:
         """A job from its lock to its end, as its events with None for each moment between them."""
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab", buffering=0) as log:
@@ -112,6 +118,9 @@ class LocalExecutor:
                 stderr=subprocess.STDOUT,
                 process_group=0,  # a terminal's Ctrl-C is for the sweep alone, which passes on SIGTERM
             )
+        if processors:
+            with contextlib.suppress(ProcessLookupError):  # it has ended already
+                os.sched_setaffinity(process.pid, processors)  # for the threads that it is yet to start, too
         self._processes.append(process)
         yield Event(job, "started")
         while (exit_code := process.poll()) is None:
@@ -125,3 +134,11 @@ class LocalExecutor:
                 # It may end in this very moment; macOS then answers with the second error.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, number)
+
+
+def _shares(slots):
+    """The processors of each slot, in even parts; empty sets where they are not to be told apart."""
+    processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    if slots == 1 or len(processors) < slots:
+        return [set() for _ in range(slots)]
+    return [set(processors[slot::slots]) for slot in range(slots)]

@@ -1,5 +1,6 @@
 """Jobs run in their slots, one process to a log, and none outlives the executor."""
 
+import os
 import sys
 
 import pytest
@@ -32,6 +33,24 @@ def test_slots_run_in_parallel(tmp_path):
     order = [(event.job.name, event.kind) for event in events]
     assert order[:2] == [("a", "started"), ("b", "started")]
     assert order[2][1] == "ended"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="processors are shared out on Linux alone")
+def test_each_slot_has_its_own_share_of_the_processors(tmp_path):
+    processors = os.sched_getaffinity(0)
+    if len(processors) < 2:
+        pytest.skip("needs two processors")
+    code = "import os, time; time.sleep(0.5); print(*os.sched_getaffinity(0))"  # set a moment after the start
+    jobs = [python_job(tmp_path, name, code) for name in "abcd"]
+    with LocalExecutor(2, poll_seconds=0.01) as executor:
+        assert all(event.exit_code == 0 for event in executor.run(jobs, is_done=lambda _: False))
+    shares = [set(map(int, job.log.read_text().removeprefix(job.header).split())) for job in jobs]
+    assert shares[0] | shares[1] == processors
+    assert not shares[0] & shares[1]
+    assert all(share in shares[:2] for share in shares)
+    with LocalExecutor(len(processors) + 1, poll_seconds=0.01) as executor:
+        list(executor.run([python_job(tmp_path, "e", code)], is_done=lambda _: False))
+    assert set(map(int, (tmp_path / "e" / "log.txt").read_text().splitlines()[-1].split())) == processors
 
 
 def test_one_slot_runs_one_job_after_the_other(tmp_path):
