@@ -5,6 +5,7 @@ import importlib
 import os
 import pathlib
 import re
+import runpy
 import shlex
 import subprocess
 import sys
