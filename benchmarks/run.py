@@ -44,13 +44,13 @@ def main():
     rows, figures = _measure(options)
     if options.only != "*":
         return
-    about = _about(jax.devices()[0].device_kind if options.suite == "gpu" else _processor())
+    facts = about(jax.devices()[0].device_kind if options.suite == "gpu" else processor())
     name = f"{options.suite}{'-peers' * options.peers}{'-kept-memory' * options.keep_memory}"
     RESULTS.mkdir(exist_ok=True)
-    record = {"about": about, "figures": figures, "rows": [row._asdict() for row in rows]}
+    record = {"about": facts, "figures": figures, "rows": [row._asdict() for row in rows]}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     head = f"`python -m benchmarks.run {' '.join(sys.argv[1:])}`, " + "; ".join(
-        f"{key} {value}" for key, value in about.items()
+        f"{key} {value}" for key, value in facts.items()
     )
     (RESULTS / f"{name}.md").write_text(f"{head}\n\n{table(rows)}\n")
     print(f"written: {RESULTS / name}.md and .json")
@@ -86,7 +86,7 @@ def _options():
     return parser.parse_args()
 
 
-def _about(device):
+def about(device):
     """What a figure depends on."""
     git = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
@@ -101,7 +101,7 @@ def _about(device):
     }
 
 
-def _processor():
+def processor():
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
