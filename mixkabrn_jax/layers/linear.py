@@ -18,6 +18,8 @@ from mixkabrn_jax.ops import ternary
 from mixkabrn_jax.ops.grouped_matmul import grouped_matmul
 
 LINEAR_TYPES = ("dense", "ternary", "binary")
+ROUNDED = "rounded"
+"""The number format of a matrix that was read as codes times scales: inputs are rounded for it, it is not, again."""
 TABLE_TYPES = ("dense", "int8", "int4")
 """Number formats of the embedding."""
 QUANTIZERS = {"ternary": ternary.quantize_weight, "binary": ternary.binarize_weight}
@@ -49,7 +51,7 @@ class LinearConfig:
     """The processor to compute for, one of `ops.backend.BACKENDS`."""
 
     def __post_init__(self):
-        if self.linear not in LINEAR_TYPES:
+        if self.linear not in (*LINEAR_TYPES, ROUNDED):
             raise ValueError(f"linear={self.linear!r}: one of {LINEAR_TYPES} is needed")
         if not 2 <= self.activation_bits <= 8:
             raise ValueError(f"activation_bits={self.activation_bits}: 2 to 8 is needed")
@@ -72,7 +74,7 @@ def _flat_product(x, weight):
 
 def effective_weight(weight: jax.Array, linear: str) -> jax.Array:
     """The matrix that a layer multiplies by, rounded to its number format; each expert's has its own scale."""
-    if linear == "dense":
+    if linear in ("dense", ROUNDED):
         return weight
     return over_matrices(_FAKE_QUANTIZERS[linear], weight)
 

@@ -53,15 +53,17 @@ def test_a_file_has_five_ternary_codes_to_a_byte_and_the_formats_of_splines_and_
     }
     model = abstract(**changes, d_model=22, hidden_width=13, num_experts=0)  # neither is a multiple of 4 or of 5
     found, config = sizes(model, 16), model.config
-    widths = [(22, 13), (13, 22)]
-    by_base = sum(-(-rows // 5) * columns + 4 for rows, columns in widths)
-    by_spline = config.kan.grid.num_basis * sum(-(-rows // 2) * columns + 4 for rows, columns in widths)
+    # Each array is packed in one row, over all layers.
+    layers, size = config.num_layers, 22 * 13
+    num_basis = config.kan.grid.num_basis
+    by_base = 2 * (-(-layers * size // 5) + 4 * layers)
+    by_spline = 2 * (-(-layers * num_basis * size // 2) + 4 * layers * num_basis)
     heads = config.num_heads * config.key_width, config.num_heads * config.value_width
     assert heads == (16, 16)
-    by_mixer = 4 * (5 * 16 + 4) + 4 * 22 + 4  # queries, keys, values and gate, out
+    by_mixer = 5 * (-(-layers * 22 * 16 // 5) + 4 * layers)  # queries, keys, values, gate, out
     norms = (2 * config.num_layers + 1) * 22 * 4
     tables = (1 if tied else 2) * toy.VOCAB_SIZE * (22 + 4)
-    assert found["parameter_bytes"]["file"] == config.num_layers * (by_base + by_spline + by_mixer) + norms + tables
+    assert found["parameter_bytes"]["file"] == by_base + by_spline + by_mixer + norms + tables
     assert found["low_bit"] == 1 - norms / 4 / found["parameters"]["total"]
 
 

@@ -1,0 +1,41 @@
+"""Writes a trained model as one file: python -m experiments.export --workdir=runs/tiny --out=tiny.safetensors
+
+The file holds what the model multiplies by, exactly: packed codes with their scales, float32 where a number format has
+no codes; with its config and tokenizer. docs/format.md has its form. One line of JSON says what takes how many bytes.
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from experiments import command_line
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "workdir of a trained run")
+_OUT = flags.DEFINE_string("out", None, "the file to write")
+_FORMAT = flags.DEFINE_enum("format", "safetensors", ["safetensors"], "form of the file")
+command_line.require("workdir", "runs/tiny")
+command_line.require("out", "model.safetensors")
+
+
+def main():
+    # Only here, so that a wrong flag is answered at once: JAX comes with them.
+    from mixkabrn_jax import runs
+    from mixkabrn_jax.export import safetensors
+
+    with command_line.user_errors():
+        out = Path(_OUT.value)
+        if not out.parent.is_dir():
+            raise FileNotFoundError(f"--out={out}: there is no folder {out.parent}")
+        if out.is_dir():
+            raise IsADirectoryError(f"--out={out} is a folder: the name of a file is needed")
+        model, tokenizer, config = runs.open(_WORKDIR.value)
+        content = safetensors.to_bytes(model, tokenizer, config, {"workdir": Path(_WORKDIR.value).name})
+        safetensors.write(out, content)
+    # Every number format of training is stored as it is multiplied by.
+    print(json.dumps({"bytes": len(content), "tensors": safetensors.describe(content), "exact": True}))
+    return 0
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,1 @@
+"""From a run to one file that others open."""

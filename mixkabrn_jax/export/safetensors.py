@@ -1,0 +1,172 @@
+"""A trained model as one safetensors file, which holds its tokenizer and config too; docs/format.md has every byte.
+
+What the model multiplies by is stored exactly: codes and scales where a number format has them, float32 elsewhere.
+"""
+
+import dataclasses
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from mixkabrn_jax.data import tokenizers
+from mixkabrn_jax.data.tokenizers import Tokenizer
+from mixkabrn_jax.layers.kan import KanLayer
+from mixkabrn_jax.layers.linear import ROUNDED, Linear
+from mixkabrn_jax.models import codes, surgery
+from mixkabrn_jax.models.config import ModelConfig
+from mixkabrn_jax.models.language import LanguageModel
+from mixkabrn_jax.models.quantize import linear_type
+from mixkabrn_jax.runs.config import build
+from mixkabrn_jax.runs.model import abstract
+
+FORMAT = "mixkabrn-1"
+_TOKENIZER = "tokenizer.json.zlib"
+
+
+def to_bytes(model: LanguageModel, tokenizer: Tokenizer, config: Mapping, about: Mapping = {}) -> bytes:
+    """The file of a model.
+
+    Args:
+        config: that of the run; its model section becomes the model's own.
+        about: where the model comes from; anything that JSON can hold.
+    Raises: ValueError for a model of integer layers, whose weights are gone.
+    """
+    if any(linear_type(layer) == "integers" for _, layer in surgery.layers(model)):
+        raise ValueError("the model has integer layers: save the model that to_integers was given")
+    tensors, kinds = _tensors(model)
+    text = json.dumps(tokenizer.to_json(), ensure_ascii=False, separators=(",", ":")).encode()
+    tensors[_TOKENIZER] = np.frombuffer(zlib.compress(text, 9), np.uint8)
+    metadata = {
+        "format": FORMAT,
+        "config": _json({**config, "model": dataclasses.asdict(model.config)}),
+        "codes": _json(kinds),
+        "about": _json(about),
+        "sha256": _digest(tensors),
+    }
+    return save(tensors, metadata)
+
+
+def from_bytes(content: bytes) -> tuple[LanguageModel, Tokenizer, dict]:
+    """The model of a file, which gives the logits of the one that was saved, with its tokenizer and config.
+
+    Its matrices hold codes times scales and are not rounded again: `Linear` layers have the number format "rounded".
+
+    Raises: ValueError for a file of another form, or one that is damaged.
+    """
+    try:
+        tensors, metadata = load(content), _metadata(content)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"this is no safetensors file ({error})") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"its format is {metadata.get('format')!r}, where {FORMAT!r} is needed")
+    if _digest(tensors) != metadata.get("sha256"):
+        raise ValueError("its tensors are not those that were written: their SHA-256 is another")
+    config, kinds = json.loads(metadata["config"]), json.loads(metadata["codes"])
+    tokenizer = tokenizers.from_json(json.loads(zlib.decompress(tensors.pop(_TOKENIZER).tobytes())))
+    graph, part = abstract(build(ModelConfig, config["model"], "config.model"), tokenizer.vocab_size)
+    leaves = nnx.to_flat_state(nnx.merge_state(part["params"], part["buffers"]))
+    filled = [(path, leaf.replace(_value(".".join(map(str, path)), leaf, tensors, kinds))) for path, leaf in leaves]
+    if tensors:
+        raise ValueError(f"its tensors {', '.join(sorted(tensors))} are not those of its config")
+    model = nnx.merge(graph, nnx.from_flat_state(filled))
+    return _without_rounding(model), tokenizer, config
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes the file as a whole or not at all. Raises: OSError."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def describe(content: bytes) -> dict[str, dict[str, int]]:
+    """By number format, how many tensors there are, the numbers that they stand for, and their bytes."""
+    tensors, kinds, found = load(content), json.loads(_metadata(content)["codes"]), {}
+    for name, tensor in tensors.items():
+        owner, _, part = name.rpartition(".")
+        kind = "scales" if part == "scales" and owner in kinds else kinds.get(owner, {}).get("kind", "float32")
+        if name == _TOKENIZER:
+            kind = "tokenizer"
+        size = int(np.prod(kinds[owner]["shape"])) if part == "codes" else tensor.size
+        entry = found.setdefault(kind, {"count": 0, "numbers": 0, "bytes": 0})
+        for key, value in (("count", 1), ("numbers", size), ("bytes", tensor.nbytes)):
+            entry[key] += value
+    return found
+
+
+def _tensors(model):
+    """(arrays by name, number format and shape of those that are codes by the name of their variable)."""
+    by_path = {each.path: each for each in codes.coded(model)}
+    tensors, kinds = {}, {}
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        parts = tuple(map(str, path))
+        name, each = ".".join(parts), by_path.get(parts)
+        if each is None:
+            tensors[name] = np.asarray(variable[...])
+            continue
+        numbers, scales = each.encode()
+        kinds[name] = {"kind": each.kind, "shape": list(numbers.shape)}
+        tensors[f"{name}.codes"] = codes.pack(np.asarray(numbers), each.kind)
+        tensors[f"{name}.scales"] = np.asarray(scales)
+    return tensors, kinds
+
+
+def _value(name, leaf, tensors, kinds):
+    """A variable's array, taken out of the tensors."""
+    try:
+        if name in kinds:
+            kind, shape = kinds[name]["kind"], tuple(kinds[name]["shape"])
+            value = codes.decode(codes.unpack(tensors.pop(f"{name}.codes"), kind, shape), tensors.pop(f"{name}.scales"))
+        else:
+            value = tensors.pop(name)
+    except KeyError as error:
+        raise ValueError(f"it lacks the tensor {error}") from error
+    if value.shape != leaf.shape:
+        raise ValueError(f"its {name} has the shape {value.shape}, where its config needs {leaf.shape}")
+    return value
+
+
+def _without_rounding(model):
+    """Values that come from codes are what is multiplied by; in the place of the formats that they would be given."""
+    for _, layer in surgery.layers(model, (Linear, KanLayer)):
+        if isinstance(layer, Linear):
+            layer.config = _rounded(layer.config)
+        else:
+            layer.linear = _rounded(layer.linear)
+            features = layer.features
+            features.config = dataclasses.replace(features.config, spline_linear="dense")
+    quantization = dataclasses.replace(model.config.quantization, embedding="dense")
+    model.config = dataclasses.replace(model.config, quantization=quantization)
+    return model
+
+
+def _rounded(config):
+    return config if config.linear == "dense" else dataclasses.replace(config, linear=ROUNDED)
+
+
+def _metadata(content):
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]).get("__metadata__", {})
+
+
+def _digest(tensors):
+    """Of names, kinds, shapes and bytes, whatever the order in the file is."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode() + tensor.tobytes())
+    return digest.hexdigest()
+
+
+def _json(value):
+    return json.dumps(value, separators=(",", ":"))
