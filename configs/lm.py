@@ -47,6 +47,7 @@ def get_config(size="tiny"):
     config.model.first_dense_layers = 0
     config.model.tied_embeddings = True
     config.model.embedding_scale = 11.3  # sqrt(d_model): not to be lost in what the blocks add
+    config.model.conv_size = 4  # tokens whose embeddings are mixed, channel by channel, before the first block; or 1
     config.model.residual = "pre_norm"  # or deepnorm
     config.model.norm_epsilon = 1e-6
     config.model.sub_norm = True  # normalise before the last matrix of each branch

@@ -28,6 +28,7 @@ def get_config(size="300m"):
             "model.tied_embeddings": False,  # as both references have it by default
             "model.compute_dtype": "bfloat16",
             "model.embedding_scale": 1.0,
+            "model.conv_size": 1,
             "model.quantization.embedding": "dense",
             "optimizer.matrices": "adamw",
             "model.mixer": "retention",

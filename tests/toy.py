@@ -34,6 +34,7 @@ _CHANGES = {
     "model.expert_width": 6,
     "model.linear": "dense",
     "model.embedding_scale": 1.0,
+    "model.conv_size": 3,
     "model.retention.chunk_size": 4,
     "model.kan.rational_groups": 2,
     "model.kan.spline_linear": "dense",

@@ -72,6 +72,9 @@ class ModelConfig:
     kan: KanConfig
     router: RouterConfig
     quantization: QuantizationConfig
+    conv_size: int = 1
+    """Tokens, the current one among them, whose embeddings the first block reads, mixed channel by channel
+    (`layers.short_convolution`); 1 for the current one alone."""
 
     def __post_init__(self):
         for field, known in (
@@ -82,7 +85,7 @@ class ModelConfig:
         ):
             if getattr(self, field) not in known:
                 raise ValueError(f"{field}={getattr(self, field)!r}: one of {known} is needed")
-        for field in ("d_model", "num_layers", "hidden_width", "expert_width"):
+        for field in ("d_model", "num_layers", "hidden_width", "expert_width", "conv_size"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field}={getattr(self, field)}: at least 1 is needed")
         for field in ("embedding_scale", "norm_epsilon"):

@@ -60,7 +60,7 @@ def compute_grid_update(
     if model.config.ffn != "kan":
         raise ValueError(f"ffn={model.config.ffn!r} has no splines: 'kan' is needed")
     state = model.init_state(tokens_BT.shape[0], None)
-    x_BTD, position_BT = model.embed(model.table(), tokens_BT, state, segment_ids_BT, mask_BT)
+    x_BTD, position_BT, _ = model.embed(model.table(), tokens_BT, state, segment_ids_BT, mask_BT)
 
     def run(x_BTD, layer):
         block, mixer_state = layer

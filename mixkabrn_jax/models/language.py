@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mixkabrn_jax import sharding
+from mixkabrn_jax.layers import short_convolution
 from mixkabrn_jax.layers.balance import Balance
 from mixkabrn_jax.layers.linear import effective_table
 from mixkabrn_jax.layers.norm import RMSNorm
+from mixkabrn_jax.layers.short_convolution import ShortConvolution
 from mixkabrn_jax.layers.variables import unsharded
 from mixkabrn_jax.models.block import Block
 from mixkabrn_jax.models.config import ModelConfig
@@ -21,6 +23,8 @@ class State(NamedTuple):
 
     position_B: jax.Array
     """int32, tokens seen since the start of the current document."""
+    previous_BC: jax.Array
+    """int32, the last tokens, which the short convolution sees; C = 0 without one."""
     mixers: tuple[Any, ...]
     """For each stack, the mixers' states with a leading layer dimension."""
 
@@ -51,6 +55,7 @@ class LanguageModel(nnx.Module):
             raise ValueError(f"vocab_size={vocab_size}: at least 1 is needed")
         self.embedding_WD = _embedding(vocab_size, config.d_model, rngs)
         num_dense = config.first_dense_layers if config.num_experts else config.num_layers
+        self.convolution = ShortConvolution(config.d_model, config.conv_size) if config.conv_size > 1 else None
         self.dense_blocks = _stack(config, num_dense, routed=False, rngs=rngs)
         self.routed_blocks = _stack(config, config.num_layers - num_dense, routed=True, rngs=rngs)
         # DeepNorm's blocks end in a norm.
@@ -80,7 +85,7 @@ class LanguageModel(nnx.Module):
         if state is None:
             state = self.init_state(tokens_BT.shape[0], None)
         embedding_WD = self.table()
-        x_BTD, position_BT = self.embed(embedding_WD, tokens_BT, state, segment_ids_BT, mask_BT)
+        x_BTD, position_BT, previous_BC = self.embed(embedding_WD, tokens_BT, state, segment_ids_BT, mask_BT)
 
         def run(x_BTD, layer):
             block, mixer_state = layer
@@ -105,22 +110,34 @@ class LanguageModel(nnx.Module):
         logits_BTW = logits_RW.reshape(*tokens_BT.shape, -1)
         next_B = position_BT[:, -1] + (1 if mask_BT is None else (mask_BT[:, -1] > 0))
         outside_L = None if outside[0] is None else jnp.concatenate([counts.share() for counts in outside])
-        return Output(logits_BTW, State(next_B, tuple(mixers)), balance, outside_L)
+        return Output(logits_BTW, State(next_B, previous_BC, tuple(mixers)), balance, outside_L)
 
     def table(self):
         """The embedding as it is read, rounded to its number format: `[W, D]`."""
         return effective_table(unsharded(self.embedding_WD)[...], self.config.quantization.embedding)
 
     def embed(self, embedding_WD, tokens_BT, state, segment_ids_BT, mask_BT):
-        """What the first block reads, `[B, T, D]`, and positions `[B, T]`; arguments as for the model's call."""
+        """What the first block reads.
+
+        Args: as for the model's call.
+        Returns: (`[B, T, D]`, positions `[B, T]`, the last tokens `[B, C]`).
+        """
         if segment_ids_BT is not None and mask_BT is not None:
             raise ValueError("mask_BT together with segment_ids_BT: packed documents mark padding by segment id 0")
-        x_BTD = jnp.take(embedding_WD, tokens_BT, axis=0).astype(self.config.compute_dtype)
-        if self.config.embedding_scale != 1:
-            x_BTD = x_BTD * self.config.embedding_scale
+        num_earlier, length = state.previous_BC.shape[1], tokens_BT.shape[1]
         # Positions count from the start of documents, wherever that is: tokens of the other parts of a sequence matter.
         sequences = jax.tree.map(lambda a: sharding.all_gather(a, "context", 1), (tokens_BT, segment_ids_BT, mask_BT))
-        return x_BTD, sharding.local_shard(_positions(state.position_B, *sequences), "context", 1)
+        position_BT = sharding.local_shard(_positions(state.position_B, *sequences), "context", 1)
+        tokens_BT, _, mask_BT = sequences
+        tokens_BS = short_convolution.put_before(state.previous_BC, tokens_BT, mask_BT)
+        previous_BC = short_convolution.last(tokens_BS, num_earlier, mask_BT)
+        here = length * sharding.index("context")
+        tokens_BS = jax.lax.dynamic_slice_in_dim(tokens_BS, here, num_earlier + length, axis=1)
+        x_BSD = jnp.take(embedding_WD, tokens_BS, axis=0).astype(self.config.compute_dtype)
+        if self.config.embedding_scale != 1:
+            x_BSD = x_BSD * self.config.embedding_scale
+        x_BTD = x_BSD if self.convolution is None else unsharded(self.convolution)(x_BSD, position_BT)
+        return x_BTD, position_BT, previous_BC
 
     def step(self, tokens_B, state: State):
         """One token a row; an attention cache that is full drops what comes.
@@ -150,7 +167,8 @@ class LanguageModel(nnx.Module):
 
         depths = [jax.tree.leaves(blocks)[0].shape[0] for blocks in self.stacks().values()]
         mixers = tuple(jax.vmap(one_layer)(jnp.arange(depth)) for depth in depths)
-        return State(jnp.zeros(batch_size, jnp.int32), mixers)
+        previous_BC = jnp.zeros((batch_size, config.conv_size - 1), jnp.int32)
+        return State(jnp.zeros(batch_size, jnp.int32), previous_BC, mixers)
 
     def stacks(self) -> dict[str, Block]:
         """The stacks of blocks in their order, by name; every leaf has a leading layer dimension."""
@@ -161,7 +179,7 @@ class LanguageModel(nnx.Module):
 def reorder(state: State, rows_B: jax.Array) -> State:
     """The state whose row b is row `rows_B[b]` of the given one: what a beam search keeps, and how often."""
     mixers = jax.tree.map(lambda leaf: jnp.take(leaf, rows_B, axis=1), state.mixers)
-    return State(jnp.take(state.position_B, rows_B, axis=0), mixers)
+    return State(*(jnp.take(leaf, rows_B, axis=0) for leaf in (state.position_B, state.previous_BC)), mixers)
 
 
 def update_router_bias(model: LanguageModel, load_LE: jax.Array, rate: float) -> LanguageModel:

@@ -106,15 +106,18 @@ def weight_decay(config: OptimizerConfig, num_steps: int) -> Callable[[jax.Array
     return decay
 
 
+_NOT_MATRICES = ("scale", "bias", "decay_logit", "numerator", "denominator", "weight_CD")
+
+
 def decays(params):
     """Which parameters weight decay applies to: the matrices.
 
-    It spares norms' scales, biases, the learned decays of heads, and the coefficients of rational functions: one with
-    smaller coefficients is another function, not a smaller one. Knots are Buffers.
+    It spares norms' scales, biases, the learned decays of heads, the short convolution, and the coefficients of
+    rational functions: one with smaller coefficients is another function, not a smaller one. Knots are Buffers.
     """
 
     def is_matrix(path, _):
-        return not _name(path).startswith(("scale", "bias", "decay_logit", "numerator", "denominator"))
+        return not _name(path).startswith(_NOT_MATRICES)
 
     return jax.tree_util.tree_map_with_path(is_matrix, params)
 

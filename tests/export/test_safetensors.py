@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 from mixkabrn_jax.data import tokenizers
 from mixkabrn_jax.export import safetensors
 from mixkabrn_jax.layers.kan import KanLayer
-from mixkabrn_jax.layers.linear import Linear, effective_weight
+from mixkabrn_jax.layers.linear import Linear, effective_table, effective_weight
 from mixkabrn_jax.models import surgery
 from mixkabrn_jax.models.language import LanguageModel
 from mixkabrn_jax.models.quantize import to_integers
@@ -40,6 +40,8 @@ def make(**changes):
 def multiplied(model):
     """What linear layers, splines and embedding are in products, by their names."""
     found = {"embedding_WD": model.table()}
+    if model.head_WD is not None:
+        found["head_WD"] = effective_table(model.head_WD[...], model.config.quantization.embedding)
     for path, layer in surgery.layers(model, (Linear, KanLayer)):
         if isinstance(layer, Linear):
             found[f"{path}.kernel"] = effective_weight(layer.kernel[...], layer.config.linear)
@@ -133,7 +135,7 @@ def test_a_file_that_is_damaged_or_another_is_refused_with_what_is_wrong():
         with pytest.raises(ValueError, match=message):
             safetensors.from_bytes(changed(content, change, sha256=safetensors._digest(tensors)))
     other = json.dumps(toy.document(**{f"model__{name}": value for name, value in LOW.items()}, model__d_model=32))
-    with pytest.raises(ValueError, match=r"embedding_WD has the shape \(29, 16\), where its config needs \(29, 32\)"):
+    with pytest.raises(ValueError, match=r"embedding_WD has the shape \(28, 16\), where its config needs \(28, 32\)"):
         safetensors.from_bytes(changed(content, lambda _: None, config=other))
 
 

@@ -160,7 +160,7 @@ def test_embeddings_are_scaled_for_the_stack_and_not_for_the_head():
 @pytest.mark.parametrize("num_experts", [0, 4])
 def test_deepnorm_normalises_after_each_sum_and_never_before(num_experts):
     """x <- norm(alpha x + f(x)) with alpha = (2 L)^(1/4); there is no norm besides."""
-    config = toy.model_config(residual="deepnorm", ffn="mlp", num_experts=num_experts)
+    config = toy.model_config(residual="deepnorm", ffn="mlp", num_experts=num_experts, conv_size=1)
     model, tokens = toy.make(config), toy.tokens(0, 2, 8)
     blocks = model.routed_blocks if num_experts else model.dense_blocks
     position = np.broadcast_to(np.arange(8), (2, 8))
@@ -326,7 +326,8 @@ def test_parameters_are_counted(tied):
     dense, expert = edge * 2 * 16 * 12, edge * 2 * 16 * 6
     norms = 2 * 16
     routed = mixer + norms + 16 * 4 + 5 * expert  # router; 4 experts and one shared
-    want = (mixer + norms + dense) + 2 * routed + 16 + 29 * 16 * (1 if tied else 2)
+    convolution = (config.conv_size - 1) * 16
+    want = (mixer + norms + dense) + 2 * routed + convolution + 16 + 29 * 16 * (1 if tied else 2)
     counted = {"total": want, "active": want - 2 * 2 * expert, "embedding": 29 * 16 * (1 if tied else 2)}
     assert language.count_parameters(toy.make(config)) == counted
     abstract = jax.eval_shape(lambda: language.LanguageModel(config, toy.VOCAB_SIZE, rngs=nnx.Rngs(0)))

@@ -62,18 +62,20 @@ def test_a_file_has_five_ternary_codes_to_a_byte_and_the_formats_of_splines_and_
     assert heads == (16, 16)
     by_mixer = 5 * (-(-layers * 22 * 16 // 5) + 4 * layers)  # queries, keys, values, gate, out
     norms = (2 * config.num_layers + 1) * 22 * 4
+    convolution = (config.conv_size - 1) * 22 * 4
     tables = (1 if tied else 2) * toy.VOCAB_SIZE * (22 + 4)
-    assert found["parameter_bytes"]["file"] == by_base + by_spline + by_mixer + norms + tables
-    assert found["low_bit"] == 1 - norms / 4 / found["parameters"]["total"]
+    assert found["parameter_bytes"]["file"] == by_base + by_spline + by_mixer + norms + convolution + tables
+    assert found["low_bit"] == 1 - (norms + convolution) / 4 / found["parameters"]["total"]
 
 
 def test_the_state_of_attention_grows_and_that_of_retention_does_not():
     states = {name: [sizes(abstract(mixer=name), size)["state_bytes"] for size in (16, 32)] for name in MIXERS}
     config = toy.model_config()
     one = config.num_layers * config.num_heads * config.key_width * config.value_width * 4
-    assert states["retention"] == [one + 4, one + 4]  # and a position
+    few = 4 + 4 * (config.conv_size - 1)  # a position, and the tokens that the short convolution sees
+    assert states["retention"] == [one + few, one + few]
     cache = config.num_layers * config.num_heads * (config.key_width + config.value_width) * 4
-    assert states["attention"] == [16 * cache + 4, 32 * cache + 4]
+    assert states["attention"] == [16 * cache + few, 32 * cache + few]
 
 
 MIXERS = ("retention", "attention")
