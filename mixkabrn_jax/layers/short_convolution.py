@@ -1,6 +1,6 @@
 """A causal convolution over a few positions, channel by channel, of the embeddings that a model reads.
 
-Sources: the short convolution of H3 (Fu et al. 2023, sec. 3.1) and the token shift of RWKV (Peng et al. 2023, sec. 3.1).
+Sources: the short convolution of H3 (Fu et al. 2023, sec. 3.1), the token shift of RWKV (Peng et al. 2023, sec. 3.1).
 Both have it in every layer. Here it stands once, before the first, so that all it carries between calls are a few
 tokens; more of it gains little (docs/recipe.md).
 """

@@ -44,6 +44,5 @@ def test_tokens_of_before_stand_next_to_the_first_one_whatever_the_padding():
     without = short_convolution.put_before(previous[:1], tokens[:1], None)
     assert np.asarray(without).tolist() == [[71, 72, 1, 2, 3, 4]]
     assert np.asarray(short_convolution.last(without, 2, None)).tolist() == [[3, 4]]
-    assert np.asarray(
-        short_convolution.last(short_convolution.put_before(previous[:1], [[5]], None), 2, None)
-    ).tolist() == [[72, 5]]
+    one_more = short_convolution.put_before(previous[:1], np.array([[5]]), None)
+    assert np.asarray(short_convolution.last(one_more, 2, None)).tolist() == [[72, 5]]
