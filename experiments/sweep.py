@@ -1,6 +1,7 @@
 """Trains what a config's sweep generator yields, and makes a table of it; running the same command again goes on:
 
-    python -m experiments.sweep --config=configs/lm.py:tiny --sweep=ablation --workdir=runs/ablation [--slots=2]
+    python -m experiments.sweep --config=configs/lm.py:tiny --sweep=ablation --workdir=runs/ablation [--slots=2] \\
+        [--seeds=3]
 
 A sweep is a public generator function of the config file: from the config, it yields for each trial a dict of what the
 trial sets, such as {"model.mixer": "attention"}. With --dry_run the trials' command lines are printed.
@@ -23,6 +24,9 @@ _CONFIG = command_line.define_config()
 _SWEEP = flags.DEFINE_string("sweep", None, "generator of trials: a function of the config file")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the trials' workdirs and of the tables of results")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "check the trials, print their command lines and do nothing")
+_SEEDS = flags.DEFINE_integer(
+    "seeds", 1, "of each trial: config.seed and those after it, all trials with the first one first", lower_bound=1
+)
 _SLOTS = flags.DEFINE_integer(
     "slots",
     1,
@@ -49,6 +53,7 @@ def main():
             return 0
         folder.mkdir(parents=True, exist_ok=True)
     arguments = [f"--config={config_file}", f"--sweep={_SWEEP.value}", f"--workdir={folder}"]
+    arguments += [f"--seeds={_SEEDS.value}"] if _SEEDS.value > 1 else []
     command = shlex.join(["python", "-m", "experiments.sweep", *arguments, *trials.command_line(base)])
     with (folder / "sweep.lock").open("a") as lock:
         if not try_lock(lock):  # the tables have one writer
@@ -116,10 +121,14 @@ def _expand(config_file, base, folder):
 def _yielded(sweep: Callable, path: str) -> Iterator[Mapping]:
     """What a sweep yields; an error of its own code, of whatever kind, is the user's to mend."""
     try:
-        yield from sweep(_CONFIG.value)
+        overrides = list(sweep(_CONFIG.value))
     except Exception as error:
         place = command_line.locate(error, path) or f"{type(error).__name__}: {error}"
         raise ValueError(place) from error
+    for number in range(_SEEDS.value):
+        for each in overrides:
+            is_seeded = _SEEDS.value > 1 and isinstance(each, Mapping)
+            yield {**each, "seed": each.get("seed", _CONFIG.value.get("seed", 0)) + number} if is_seeded else each
 
 
 def _note(line):

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 def get_config(size="toy"):
     model = dict(mixer="retention", width=16, shape=(1, 2), rate=0.5, remat=False)
-    return ConfigDict(dict(num_steps=6, pause=0.0, model=model, data=dict(num_threads=1, path=""))).lock()
+    return ConfigDict(dict(num_steps=6, seed=4, pause=0.0, model=model, data=dict(num_threads=1, path=""))).lock()
 
 def ablation(config):
     yield {}
@@ -162,6 +162,17 @@ def test_a_dry_run_prints_the_command_lines_and_writes_nothing(entry, folder, ca
     assert lines[1].startswith(prefix)
     assert lines[1].endswith(suffix)
     assert [path for path in sorted(folder.rglob("*")) if "__pycache__" not in path.parts] == before
+
+
+def test_seeds_multiply_a_sweep_and_the_first_comes_first(entry, folder, capsys):
+    assert run_here(entry, folder, "--dry_run", "--seeds=2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition("--config.seed=")[2] for line in lines] == ["4"] * 3 + ["5"] * 3
+    assert "--config.model.mixer=attention" in lines[1]
+    assert "--config.model.mixer=attention" in lines[4]
+    run_here(entry, folder, "--dry_run", "--seeds=1")
+    names = [line.split("out/")[1].split()[0][-8:] for line in (*lines, *capsys.readouterr().out.splitlines())]
+    assert names[:3] == names[6:]  # the runs of a sweep without --seeds are those of its first seed
 
 
 def test_equal_configs_have_one_name_and_others_another(folder):
