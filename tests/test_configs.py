@@ -9,9 +9,10 @@ import typing
 import jax
 import pytest
 
-from configs import lm, retnet, shakespeare
+from configs import golf, lm, retnet, shakespeare
 from mixkabrn_jax.data.config import PERMISSIVE
 from mixkabrn_jax.models.language import count_parameters
+from mixkabrn_jax.models.size import sizes
 from mixkabrn_jax.runs import moved
 from mixkabrn_jax.runs.config import defaults, flatten
 from mixkabrn_jax.training.experiment import Experiment
@@ -54,15 +55,28 @@ def test_retnets_have_the_official_widths(size):
     assert parameters["total"] == pytest.approx(RETNETS[size], rel=0.02)
 
 
-def test_shakespeare_is_within_its_budget():
-    config = shakespeare.get_config()
+@pytest.mark.parametrize("variant", shakespeare.VARIANTS)
+def test_shakespeare_is_within_its_budget(variant):
+    config = shakespeare.get_config(variant)
     config.data.path = "tinyshakespeare.txt"
+    assert config.num_steps * config.data.batch_size * config.data.sequence_length <= 1.54e6
     config, parameters = build(config, vocab_size=66)
-    assert (config.mixer, config.ffn, config.linear) == ("retention", "kan", "ternary")
+    if variant == "all":
+        assert (config.mixer, config.ffn, config.linear) == ("retention", "kan", "ternary")
     assert parameters["total"] <= 0.80e6
 
 
-@pytest.mark.parametrize("module", [lm, retnet])
+@pytest.mark.parametrize("size", golf.SIZES)
+def test_golf_leaves_room_for_header_and_tokenizer(size):
+    config = golf.get_config(size)
+    experiment = Experiment.from_dict(config.to_dict())
+    model = jax.eval_shape(lambda: experiment.new_model(config.data.vocab_size))
+    limit = {"100k": 100_000, "400k": 400_000, "1m": 1_000_000}[size]
+    header, tokenizer = 7500, {512: 3500, 2048: 18_500, 4096: 39_000}[config.data.vocab_size]
+    assert sizes(model, 256)["parameter_bytes"]["file"] <= limit - header - tokenizer
+
+
+@pytest.mark.parametrize("module", [lm, retnet, shakespeare, golf])
 def test_an_unknown_size_is_answered_with_the_known_ones(module):
     with pytest.raises(ValueError, match=r"other: one of \("):
         module.get_config("other")
