@@ -14,7 +14,7 @@ from absl import flags
 from experiments import command_line, source_flags
 from experiments.evaluating import table
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "workdir of a trained run")
+_WORKDIR = flags.DEFINE_string("workdir", None, "workdir of a trained run, or the file of a model")
 _TASKS = flags.DEFINE_list("tasks", ["bits_per_byte"], "what is asked, with commas between: bits_per_byte, choice, ...")
 _SOURCE = flags.DEFINE_string(
     "source", "", "source of other documents, as config.data.source; text where only a path is given"
@@ -143,13 +143,16 @@ def _make_folder(flag, path):
 def _run():
     """What the workdir says of the run's documents."""
     from experiments.evaluating.documents import Run
-    from mixkabrn_jax.runs import workdir
+    from mixkabrn_jax.runs import model_file, workdir
 
     directory = Path(_WORKDIR.value)
+    if directory.is_file():
+        header = model_file.read_header(directory)
+        return Run(directory, header.config["data"], header.tokenizer, header.about.get("data", {}))
     config, tokenizer = workdir.load_config(directory), workdir.load_tokenizer(directory)
     if tokenizer is None:
         raise FileNotFoundError(f"{directory} holds no checkpoint yet: train longer")
-    return Run(directory, config["data"], tokenizer)
+    return Run(directory, config["data"], tokenizer, workdir.load_data(directory))
 
 
 def _completions():

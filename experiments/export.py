@@ -1,7 +1,8 @@
 """Writes a trained model as one file: python -m experiments.export --workdir=runs/tiny --out=tiny.safetensors
 
 The file holds what the model multiplies by, exactly: packed codes with their scales, float32 where a number format has
-no codes; with its config and tokenizer. docs/format.md has its form. One line of JSON says what takes how many bytes.
+no codes; with its config and tokenizer. docs/format.md has its form. experiments.evaluate and experiments.generate take
+it in place of a workdir. One line of JSON says what takes how many bytes.
 """
 
 import json
@@ -21,7 +22,7 @@ command_line.require("out", "model.safetensors")
 def main():
     # Only here, so that a wrong flag is answered at once: JAX comes with them.
     from mixkabrn_jax import runs
-    from mixkabrn_jax.export import safetensors
+    from mixkabrn_jax.runs import model_file, workdir
 
     with command_line.user_errors():
         out = Path(_OUT.value)
@@ -30,10 +31,11 @@ def main():
         if out.is_dir():
             raise IsADirectoryError(f"--out={out} is a folder: the name of a file is needed")
         model, tokenizer, config = runs.open(_WORKDIR.value)
-        content = safetensors.to_bytes(model, tokenizer, config, {"workdir": Path(_WORKDIR.value).name})
-        safetensors.write(out, content)
+        about = {"data": workdir.load_data(Path(_WORKDIR.value))}
+        content = model_file.to_bytes(model, tokenizer, config, about)
+        model_file.write(out, content)
     # Every number format of training is stored as it is multiplied by.
-    print(json.dumps({"bytes": len(content), "tensors": safetensors.describe(content), "exact": True}))
+    print(json.dumps({"bytes": len(content), "tensors": model_file.describe(content), "exact": True}))
     return 0
 
 

@@ -7,7 +7,7 @@ from absl import flags
 
 from experiments import command_line
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "workdir of a trained run")
+_WORKDIR = flags.DEFINE_string("workdir", None, "workdir of a trained run, or the file of a model")
 _PROMPT = flags.DEFINE_string("prompt", "", "text to continue; empty starts a new document")
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens", 400, "tokens to generate at most")
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.7, "0 takes the most likely token each time")

@@ -22,7 +22,7 @@ ROOMS = {
     "runs": {"ops", "sharding", "processes", "locks", "layers", "models", "data"},
     **{
         room: {"ops", "sharding", "processes", "locks", "layers", "models", "data", "runs"}
-        for room in ("training", "inference", "interop", "export")
+        for room in ("training", "inference", "interop")
     },
     "evaluation": {"ops", "sharding", "processes", "layers", "models", "data", "runs", "training", "inference"},
 }
@@ -32,11 +32,16 @@ HOMES = {
     "grain": ("mixkabrn_jax/data/",),
     "tokenizers": ("mixkabrn_jax/data/tokenizers/",),
     "matplotlib": ("mixkabrn_jax/training/curve.py", "mixkabrn_jax/evaluation/pictures.py"),
-    "safetensors": ("mixkabrn_jax/export/safetensors.py",),
+    "safetensors": ("mixkabrn_jax/runs/model_file.py",),
     "flax": (
-        *("mixkabrn_jax/layers/", "mixkabrn_jax/models/", "mixkabrn_jax/interop/", "mixkabrn_jax/export/"),
+        *("mixkabrn_jax/layers/", "mixkabrn_jax/models/", "mixkabrn_jax/interop/"),
         # Models are split and merged here, and made for a run.
-        *("mixkabrn_jax/training/step.py", "mixkabrn_jax/training/experiment.py", "mixkabrn_jax/runs/model.py"),
+        *(
+            "mixkabrn_jax/training/step.py",
+            "mixkabrn_jax/training/experiment.py",
+            "mixkabrn_jax/runs/model.py",
+            "mixkabrn_jax/runs/model_file.py",
+        ),
     ),
 }
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "registry"}

@@ -37,6 +37,8 @@ class Run(NamedTuple):
     data: Mapping[str, Any]
     """Of its config."""
     tokenizer: Tokenizer
+    fingerprints: Mapping[str, str]
+    """What identifies each part of its data, as far as it says so."""
 
 
 class Documents:
@@ -98,13 +100,13 @@ def reader(task: Task, run: Run, wanted: Wanted) -> Callable[[Skipped], Iterator
 
 def _require_data(run, parts, split):
     """That what is trained on, or held out, is still what the run trained on, or held out."""
-    if split not in workdirs.load_data(run.workdir):
+    if split not in run.fingerprints:
         print(
             f"warning: {run.workdir} does not say what it was trained on: it may have seen this text", file=sys.stderr
         )
         return
     found = "; ".join(cache.fingerprint(part, split, run.tokenizer) for part in parts)  # as of a `Mixture`
-    workdirs.require_data(run.workdir, {split: found}, "name a text by --path")
+    workdirs.require_data(run.workdir, run.fingerprints, {split: found}, "name a text by --path")
 
 
 def shots(task: Task, run: Run, wanted: Wanted, number: int) -> tuple[Document, ...]:

@@ -89,26 +89,27 @@ def create(
     for name, text in contents.items():
         if not (workdir / name).exists():
             write_atomically(workdir / name, text + "\n")
-    require_data(workdir, data, "choose another workdir")
+    require_data(workdir, load_data(workdir), data, "choose another workdir")
     changes = differences(workdir, config, defaults)
     if changes:
         write_atomically(workdir / "config.json", contents["config.json"] + "\n")
     return [f"{field} {there} -> {mine}" for field, (there, mine) in changes.items()]
 
 
-def require_data(workdir: Path, data: Mapping[str, str], otherwise: str) -> None:
+def require_data(where: Path, there: Mapping[str, str], data: Mapping[str, str], otherwise: str) -> None:
     """Makes sure that these parts of the data are what they were when the run here was begun.
 
     Args:
+        where: the run's workdir, or the file of its model.
+        there: what it says of its data, as `load_data` gives it.
         data: as for `create`, or a part of it.
         otherwise: what else than to restore the data can be done, for the sentence.
     Raises: ValueError saying what differs.
     """
-    there = load_data(workdir)
     changes = [_other(part, there.get(part, ""), here) for part, here in data.items() if here != there.get(part)]
     if changes:
         raise ValueError(
-            f"{workdir} holds a run on other data: {', '.join(changes)}; restore the data, or the version of this "
+            f"{where} holds a run on other data: {', '.join(changes)}; restore the data, or the version of this "
             f"package that began the run, which may have split them otherwise, or {otherwise}"
         )
 

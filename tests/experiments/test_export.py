@@ -3,7 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from mixkabrn_jax.export import safetensors
+from mixkabrn_jax import runs
+from mixkabrn_jax.data import pipeline
+from mixkabrn_jax.data.config import DataConfig
+from mixkabrn_jax.runs import model_file
+from mixkabrn_jax.runs.config import build
 
 
 def test_the_file_of_a_run_is_its_model_and_the_last_line_says_what_takes_how_much(entry, trained, capsys, tmp_path):
@@ -14,7 +18,7 @@ def test_the_file_of_a_run_is_its_model_and_the_last_line_says_what_takes_how_mu
     assert found["bytes"] == out.stat().st_size
     assert found["exact"]
     assert found["tensors"]["float32"]["bytes"] == 4 * found["tensors"]["float32"]["numbers"]
-    back, _, _ = safetensors.from_bytes(out.read_bytes())
+    back, _, _ = runs.open(out)
     tokens = np.arange(12, dtype=np.int32)[None]
     np.testing.assert_allclose(back(tokens).logits_BTW, model(tokens).logits_BTW, atol=5e-3)
 
@@ -24,3 +28,38 @@ def test_a_place_that_cannot_be_written_is_named(entry, trained, tmp_path, out, 
     directory, _ = trained
     with pytest.raises(SystemExit, match=message):
         entry("export").run(f"--workdir={directory / 'run'}", f"--out={tmp_path / out}")
+
+
+def test_a_file_is_evaluated_as_its_run_and_knows_what_it_was_trained_on(entry, trained, capsys, tmp_path):
+    directory, model = trained
+    _, tokenizer, config = runs.open(directory / "run")
+    there = pipeline.load(build(DataConfig, config["data"], "config.data")).fingerprints()
+    out = tmp_path / "model.safetensors"
+    model_file.write(out, model_file.to_bytes(model, tokenizer, config, {"data": there}))
+    scores = []
+    for place in (directory / "run", out):
+        assert entry("evaluate").run(f"--workdir={place}") == 0
+        printed = capsys.readouterr()
+        scores.append(json.loads(printed.out.splitlines()[-1])["tasks"]["bits_per_byte"])
+    assert "does not say" not in printed.err
+    assert scores[1]["bits_per_byte"] == pytest.approx(scores[0]["bits_per_byte"], rel=1e-4)
+    assert scores[1]["n"] == scores[0]["n"]
+    other = {"data": there | {"validation": there["train"]}}
+    model_file.write(out, model_file.to_bytes(model, tokenizer, config, other))
+    assert entry("evaluate").run(f"--workdir={out}") == 1
+    assert f"{out} holds a run on other data" in capsys.readouterr().err
+
+
+def test_a_file_generates_and_a_damaged_one_is_named(entry, trained, capsys, tmp_path):
+    directory, model = trained
+    _, tokenizer, config = runs.open(directory / "run")
+    out = tmp_path / "model.safetensors"
+    model_file.write(out, model_file.to_bytes(model, tokenizer, config))
+    texts = []
+    for place in (directory / "run", out):
+        entry("generate").run(f"--workdir={place}", "--prompt=to be", "--max_tokens=8", "--temperature=0")
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    out.write_bytes(out.read_bytes()[:-1])
+    with pytest.raises(SystemExit, match=r"model\.safetensors: this is no safetensors file"):
+        entry("generate").run(f"--workdir={out}")

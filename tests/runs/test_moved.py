@@ -28,6 +28,7 @@ def tiny():
         {
             "num_steps": 1300,
             "model.embedding_scale": 1.0,
+            "model.conv_size": 1,
             "model.kan.spline_linear": "dense",
             "model.quantization.embedding": "dense",
             "data.tokenizer": "bytes",

@@ -139,10 +139,10 @@ def test_what_differs_in_the_data_is_said_in_words_and_without_hashes(tmp_path):
     directory = created(tmp_path)
     there = {"train": "1000 targets, SHA-256 0; 50 targets, SHA-256 1", "validation": "9 targets, SHA-256 2"}
     (directory / "data.json").write_text(json.dumps(there))
-    workdir.require_data(directory, {"validation": there["validation"]}, "give up")
+    workdir.require_data(directory, workdir.load_data(directory), {"validation": there["validation"]}, "give up")
     here = {"train": "1000 targets, SHA-256 0; 40 targets, SHA-256 3", "validation": "9 targets, SHA-256 4"}
     with pytest.raises(ValueError, match="the train part has") as error:
-        workdir.require_data(directory, here, "give up")
+        workdir.require_data(directory, workdir.load_data(directory), here, "give up")
     told = str(error.value)
     assert "the train part has 1,000 + 40 tokens and had 1,000 + 50, the validation part has as many tokens as" in told
     assert "it had (9), but other ones; restore the data" in told
@@ -151,7 +151,7 @@ def test_what_differs_in_the_data_is_said_in_words_and_without_hashes(tmp_path):
     (directory / "data.json").unlink()
     assert workdir.load_data(directory) == {}
     with pytest.raises(ValueError, match="the train part, of which the run has no record, the validation part, of"):
-        workdir.require_data(directory, here, "give up")
+        workdir.require_data(directory, workdir.load_data(directory), here, "give up")
 
 
 def test_a_directory_that_another_process_trains_in_is_named_and_is_free_when_it_ends(tmp_path):

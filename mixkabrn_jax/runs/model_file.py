@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from flax import nnx
@@ -53,23 +54,42 @@ def to_bytes(model: LanguageModel, tokenizer: Tokenizer, config: Mapping, about:
     return save(tensors, metadata)
 
 
-def from_bytes(content: bytes) -> tuple[LanguageModel, Tokenizer, dict]:
-    """The model of a file, which gives the logits of the one that was saved, with its tokenizer and config.
+class Header(NamedTuple):
+    """What a file says besides the numbers of its model."""
+
+    tokenizer: Tokenizer
+    config: dict
+    about: dict
+
+
+def read(path: Path) -> tuple[LanguageModel, Tokenizer, dict]:
+    """(model, tokenizer, config) of a file; the model is the one that was saved, for evaluation.
 
     Its matrices hold codes times scales and are not rounded again: `Linear` layers have the number format "rounded".
 
-    Raises: ValueError for a file of another form, or one that is damaged.
+    Raises: OSError; ValueError for a file of another form, or one that is damaged.
     """
     try:
-        tensors, metadata = load(content), _metadata(content)
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"this is no safetensors file ({error})") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"its format is {metadata.get('format')!r}, where {FORMAT!r} is needed")
-    if _digest(tensors) != metadata.get("sha256"):
-        raise ValueError("its tensors are not those that were written: their SHA-256 is another")
+        return from_bytes(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_header(path: Path) -> Header:
+    """What a file says besides the numbers of its model. Raises: as `read`."""
+    try:
+        tensors, metadata = _parts(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Header(_tokenizer(tensors), json.loads(metadata["config"]), json.loads(metadata["about"]))
+
+
+def from_bytes(content: bytes) -> tuple[LanguageModel, Tokenizer, dict]:
+    """`read` of a file's bytes."""
+    tensors, metadata = _parts(content)
     config, kinds = json.loads(metadata["config"]), json.loads(metadata["codes"])
-    tokenizer = tokenizers.from_json(json.loads(zlib.decompress(tensors.pop(_TOKENIZER).tobytes())))
+    tokenizer = _tokenizer(tensors)
+    del tensors[_TOKENIZER]
     graph, part = abstract(build(ModelConfig, config["model"], "config.model"), tokenizer.vocab_size)
     leaves = nnx.to_flat_state(nnx.merge_state(part["params"], part["buffers"]))
     filled = [(path, leaf.replace(_value(".".join(map(str, path)), leaf, tensors, kinds))) for path, leaf in leaves]
@@ -152,6 +172,23 @@ def _without_rounding(model):
 
 def _rounded(config):
     return config if config.linear == "dense" else dataclasses.replace(config, linear=ROUNDED)
+
+
+def _parts(content):
+    """(tensors, metadata) that are whole and of this form."""
+    try:
+        tensors, metadata = load(content), _metadata(content)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"this is no safetensors file ({error})") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"its format is {metadata.get('format')!r}, where {FORMAT!r} is needed")
+    if _digest(tensors) != metadata.get("sha256"):
+        raise ValueError("its tensors are not those that were written: their SHA-256 is another")
+    return tensors, metadata
+
+
+def _tokenizer(tensors):
+    return tokenizers.from_json(json.loads(zlib.decompress(tensors[_TOKENIZER].tobytes())))
 
 
 def _metadata(content):

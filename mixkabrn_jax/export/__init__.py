@@ -1,1 +1,0 @@
-"""From a run to one file that others open."""
