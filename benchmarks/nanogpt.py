@@ -1,7 +1,7 @@
 """How long configs/shakespeare.py takes to nanoGPT's loss: both are trained in turns in one run, on the same cores.
 
     make .venv-peers/installed
-    .venv-peers/bin/python -W ignore -m benchmarks.nanogpt --path=tinyshakespeare.txt [--num_steps=600]
+    .venv-peers/bin/python -W ignore -m benchmarks.nanogpt --path=tinyshakespeare.txt [--num_steps=400]
 
 nanoGPT's recipe for a CPU is a GPT-2 of 4 layers, 4 heads and width 128 without biases and dropout, in 2000 steps of
 12 x 64 characters: AdamW (b2 0.99, decay 0.1 of matrices), 100 steps up to 1e-3, half a cosine down to 1e-4, gradients
@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the idle threads of one a
 
 LAYERS, HEADS, WIDTH, BLOCK, BATCH, STEPS, WARMUP = 4, 4, 128, 64, 12, 2000, 100
 PEAK_RATE, END_RATE = 1e-3, 1e-4
-SLICES = 40
+SLICES = 10
 """Turns: so many times one of them trains a slice of its steps, and then the other."""
 
 
@@ -175,10 +175,9 @@ def ours(path, seed, num_steps):
             step += 1
         jax.block_until_ready(state)
         seconds += time.perf_counter() - began
-        windows = pipeline.validation_batches(corpus.validation, size)
-        totals = evaluate(
-            score, state.params, state.buffers, windows, lambda batch: sharding.place_rows(batch, mesh, size)
-        )
+        windows = pipeline.validation_batches(corpus.validation, 32)
+        place = partial(sharding.place_rows, mesh=mesh, num_rows=32)
+        totals = evaluate(score, state.params, state.buffers, windows, place)
         yield {
             "step": step,
             "seconds": round(seconds, 2),
