@@ -24,8 +24,6 @@ def get_config(variant="all"):
     config.update_from_flattened_dict(
         {
             "num_steps": 2000,
-            "log_every": 50,
-            "evaluate_every": 500,
             "evaluate_windows": 64,
             "model.hidden_width": 36,
             "model.expert_width": 12,
@@ -36,6 +34,7 @@ def get_config(variant="all"):
             "data.sequence_length": 256,
             "data.batch_size": 3,  # 2000 steps of 3 x 256 characters are nanoGPT's budget of 1.54 M
             "data.validation_fraction": 0.1,
+            "optimizer.warmup_steps": 100,
             "optimizer.momentum": 0.9,
             "optimizer.peak_rate": 1.6e-2,
             "optimizer.second_peak_rate": 1.1e-2,

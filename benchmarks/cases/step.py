@@ -20,6 +20,7 @@ def cases(options):
 
 
 def _tiny():
+    data = lm.get_config("tiny").data
     return Case(
         [
             models.lm_step("ours", "all four ideas"),
@@ -28,7 +29,7 @@ def _tiny():
             models.lm_step("part", "attention", **_attention()),
             models.lm_step("part", "no experts", **{"model.num_experts": 0}),
         ],
-        {"tokens": 2048},
+        {"tokens": data.batch_size * data.sequence_length},
     )
 
 
