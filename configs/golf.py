@@ -20,7 +20,7 @@ def get_config(size="400k"):
 
 SIZES = {
     "100k": {
-        "num_steps": 4000,
+        "num_steps": 5000,
         "model.d_model": 96,
         "model.embedding_scale": 9.8,
         "model.num_heads": 3,
@@ -29,12 +29,12 @@ SIZES = {
         "data.vocab_size": 512,
     },
     "400k": {
-        "num_steps": 5000,
+        "num_steps": 7000,
         "model.num_layers": 5,
         "model.expert_width": 14,
     },
     "1m": {
-        "num_steps": 7000,
+        "num_steps": 11_000,
         "model.d_model": 192,
         "model.embedding_scale": 13.9,
         "model.num_heads": 6,
