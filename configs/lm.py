@@ -122,7 +122,7 @@ def get_config(size="tiny"):
 
     config.optimizer = ConfigDict()
     config.optimizer.matrices = "muon"  # or adamw, for those of the layers
-    config.optimizer.momentum = 0.95  # muon only
+    config.optimizer.momentum = 0.9  # muon only; larger batches want 0.95
     config.optimizer.schedule = "two_stage"  # BitNet's; or cosine, wsd
     config.optimizer.peak_rate = 8e-3
     config.optimizer.second_peak_rate = 5e-3  # two_stage only
@@ -197,6 +197,7 @@ SIZES = {
         "data.vocab_size": 8192,
         "data.sequence_length": 1024,
         "data.batch_size": 32,
+        "optimizer.momentum": 0.95,
         "optimizer.peak_rate": 2.4e-3,
         "optimizer.second_peak_rate": 1.6e-3,
         "optimizer.warmup_steps": 375,
@@ -223,6 +224,7 @@ SIZES = {
         "data.vocab_size": 16_384,
         "data.sequence_length": 2048,
         "data.batch_size": 128,
+        "optimizer.momentum": 0.95,
         "optimizer.peak_rate": 1.5e-3,
         "optimizer.second_peak_rate": 1e-3,
         "optimizer.warmup_steps": 375,
@@ -252,6 +254,7 @@ SIZES = {
         "data.vocab_size": 32_768,
         "data.sequence_length": 2048,
         "data.batch_size": 1024,
+        "optimizer.momentum": 0.95,
         "optimizer.peak_rate": 1.2e-3,
         "optimizer.second_peak_rate": 8e-4,
         "optimizer.warmup_steps": 375,

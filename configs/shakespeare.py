@@ -35,7 +35,6 @@ def get_config(variant="all"):
             "data.batch_size": 3,  # 2000 steps of 3 x 256 characters are nanoGPT's budget of 1.54 M
             "data.validation_fraction": 0.1,
             "optimizer.warmup_steps": 100,
-            "optimizer.momentum": 0.9,
             "optimizer.peak_rate": 1.6e-2,
             "optimizer.second_peak_rate": 1.1e-2,
             **VARIANTS[variant],
