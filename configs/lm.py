@@ -23,7 +23,7 @@ def get_config(size="tiny"):
     """Every field of an experiment, with the values of `tiny`; the other sizes say what they change."""
     config = ConfigDict()
     config.seed = 0
-    config.num_steps = 3000
+    config.num_steps = 2700
     config.init_from = ""  # the workdir of a run whose parameters and tokenizer a new run starts from
     config.log_every = 50
     config.evaluate_every = 500
