@@ -173,8 +173,12 @@ def _open():
 def _describe(scorer):
     """What there is to say before any task: sizes, and the samples that are asked for."""
     from mixkabrn_jax.models.size import sizes
+    from mixkabrn_jax.runs import model_file
 
-    results = sizes(scorer.model, scorer.sequence_length)
+    path = Path(_WORKDIR.value)
+    # What was read from a file has its codes multiplied out.
+    model = model_file.read_header(path).abstract_model() if path.is_file() else scorer.model
+    results = sizes(model, scorer.sequence_length)
     table.print_sizes(results)
     if _PROMPTS.value:
         results["samples"] = _samples(scorer)

@@ -61,6 +61,12 @@ class Header(NamedTuple):
     config: dict
     about: dict
 
+    def abstract_model(self) -> LanguageModel:
+        """The model as it was trained, in shapes alone: what its size is told by."""
+        model_config = build(ModelConfig, self.config["model"], "config.model", is_complete=False)
+        graph, part = abstract(model_config, self.tokenizer.vocab_size)
+        return nnx.merge(graph, part["params"], part["buffers"])
+
 
 def read(path: Path) -> tuple[LanguageModel, Tokenizer, dict]:
     """(model, tokenizer, config) of a file; the model is the one that was saved, for evaluation.
@@ -90,7 +96,8 @@ def from_bytes(content: bytes) -> tuple[LanguageModel, Tokenizer, dict]:
     config, kinds = json.loads(metadata["config"]), json.loads(metadata["codes"])
     tokenizer = _tokenizer(tensors)
     del tensors[_TOKENIZER]
-    graph, part = abstract(build(ModelConfig, config["model"], "config.model"), tokenizer.vocab_size)
+    model_config = build(ModelConfig, config["model"], "config.model", is_complete=False)
+    graph, part = abstract(model_config, tokenizer.vocab_size)
     leaves = nnx.to_flat_state(nnx.merge_state(part["params"], part["buffers"]))
     filled = [(path, leaf.replace(_value(".".join(map(str, path)), leaf, tensors, kinds))) for path, leaf in leaves]
     if tensors:

@@ -36,11 +36,14 @@ def test_a_file_is_evaluated_as_its_run_and_knows_what_it_was_trained_on(entry, 
     there = pipeline.load(build(DataConfig, config["data"], "config.data")).fingerprints()
     out = tmp_path / "model.safetensors"
     model_file.write(out, model_file.to_bytes(model, tokenizer, config, {"data": there}))
-    scores = []
+    scores, told = [], []
     for place in (directory / "run", out):
         assert entry("evaluate").run(f"--workdir={place}") == 0
         printed = capsys.readouterr()
-        scores.append(json.loads(printed.out.splitlines()[-1])["tasks"]["bits_per_byte"])
+        found = json.loads(printed.out.splitlines()[-1])
+        scores.append(found["tasks"]["bits_per_byte"])
+        told.append({name: found[name] for name in ("parameters", "parameter_bytes", "low_bit", "state_bytes")})
+    assert told[0] == told[1]
     assert "does not say" not in printed.err
     assert scores[1]["bits_per_byte"] == pytest.approx(scores[0]["bits_per_byte"], rel=1e-4)
     assert scores[1]["n"] == scores[0]["n"]
