@@ -5,13 +5,14 @@
 
 | size | total | active | hardware | bits per byte of the held-out documents |
 |---|---|---|---|---|
-| tiny | 1.17 M | 0.94 M | 2 CPU cores, 1.5 GB | 1.495 after 3.1 M tokens (more in README) |
+| tiny | 1.17 M | 0.94 M | 2 CPU cores, 1.5 GB | 1.477 after 2.8 M tokens (more in README) |
 | small | 30.6 M | 18.2 M | meant for one GPU | not trained yet |
 | base | 350 M | 136 M | meant for one GPU | not trained yet |
 | large | 5.08 G | 1.40 G | meant for pods: see `--plan` | not trained yet |
 
 Before, in one run each: bytes and AdamW, with the embedding unscaled, 1.994 on other held-out documents; pieces 1.547
-after 1700 steps; embedding scaled 1.545, by Muon 1.498, both after 1300 steps with splines and embedding in float32.
+after 1700 steps; embedding scaled 1.545, by Muon 1.498, both after 1300 steps with splines and embedding in float32; low-bit
+splines and embedding 1.495 after 1500 steps of twice the batch, without the short convolution.
 docs/recipe.md has what was tried.
 `count_parameters` counts; active parameters are those that one token passes through.
 """
