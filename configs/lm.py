@@ -11,8 +11,8 @@
 | large | 5.08 G | 1.40 G | meant for pods: see `--plan` | not trained yet |
 
 Before, in one run each: bytes and AdamW, with the embedding unscaled, 1.994 on other held-out documents; pieces 1.547
-after 1700 steps; embedding scaled 1.545, by Muon 1.498, both after 1300 steps with splines and embedding in float32; low-bit
-splines and embedding 1.495 after 1500 steps of twice the batch, without the short convolution.
+after 1700 steps; embedding scaled 1.545, by Muon 1.498, both after 1300 steps with splines and embedding in float32;
+low-bit splines and embedding 1.495 after 1500 steps of twice the batch, without the short convolution.
 docs/recipe.md has what was tried.
 `count_parameters` counts; active parameters are those that one token passes through.
 """
