@@ -50,6 +50,7 @@ _RETNET = {
     "num_experts": 0,
     "residual": "pre_norm",
     "sub_norm": False,
+    "conv_size": 1,
     "rotary": RotaryConfig(kind="linspace", base=10000.0, layout="interleaved"),
 }
 """What makes a model of ours a RetNet, by the fields of `ModelConfig`."""

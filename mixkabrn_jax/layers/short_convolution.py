@@ -18,7 +18,7 @@ class ShortConvolution(nnx.Module):
         Args:
             size: positions that an output depends on, its own among them; C of them are earlier ones.
         """
-        self.weight_CD = nnx.Param(jnp.zeros((size - 1, d_model)))
+        self.weight_CD = nnx.Param(jnp.zeros((size - 1, d_model)), letters="_D")
 
     def __call__(self, x_BSD, position_BT):
         """

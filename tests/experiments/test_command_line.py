@@ -79,7 +79,7 @@ def test_help_says_what_a_field_is_for(entry, capsys):
     with pytest.raises(SystemExit):
         program.parse("--help")
     text = capsys.readouterr().out
-    assert "\n  --config.num_steps=1500\n" in text
+    assert "\n  --config.num_steps=2700\n" in text
     assert "\n  --config.checkpoint.keep=2  # the newest\n" in text
     assert "--coordinator_address=..." in text
 
@@ -186,7 +186,7 @@ def test_a_plan_is_printed_with_the_seconds_of_a_step(entry, capsys):
     chip = ["--chip_flops=1e12", "--chip_bandwidth=1e9"]
     assert entry("train").run("--plan", "--config=configs/lm.py:tiny", *small, *chip) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert " parameters on 4 devices, 2,048 tokens a step" in lines[0]
+    assert " parameters on 4 devices, 1,024 tokens a step" in lines[0]
     assert re.fullmatch(r"a step: \S+ s where both overlap, \S+ s where nothing does", lines[-2])
     assert re.fullmatch(r"  computing \S+ s, exchanging \S+ s", lines[-1])
     assert lines[-3].startswith(

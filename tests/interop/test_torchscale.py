@@ -15,6 +15,7 @@ RETNET = {
     "ffn": "swiglu",
     "num_experts": 0,
     "sub_norm": False,
+    "conv_size": 1,
     "rotary__layout": "interleaved",
     "value_width": 12,
     "retention__first_decay_exponent": 5.0,

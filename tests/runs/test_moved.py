@@ -27,6 +27,12 @@ def tiny():
     config.update_from_flattened_dict(
         {
             "num_steps": 1300,
+            "log_every": 20,
+            "evaluate_every": 250,
+            "checkpoint.every": 500,
+            "data.batch_size": 8,
+            "optimizer.warmup_steps": 100,
+            "optimizer.momentum": 0.95,
             "model.embedding_scale": 1.0,
             "model.conv_size": 1,
             "model.kan.spline_linear": "dense",

@@ -181,11 +181,11 @@ def collectives(program):
 @pytest.mark.parametrize(
     ("sizes", "changes", "gathers", "scatters", "swaps"),
     [
-        # Segments and positions of the whole rows, and of each part its decay and ends: 4. In a layer the states, again
-        # when it is recomputed with its decay; the gradient of a state goes back to where it came from.
-        ((1, 1, 1, 2), {"mixer": "retention"}, 4 + 1 + 2, 1, 0),
-        # Segments, again in the backward pass; keys and values, recomputed, and their gradients.
-        ((1, 1, 1, 2), {"mixer": "attention"}, 2 + 2 + 2, 2, 0),
+        # Tokens, segments and positions of the whole rows, and of each part its decay and ends: 5. In a layer the
+        # states, again when it is recomputed with its decay; the gradient of a state goes back to where it came from.
+        ((1, 1, 1, 2), {"mixer": "retention"}, 5 + 1 + 2, 1, 0),
+        # Tokens; segments, again in the backward pass; keys and values, recomputed, and their gradients.
+        ((1, 1, 1, 2), {"mixer": "attention"}, 1 + 2 + 2 + 2, 2, 0),
         # Tokens, their experts and weights, recomputed; the sum back to its rows, whose gradient is a gather; the
         # gradients of tokens and of weights.
         ((1, 2, 1, 1), {"mixer": "attention", "num_experts": 4}, 3 + 3 + 1, 1 + 2, 0),
@@ -211,7 +211,7 @@ def test_parameters_are_all_gathered_for_a_layer_and_their_gradients_reduce_scat
     found = collectives(update)
     in_layers = split_variables(state.params["dense_blocks"], "data")
     outside = split_variables(state.params, "data") - in_layers
-    assert (in_layers, outside) == (5 + 2, 1)  # of retention and of the MLP; the embedding
+    assert (in_layers, outside) == (5 + 2, 2)  # of retention and of the MLP; the embedding and its convolution
     assert found["all-gather"] == 2 * in_layers + outside
     assert found["reduce-scatter"] == in_layers + outside
     assert not {"all-to-all", "collective-permute"} & set(found)

@@ -19,6 +19,7 @@ def test_flops_are_those_of_the_products_counted_by_hand(tied):
     parameters = count_parameters(model)
     matrices = layers * (2 * D * heads * K + 3 * D * heads * V + 3 * D * width) + vocabulary * D
     scales = layers * 2 * D + D  # norms, which count as products of one
+    scales += (config.conv_size - 1) * D
     # A multiplication and an addition, forward once and backward twice; the state is updated and read.
     want = 6 * (matrices + scales) + 3 * layers * heads * 2 * (K * V + K * V)
     assert utilisation.model_flops_per_token(model, parameters, 64) == want
