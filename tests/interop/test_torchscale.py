@@ -139,7 +139,7 @@ def test_no_checkpoint_at_all_is_refused():
 
 
 NOT_A_RETNET = (
-    *({"ffn": "kan"}, {"mixer": "attention"}, {"linear": "ternary"}),
+    *({"ffn": "kan"}, {"mixer": "attention"}, {"linear": "ternary"}, {"conv_size": 3}),
     *({"retention__first_decay_exponent": 3.0}, {"retention__decay": "learned"}),
 )
 
