@@ -120,11 +120,11 @@ def test_layers_and_microbatches_multiply_what_crosses():
     def all_gather_of(of):
         return next(found for found in of.collectives if found.kind == "all-gather")
 
-    in_layer = 2 * 7  # matrices, on the way there and back; the embedding comes on top
+    in_layer = 2 * 7  # matrices, on the way there and back; the embedding and its convolution come on top
     assert [all_gather_of(of).count for of in (one, three, twice)] == [
-        1 + in_layer,
-        1 + 3 * in_layer,
-        2 * (1 + in_layer),
+        2 + in_layer,
+        2 + 3 * in_layer,
+        2 * (2 + in_layer),
     ]
     assert all_gather_of(twice).num_bytes == 2 * all_gather_of(once).num_bytes
     assert three.activation_bytes > one.activation_bytes
