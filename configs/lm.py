@@ -10,11 +10,8 @@
 | base | 350 M | 136 M | meant for one GPU | not trained yet |
 | large | 5.08 G | 1.40 G | meant for pods: see `--plan` | not trained yet |
 
-Before, in one run each: bytes and AdamW, with the embedding unscaled, 1.994 on other held-out documents; pieces 1.547
-after 1700 steps; embedding scaled 1.545, by Muon 1.498, both after 1300 steps with splines and embedding in float32;
-low-bit splines and embedding 1.495 after 1500 steps of twice the batch, without the short convolution.
-docs/recipe.md has what was tried.
-`count_parameters` counts; active parameters are those that one token passes through.
+docs/recipe.md has what was before and what was tried. `count_parameters` counts; active parameters are those that one
+token passes through.
 """
 
 from ml_collections import ConfigDict
@@ -123,7 +120,7 @@ def get_config(size="tiny"):
 
     config.optimizer = ConfigDict()
     config.optimizer.matrices = "muon"  # or adamw, for those of the layers
-    config.optimizer.momentum = 0.9  # muon only; larger batches want 0.95
+    config.optimizer.momentum = 0.9  # muon only
     config.optimizer.schedule = "two_stage"  # BitNet's; or cosine, wsd
     config.optimizer.peak_rate = 8e-3
     config.optimizer.second_peak_rate = 5e-3  # two_stage only
@@ -144,9 +141,7 @@ def get_config(size="tiny"):
 
     config.training = ConfigDict()
     config.training.accumulation_steps = 1
-    config.training.router_bias_rate = (
-        0.0  # above 0: balance by bias (DeepSeek-V3), then objective.balance_loss can be 0
-    )
+    config.training.router_bias_rate = 0.0  # above 0: balance by bias (DeepSeek-V3); objective.balance_loss can be 0
     config.training.grid_update_every = 0  # above 0: adaptive knots move to their inputs every so many steps
     config.training.grid_update_until = 0  # the last step that they move before
     config.training.grid_uniform_fraction = 0.02  # of moved knots: 1 equally spaced, 0 quantiles
@@ -198,7 +193,6 @@ SIZES = {
         "data.vocab_size": 8192,
         "data.sequence_length": 1024,
         "data.batch_size": 32,
-        "optimizer.momentum": 0.95,
         "optimizer.peak_rate": 2.4e-3,
         "optimizer.second_peak_rate": 1.6e-3,
         "optimizer.warmup_steps": 375,
@@ -225,7 +219,6 @@ SIZES = {
         "data.vocab_size": 16_384,
         "data.sequence_length": 2048,
         "data.batch_size": 128,
-        "optimizer.momentum": 0.95,
         "optimizer.peak_rate": 1.5e-3,
         "optimizer.second_peak_rate": 1e-3,
         "optimizer.warmup_steps": 375,
@@ -255,7 +248,6 @@ SIZES = {
         "data.vocab_size": 32_768,
         "data.sequence_length": 2048,
         "data.batch_size": 1024,
-        "optimizer.momentum": 0.95,
         "optimizer.peak_rate": 1.2e-3,
         "optimizer.second_peak_rate": 8e-4,
         "optimizer.warmup_steps": 375,

@@ -74,7 +74,7 @@ def main():
             read_page = _page_reader(run)
     with command_line.user_errors():
         scorer = _open()
-        results |= _describe(scorer)
+        results |= _describe(run, scorer)
     results["tasks"] = tasks
     for name, (documents, options) in asked.items():
         with _keeping_errors(tasks[name], name):
@@ -141,18 +141,18 @@ def _make_folder(flag, path):
 
 
 def _run():
-    """What the workdir says of the run's documents."""
+    """What the workdir says of the run."""
     from experiments.evaluating.documents import Run
     from mixkabrn_jax.runs import model_file, workdir
 
     directory = Path(_WORKDIR.value)
     if directory.is_file():
         header = model_file.read_header(directory)
-        return Run(directory, header.config["data"], header.tokenizer, header.about.get("data", {}))
+        return Run(directory, header.config, header.tokenizer, header.about.get("data", {}))
     config, tokenizer = workdir.load_config(directory), workdir.load_tokenizer(directory)
     if tokenizer is None:
         raise FileNotFoundError(f"{directory} holds no checkpoint yet: train longer")
-    return Run(directory, config["data"], tokenizer, workdir.load_data(directory))
+    return Run(directory, config, tokenizer, workdir.load_data(directory))
 
 
 def _completions():
@@ -170,15 +170,13 @@ def _open():
     return Scorer(model, tokenizer, config["data"]["sequence_length"])
 
 
-def _describe(scorer):
+def _describe(run, scorer):
     """What there is to say before any task: sizes, and the samples that are asked for."""
     from mixkabrn_jax.models.size import sizes
-    from mixkabrn_jax.runs import model_file
+    from mixkabrn_jax.runs.model import of_config
 
-    path = Path(_WORKDIR.value)
-    # What was read from a file has its codes multiplied out.
-    model = model_file.read_header(path).abstract_model() if path.is_file() else scorer.model
-    results = sizes(model, scorer.sequence_length)
+    # By the config: what was read from a file has its codes multiplied out.
+    results = sizes(of_config(run.config, run.tokenizer.vocab_size), scorer.sequence_length)
     table.print_sizes(results)
     if _PROMPTS.value:
         results["samples"] = _samples(scorer)

@@ -324,12 +324,6 @@ def pack(codes_RF):
     return packed
 
 
-def pack_base3(codes_RF):
-    """Five codes to a byte, digit i worth 3^i, of row r + i R/5; R a multiple of 5."""
-    digits = (np.asarray(codes_RF, int) + 1).reshape(5, -1, *np.shape(codes_RF)[1:])
-    return sum(digits[i] * 3**i for i in range(5)).astype(np.uint8)
-
-
 # --- Routing -----------------------------------------------------------------------------------------------------
 
 

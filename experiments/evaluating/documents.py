@@ -31,11 +31,10 @@ class Wanted(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What a run says of its documents."""
+    """What a run, or the file of its model, says of itself."""
 
     workdir: Path
-    data: Mapping[str, Any]
-    """Of its config."""
+    config: Mapping[str, Any]
     tokenizer: Tokenizer
     fingerprints: Mapping[str, str]
     """What identifies each part of its data, as far as it says so."""
@@ -142,4 +141,4 @@ def _config(task, run, wanted):
         if task.source == source and not path:
             raise ValueError(f"--path is needed: the files of {source} that the task is asked of")
         changes = {"mixture": "", "validation_path": "", "source": source, "path": path, **wanted.choice}
-    return build(DataConfig, run.data | changes, "config.data", is_complete=False)
+    return build(DataConfig, run.config["data"] | changes, "config.data", is_complete=False)

@@ -6,6 +6,7 @@ array are packed in one row, the last dimension first, so that no byte but the l
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,10 +18,24 @@ from mixkabrn_jax.models import surgery
 from mixkabrn_jax.models.language import LanguageModel
 from mixkabrn_jax.ops import ternary
 
-CODES_PER_BYTE = {"ternary": 5, "binary": 8, "int4": 2, "int8": 1}
-_SMALLEST = {"ternary": -1, "binary": -1, "int4": -8, "int8": -128}
-_STEPS = {"ternary": 1, "binary": 2, "int4": 1, "int8": 1}
-_BASES = {"ternary": 3, "binary": 2, "int4": 16, "int8": 256}
+
+class Packing(NamedTuple):
+    """How the codes of a number format lie in a byte, as digits of a number."""
+
+    per_byte: int
+    base: int
+    """Codes that there are."""
+    smallest: int
+    step: int = 1
+    """From one code to the next."""
+
+
+PACKINGS = {
+    "ternary": Packing(5, 3, -1),
+    "binary": Packing(8, 2, -1, step=2),
+    "int4": Packing(2, 16, -8),
+    "int8": Packing(1, 256, -128),
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +45,7 @@ class Coded:
     path: tuple[str, ...]
     """Of the variable in the model, as in ("embedding_WD",)."""
     kind: str
-    """Its number format, a key of `CODES_PER_BYTE`."""
+    """Its number format, a key of `PACKINGS`."""
     variable: nnx.Variable
     num_scales: int
     """Matrices of the second last dimension that have a scale each."""
@@ -65,11 +80,11 @@ def coded(model: LanguageModel) -> Iterator[Coded]:
             spline = "spline", layer.spline, layer.features.config.spline_linear, layer.features.num_basis
             found = [("base", layer.base, layer.linear.linear, 1), spline]
         for name, variable, kind, num_scales in found:
-            if kind in CODES_PER_BYTE:
+            if kind in PACKINGS:
                 yield Coded((*parts, name), kind, variable, num_scales)
     for name in ("embedding_WD", "head_WD"):
         table = getattr(model, name)
-        if table is not None and model.config.quantization.embedding in CODES_PER_BYTE:
+        if table is not None and model.config.quantization.embedding in PACKINGS:
             yield Coded((name,), model.config.quantization.embedding, table, table.shape[0])
 
 
@@ -82,13 +97,13 @@ def decode(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
 
 def num_bytes(size: int, kind: str) -> int:
     """Of so many packed codes."""
-    return -(-size // CODES_PER_BYTE[kind])
+    return -(-size // PACKINGS[kind].per_byte)
 
 
 def pack(codes: np.ndarray, kind: str) -> np.ndarray:
     """Codes of any shape as uint8 `[num_bytes]`; the first of a byte's codes is its last digit."""
-    per_byte, base = CODES_PER_BYTE[kind], _BASES[kind]
-    digits = (np.asarray(codes, np.int32).reshape(-1) - _SMALLEST[kind]) // _STEPS[kind]
+    per_byte, base, smallest, step = PACKINGS[kind]
+    digits = (np.asarray(codes, np.int32).reshape(-1) - smallest) // step
     digits = np.pad(digits, (0, -len(digits) % per_byte)).reshape(-1, per_byte)
     return (digits @ base ** np.arange(per_byte)).astype(np.uint8)
 
@@ -98,6 +113,6 @@ def unpack(packed: np.ndarray, kind: str, shape: tuple[int, ...]) -> np.ndarray:
     size = int(np.prod(shape))
     if packed.shape != (num_bytes(size, kind),):
         raise ValueError(f"{packed.size} bytes do not hold {kind} codes of shape {shape}")
-    per_byte, base = CODES_PER_BYTE[kind], _BASES[kind]
+    per_byte, base, smallest, step = PACKINGS[kind]
     digits = packed.astype(np.int32)[:, None] // base ** np.arange(per_byte) % base
-    return (digits.reshape(-1)[:size] * _STEPS[kind] + _SMALLEST[kind]).astype(np.int8).reshape(shape)
+    return (digits.reshape(-1)[:size] * step + smallest).astype(np.int8).reshape(shape)

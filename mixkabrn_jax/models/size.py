@@ -37,6 +37,6 @@ def _num_bytes(tree):
 
 def _run_bytes(each):
     """Of codes to be multiplied by, packed along the rows of each matrix."""
-    per_byte = {"ternary": 4, "binary": 4}.get(each.kind, codes.CODES_PER_BYTE[each.kind])
+    per_byte = {"ternary": 4, "binary": 4}.get(each.kind, codes.PACKINGS[each.kind].per_byte)
     rows = each.variable.shape[-2] // each.num_scales
     return each.total_scales * -(-rows // per_byte) * each.variable.shape[-1]

@@ -138,34 +138,6 @@ def unpack(packed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return digits[: shape[0]].astype(jnp.int8) - 1
 
 
-def pack_base3(codes: jax.Array) -> jax.Array:
-    """Packs ternary codes five to a byte along the first axis, 1.6 bits each; any size.
-
-    byte[r] = sum_i (code[r + i R/5] + 1) 3^i, at most 242, with the R rows padded by code -1 to a multiple of 5: the
-    layout of `pack` in base 3. It is a fifth smaller than `pack` and needs divisions to unpack: for files.
-
-    Args:
-        codes: int8 `[R, ...]` in {-1, 0, 1}.
-    Returns: uint8 `[ceil(R / 5), ...]`.
-    """
-    rows = -(-codes.shape[0] // 5)
-    digits = (codes + 1).astype(jnp.uint8)
-    digits = jnp.pad(digits, [(0, 5 * rows - codes.shape[0])] + [(0, 0)] * (codes.ndim - 1))
-    digits = digits.reshape((5, rows, *codes.shape[1:]))
-    return sum(digits[i] * jnp.uint8(3**i) for i in range(5))
-
-
-def unpack_base3(packed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Inverse of `pack_base3`: int8 codes of the given shape.
-
-    Raises: ValueError when the packed array cannot hold that shape.
-    """
-    if packed.shape != (-(-shape[0] // 5), *shape[1:]):
-        raise ValueError(f"packed codes of shape {packed.shape} do not hold an array of shape {shape}")
-    digits = jnp.concatenate([packed // jnp.uint8(3**i) % jnp.uint8(3) for i in range(5)])
-    return digits[: shape[0]].astype(jnp.int8) - 1
-
-
 def _straight_through(x, codes, scale):
     quantized = (codes * scale).astype(x.dtype)
     return _identity_gradient(x, jax.lax.stop_gradient(quantized))

@@ -60,6 +60,12 @@ def write(directory: Path, model: LanguageModel, tokenizer: Tokenizer, config: M
         checkpoints.save(0, {"model": own_part}, None)
 
 
+def of_config(config: Mapping, vocab_size: int) -> LanguageModel:
+    """The model of a run's config, in shapes alone: what its size is told by."""
+    graph, part = abstract(build(ModelConfig, config["model"], "config.model", is_complete=False), vocab_size)
+    return nnx.merge(graph, part["params"], part["buffers"])
+
+
 def abstract(config: ModelConfig, vocab_size: int):
     """(graph, part "model" of a checkpoint) of a config's model, as shapes that are to lie on one device."""
     shapes = jax.eval_shape(lambda: LanguageModel(config, vocab_size, rngs=nnx.Rngs(0)))

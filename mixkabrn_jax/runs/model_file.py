@@ -61,12 +61,6 @@ class Header(NamedTuple):
     config: dict
     about: dict
 
-    def abstract_model(self) -> LanguageModel:
-        """The model as it was trained, in shapes alone: what its size is told by."""
-        model_config = build(ModelConfig, self.config["model"], "config.model", is_complete=False)
-        graph, part = abstract(model_config, self.tokenizer.vocab_size)
-        return nnx.merge(graph, part["params"], part["buffers"])
-
 
 def read(path: Path) -> tuple[LanguageModel, Tokenizer, dict]:
     """(model, tokenizer, config) of a file; the model is the one that was saved, for evaluation.
@@ -191,6 +185,9 @@ def _parts(content):
         raise ValueError(f"its format is {metadata.get('format')!r}, where {FORMAT!r} is needed")
     if _digest(tensors) != metadata.get("sha256"):
         raise ValueError("its tensors are not those that were written: their SHA-256 is another")
+    missing = {"config", "codes", "about", _TOKENIZER} - metadata.keys() - tensors.keys()
+    if missing:
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     return tensors, metadata
 
 

@@ -206,7 +206,8 @@ def test_equal_prompts_get_continuations_of_their_own_and_a_seed_gives_the_same_
     scorer = Scorer(models["retention"], TOKENIZER, WINDOW)
     first = scorer.complete([b"abc"] * 20, 12, temperature=1.0, seed=1)
     assert scorer.complete([b"abc"] * 20, 12, temperature=1.0, seed=1) == first
-    assert len(set(first)) > 12
+    longer = [each for each in first if len(each) > 3]  # the random model ends some at once
+    assert len(set(longer)) == len(longer) > 8
     assert scorer.complete([b"abc"] * 20, 12, temperature=1.0, seed=2) != first
 
 

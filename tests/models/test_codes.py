@@ -13,7 +13,7 @@ def test_codes_of_any_shape_come_back_from_the_bytes_that_they_need(kind, shape,
     numbers = np.random.default_rng(seed).choice(np.array(VALUES[kind], np.int8), shape)
     packed = codes.pack(numbers, kind)
     assert packed.dtype == np.uint8
-    assert packed.size == codes.num_bytes(numbers.size, kind) == -(-numbers.size // codes.CODES_PER_BYTE[kind])
+    assert packed.size == codes.num_bytes(numbers.size, kind) == -(-numbers.size // codes.PACKINGS[kind].per_byte)
     back = codes.unpack(packed, kind, tuple(shape))
     assert back.dtype == np.int8
     np.testing.assert_array_equal(back, numbers)
