@@ -101,7 +101,6 @@ def chunkwise(q, k, v, log_decay, state=None, *, chunk_size: int = 0, segment_id
     """
     if chunk_size < 0:
         raise ValueError(f"chunk_size={chunk_size}: at least 1 is needed, or 0 to choose it by the widths")
-    chunk_size = chunk_size or best_chunk_size(q.shape[-1], v.shape[-1])
     state = _empty_state(k, v) if state is None else state
     backend = resolve(backend)
     if not q.size or not v.size:  # nothing is read, and nothing added to the state
@@ -110,6 +109,7 @@ def chunkwise(q, k, v, log_decay, state=None, *, chunk_size: int = 0, segment_id
         from mixkabrn_jax.ops.kernels import retention as kernel  # a third of a second that others need not wait
 
         return kernel.chunkwise(q, k, v, log_decay, state, chunk_size=chunk_size, segment_ids=segment_ids)
+    chunk_size = chunk_size or best_chunk_size(q.shape[-1], v.shape[-1])
     chunks = _chunks(q, k, v, log_decay, segment_ids, chunk_size)
     run = jax.checkpoint(_run)
     # Queries, keys, values, outputs, scores. At once where they fit, a tiny model's step spends a third less here.

@@ -12,8 +12,10 @@ def compiled(function, *arguments):
     Compiled here, once: sizes of blocks are read at tracing, and are no part of what `jit` knows a function by.
     """
     with pytest.MonkeyPatch.context() as patch:
-        for module, names in ((rows, ("ROWS", "WIDE", "DEEP")), (retention, ("ROWS", "STATE", "WIDE", "DEEP"))):
-            for name in names:
-                patch.setattr(module, name, 16)
+        for name in ("ROWS", "WIDE", "DEEP"):
+            patch.setattr(rows, name, 16)
+        patch.setattr(retention, "DEEP", 16)
+        toy = retention.NARROW._replace(rows=16, columns=16, state=16)
+        patch.setattr(retention, "best_blocks", lambda width, dtype: toy)  # noqa: ARG005
         patch.setattr(rows, "PROGRAMS", 10**6)  # as many parts as there can be
         return jax.jit(function).lower(*arguments).compile()

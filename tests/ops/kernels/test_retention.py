@@ -121,5 +121,5 @@ def test_of_nothing_the_outputs_are_empty_and_the_state_and_its_gradient_stay_as
 
 
 def test_an_impossible_chunk_size_is_refused():
-    with pytest.raises(ValueError, match="chunk_size=0"):
-        chunkwise(*inputs()[:3], LOG_DECAY, inputs()[3], None, chunk_size=0)
+    with pytest.raises(ValueError, match="chunk_size=-1"):
+        chunkwise(*inputs()[:3], LOG_DECAY, inputs()[3], None, chunk_size=-1)
