@@ -6,45 +6,23 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from benchmarks.measure import Case, Contender, compiled, forward_and_backward
-from mixkabrn_jax.ops import retention, uniform_bspline
+from benchmarks.measure import CALLS_ON_GPU, Case, Contender, compiled, forward_and_backward
+from mixkabrn_jax.ops import retention
 from mixkabrn_jax.ops.grouped_matmul import grouped_matmul
-from mixkabrn_jax.ops.kernels import grouped, spline
-from mixkabrn_jax.ops.uniform_bspline import UniformGrid
+from mixkabrn_jax.ops.kernels import grouped
+from mixkabrn_jax.ops.kernels.retention import best_blocks
 
 BATCH, LENGTH, HEADS = 8, 4096, 16
 ROWS, WIDTH, EXPERTS = 65536, 768, 64
-GRID = UniformGrid(-2.0, 2.0, num_intervals=5, degree=3)
 
 
 def cases(options):
     if options.suite != "gpu":
         return {}
     return {
-        "kernel: splines": _splines,
         f"kernel: grouped product, {EXPERTS} experts": _grouped,
         **{f"kernel: retention, K = V = {width}": partial(_retention, options, width) for width in (64, 128, 256)},
     }
-
-
-def _splines():
-    """The floor multiplies a basis that is in memory already, as if it had cost nothing."""
-    x, coef = _normal((ROWS, WIDTH), (GRID.num_basis * WIDTH, WIDTH))
-
-    def basis(x):
-        return uniform_bspline.basis(x, GRID).reshape(ROWS, -1)
-
-    def contender(role, name, function, *args):
-        return compiled(role, name, forward_and_backward(function), args, jnp.ones((ROWS, WIDTH), x.dtype))
-
-    return Case(
-        [
-            contender("ours", "kernel", partial(spline.spline_matmul, grid=GRID, interpret=False), x, coef),
-            contender("part", "plain operations", lambda x, coef: basis(x) @ coef, x, coef),
-            contender("floor", "the product alone", jnp.matmul, jax.jit(basis)(x), coef),
-        ],
-        {"flops": 6.0 * ROWS * GRID.num_basis * WIDTH * WIDTH},
-    )
 
 
 def _grouped():
@@ -58,7 +36,7 @@ def _grouped():
     return Case(
         [
             contender("ours", "kernel", partial(grouped.grouped_matmul, group_sizes=sizes, interpret=False), x, w),
-            contender("part", "plain operations", partial(grouped_matmul, group_sizes=sizes), x, w),
+            contender("part", "jax.lax.ragged_dot", partial(grouped_matmul, group_sizes=sizes, method="ragged"), x, w),
             contender("floor", "one matrix", jnp.matmul, x, w[0]),
         ],
         {"flops": 6.0 * ROWS * WIDTH**2},
@@ -79,11 +57,11 @@ def _retention(options, width):
     sizes = (64, 128, 256)
     contenders = [contender("ours", "kernel", backend="pallas")]
     contenders += [contender("part", f"kernel, chunks of {size}", backend="pallas", chunk_size=size) for size in sizes]
-    contenders += [contender("part", "plain operations")]
+    contenders += [contender("part", "plain operations", backend="gpu")]
     if options.peers and importlib.util.find_spec("fla") is not None:
         contenders.append(_fla(tokens))
     # Within a chunk half of the products are enough: its future is not needed.
-    chunk_size = retention.best_chunk_size(width, width)
+    chunk_size = best_blocks(width, jnp.bfloat16).rows
     return Case(contenders, {"flops": 3.0 * BATCH * LENGTH * HEADS * (2 * chunk_size * width + 4 * width**2)})
 
 
@@ -95,10 +73,11 @@ def _fla(shape):
     bar = torch.ones(shape, device="cuda", dtype=torch.bfloat16)
 
     def call():
-        torch.autograd.grad(chunk_retention(q, k, v)[0], (q, k, v), bar)
+        for _ in range(CALLS_ON_GPU):
+            torch.autograd.grad(chunk_retention(q, k, v)[0], (q, k, v), bar)
         torch.cuda.synchronize()
 
-    return Contender("peer", "flash-linear-attention", call)
+    return Contender("peer", "flash-linear-attention", call, scale=1 / CALLS_ON_GPU)
 
 
 def _normal(*shapes):

@@ -20,7 +20,6 @@ from mixkabrn_jax.layers.linear import (
     effective_weight,
     multiply,
     normal_init,
-    sum_of_experts,
 )
 from mixkabrn_jax.layers.norm import rms_norm
 from mixkabrn_jax.layers.variables import Buffer
@@ -66,10 +65,8 @@ class KanLayer(nnx.Module):
 
     def __call__(self, x, group_sizes_E=None):
         """`[..., D]` -> `[..., F]`; with experts, rows `[R, D]` sorted by expert and `group_sizes_E`."""
-        config, linear, backend = self.features.config, self.linear, backends.resolve(self.linear.backend)
+        linear, backend = self.linear, backends.resolve(self.linear.backend)
         base, spline = self._weights()
-        if backend == "pallas" and config.basis == "bspline" and config.knots == "uniform":
-            return self._by_kernels(x, base, spline, group_sizes_E)
         graph, owned = nnx.split(self.features)
 
         def product(weights, x, group_sizes_E=None):
@@ -92,8 +89,6 @@ class KanLayer(nnx.Module):
     def weighted_sum(self, x_REF, gates_RE):
         """The sum over experts of gate times output, as one product: `[R, E, F]`, `[R, E]` -> `[R, D]`."""
         linear, backend, num_basis = self.linear, backends.resolve(self.linear.backend), self.features.num_basis
-        if backend == "pallas":  # whose kernels make basis functions and multiply them at once, without gates
-            return sum_of_experts(self, x_REF, gates_RE)
         num_experts, width = x_REF.shape[1:]
         base_EFD, spline_EHD = self._weights()
         d_out = base_EFD.shape[-1]
@@ -129,15 +124,6 @@ class KanLayer(nnx.Module):
         spline_linear = self.features.config.spline_linear
         spline = effective_spline(self.spline[...], self.features.num_basis, spline_linear)
         return effective_weight(self.base[...], self.linear.linear), spline
-
-    def _by_kernels(self, x, base, spline, group_sizes_E):
-        from mixkabrn_jax.ops.kernels.spline import spline_matmul  # a third of a second that others need not wait
-
-        edge = effective_activation(jax.nn.silu(x), self.linear)
-        rows_RD = x.reshape(-1, x.shape[-1])
-        by_spline = spline_matmul(rows_RD, spline.astype(x.dtype), group_sizes_E, grid=self.features.config.grid)
-        by_base = multiply(edge, base.astype(x.dtype), group_sizes_E, "pallas")
-        return by_base + by_spline.reshape(*x.shape[:-1], spline.shape[-1])
 
 
 class Kan(FeedForward):

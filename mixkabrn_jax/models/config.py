@@ -66,7 +66,7 @@ class ModelConfig:
     """Compute layers again in the backward pass: less memory, more time."""
     backend: str
     """The processor to compute for: "auto" is what JAX runs on; "cpu", "gpu" and "tpu" choose how products of experts
-    and retention are laid out, "pallas" our kernels for NVIDIA GPUs."""
+    and retention are laid out, "pallas" our kernels for NVIDIA GPUs, which "auto" takes there."""
     retention: RetentionConfig
     rotary: RotaryConfig
     kan: KanConfig

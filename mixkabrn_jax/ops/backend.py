@@ -7,7 +7,8 @@ there: a CPU wants small pieces one after the other, an accelerator all of them 
 import jax
 
 BACKENDS = ("auto", "cpu", "gpu", "tpu", "pallas")
-"""auto: the machine that JAX runs on. pallas: the kernels of `ops.kernels`, for an NVIDIA GPU."""
+"""auto: the machine that JAX runs on. pallas: the kernels of `ops.kernels`, for an NVIDIA GPU, where auto means them;
+gpu: any other, as XLA compiles for it."""
 
 
 def check(backend: str) -> None:
@@ -28,7 +29,17 @@ def resolve(backend: str) -> str:
     if backend != "auto":
         return backend
     platform = jax.default_backend()
+    if platform == "gpu" and _compute_capability() >= 8:
+        return "pallas"
     return platform if platform in BACKENDS else "gpu"
+
+
+def _compute_capability() -> float:
+    """Of an NVIDIA GPU, 8 since 2020, the first that multiply bfloat16; 0 for what is none."""
+    try:
+        return float(jax.devices()[0].compute_capability)
+    except (AttributeError, ValueError):  # AMD's are names
+        return 0.0
 
 
 def interprets_kernels() -> bool:

@@ -7,8 +7,6 @@ Letters: D input feature, G basis function.
 """
 
 import math
-import operator
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -76,43 +74,37 @@ class UniformGrid:
         margin = self.degree + 1 if self.extrapolation == "fade" else 0
         return Position(free, bspline.clip(free, -margin, self.num_intervals + margin))
 
-    def value(self, position: Position, g, divide: Callable = operator.truediv) -> jax.Array:
-        """Function g at these positions.
-
-        Args:
-            g: int, may be traced.
-            divide: (array, Python number) -> quotient. For a GPU a division is ten operations, a product is one.
-        """
+    def value(self, position: Position, g) -> jax.Array:
+        """Function g at these positions."""
         held = position.held
-        index = _as_float(g, held.dtype)
         if self.degree == 0:  # a box has no slope to meet its neighbour with: its edges are half open, the last closed
-            is_last = (g == self.num_intervals - 1) & (held == index + 1)
-            value = ((held >= index) & ((held < index + 1) | is_last)).astype(held.dtype)
+            is_last = (g == self.num_intervals - 1) & (held == g + 1)
+            value = ((held >= g) & ((held < g + 1) | is_last)).astype(held.dtype)
         else:
-            value = divide(self._powers(jnp.abs(held - self._centre(index)), self.degree), math.factorial(self.degree))
+            value = self._powers(jnp.abs(held - self._centre(g)), self.degree) / math.factorial(self.degree)
         if self.extrapolation == "linear":
             below, above = self._beyond(position)
-            value = value + below * self._end_slope(g, held.dtype)
+            value = value + below * self._end_slope(g)
             # The grid is its own mirror image, and so are the slopes at its two ends.
-            value = value - above * self._end_slope(self.num_basis - 1 - g, held.dtype)
+            value = value - above * self._end_slope(self.num_basis - 1 - g)
         return value
 
-    def slope(self, position: Position, g, divide: Callable = operator.truediv) -> jax.Array:
-        """The slope of function g in 1/step; arguments as for `value`."""
+    def slope(self, position: Position, g) -> jax.Array:
+        """The slope of function g in 1/step."""
         held = position.held
-        offset = held - self._centre(_as_float(g, held.dtype))
+        offset = held - self._centre(g)
         distance = jnp.abs(offset)
         if self.degree == 0:
             slope = jnp.zeros_like(held)
         elif self.degree == 1:
             slope = jnp.where(distance < 1, -jnp.sign(offset), 0)
         else:
-            slope = divide(-jnp.sign(offset) * self._powers(distance, self.degree - 1), math.factorial(self.degree - 1))
+            slope = -jnp.sign(offset) * self._powers(distance, self.degree - 1) / math.factorial(self.degree - 1)
         if self.extrapolation != "fade":
             below, above = self._beyond(position)
             first, last = 0.0, 0.0
             if self.extrapolation == "linear":
-                first, last = self._end_slope(g, held.dtype), -self._end_slope(self.num_basis - 1 - g, held.dtype)
+                first, last = self._end_slope(g), -self._end_slope(self.num_basis - 1 - g)
             slope = jnp.where(below < 0, first, jnp.where(above > 0, last, slope))
         return slope
 
@@ -130,17 +122,11 @@ class UniformGrid:
         )
         return sum(terms)
 
-    def _end_slope(self, g, dtype):
-        """Slope in 1/step of function g at the first point of the grid, seen from inside."""
-        if isinstance(g, int):
-            return self._first_slope(g)
-        total = jnp.zeros((), dtype)
-        for i in range(self.degree + 1):  # all others begin inside
-            total = jnp.where(g == i, self._first_slope(i), total).astype(dtype)
-        return total
+    def _end_slope(self, g):
+        """Slope in 1/step of function g at the grid's first point, seen from inside.
 
-    def _first_slope(self, g):
-        """The bump of one degree less half a step before the grid's start, less that half a step behind it."""
+        The bump of one degree less half a step before it, less that half a step behind it.
+        """
         if self.degree == 0:
             return 0.0
 
@@ -217,7 +203,3 @@ def _weighted_backward(grid, residual, grad):
 
 
 weighted_basis.defvjp(_weighted_forward, _weighted_backward)
-
-
-def _as_float(g, dtype):
-    return g if isinstance(g, int) else g.astype(dtype)

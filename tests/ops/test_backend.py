@@ -1,6 +1,7 @@
 """The choice of a backend, and that nothing else in the library asks JAX where it runs."""
 
 import pathlib
+import types
 
 import jax
 import pytest
@@ -10,9 +11,21 @@ from mixkabrn_jax.ops import backend
 LIBRARY = pathlib.Path(backend.__file__).parent.parent
 
 
-@pytest.mark.parametrize(("platform", "want"), [("cpu", "cpu"), ("gpu", "gpu"), ("tpu", "tpu"), ("metal", "gpu")])
-def test_auto_is_where_jax_runs_and_a_name_is_what_it_says(monkeypatch, platform, want):
+@pytest.mark.parametrize(
+    ("platform", "capability", "want"),
+    [
+        ("cpu", None, "cpu"),
+        ("tpu", None, "tpu"),
+        ("metal", None, "gpu"),
+        ("gpu", "9.0", "pallas"),
+        ("gpu", "12.0", "pallas"),
+        ("gpu", "7.5", "gpu"),
+        ("gpu", "gfx942", "gpu"),
+    ],
+)
+def test_auto_is_where_jax_runs_and_a_name_is_what_it_says(monkeypatch, platform, capability, want):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(compute_capability=capability)])
     assert backend.resolve("auto") == want
     assert [backend.resolve(name) for name in backend.BACKENDS[1:]] == list(backend.BACKENDS[1:])
     assert backend.interprets_kernels() == (platform != "gpu")

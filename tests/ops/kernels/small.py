@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from mixkabrn_jax.ops.kernels import retention, rows
+from mixkabrn_jax.ops.kernels import grouped, retention
 
 
 def compiled(function, *arguments):
@@ -13,9 +13,9 @@ def compiled(function, *arguments):
     """
     with pytest.MonkeyPatch.context() as patch:
         for name in ("ROWS", "WIDE", "DEEP"):
-            patch.setattr(rows, name, 16)
+            patch.setattr(grouped, name, 16)
         patch.setattr(retention, "DEEP", 16)
         toy = retention.NARROW._replace(rows=16, columns=16, state=16)
         patch.setattr(retention, "best_blocks", lambda width, dtype: toy)  # noqa: ARG005
-        patch.setattr(rows, "PROGRAMS", 10**6)  # as many parts as there can be
+        patch.setattr(grouped, "PROGRAMS", 10**6)  # as many parts as there can be
         return jax.jit(function).lower(*arguments).compile()

@@ -8,26 +8,10 @@ import numpy as np
 import pytest
 
 from mixkabrn_jax.ops import grouped_matmul as plain_grouped
-from mixkabrn_jax.ops import retention, uniform_bspline
-from mixkabrn_jax.ops.kernels import grouped, spline
+from mixkabrn_jax.ops import retention
+from mixkabrn_jax.ops.kernels import grouped
 from mixkabrn_jax.ops.kernels import retention as retention_kernels
 from tests import reference
-
-
-def spline_case(rows, experts, extrapolation):
-    shapes = (rows, 768), (*((experts,) if experts else ()), 8 * 768, 512)
-    sizes = _sizes(rows, experts) if experts else None
-
-    grid = uniform_bspline.UniformGrid(-2.0, 2.0, num_intervals=5, degree=3, extrapolation=extrapolation)
-
-    def ours(x, coef):
-        return spline.spline_matmul(x, coef, sizes, grid=grid, interpret=False)
-
-    def plain(x, coef):
-        basis = uniform_bspline.basis(x, grid).reshape(len(x), -1)
-        return plain_grouped.grouped_matmul(basis, coef, sizes) if experts else basis @ coef
-
-    return ours, plain, shapes
 
 
 def grouped_case(rows, experts):
@@ -60,9 +44,6 @@ def _sizes(rows, experts):
 
 
 CASES = {
-    "splines": spline_case(1000, 0, "fade"),
-    "splines that go on in a line": spline_case(1000, 0, "linear"),
-    "splines of experts": spline_case(5000, 16, "fade"),
     "grouped": grouped_case(5000, 16),
     "retention 64": retention_case(64, 64, documents=False),
     "retention 128": retention_case(128, 256, documents=True),

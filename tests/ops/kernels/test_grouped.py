@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixkabrn_jax.ops.kernels import grouped, rows
+from mixkabrn_jax.ops.kernels import grouped
 from tests import reference
 from tests.ops.kernels.small import compiled
 
@@ -17,8 +17,8 @@ def run_and_pull_back(x, w, sizes, out_bar):
     return out, *vjp(out_bar)
 
 
-in_order = rows._tiles
-tiles_of = jax.jit(rows._tiles, static_argnums=(1, 2))
+in_order = grouped._tiles
+tiles_of = jax.jit(grouped._tiles, static_argnums=(1, 2))
 
 
 @functools.cache
@@ -30,7 +30,7 @@ def toy():
     """
     x, w, out_bar = reference.normal(0, 60, 37), reference.normal(1, 5, 37, 35), reference.normal(2, 60, 35)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, "_tiles", lambda *a: jax.tree.map(jnp.flip, in_order(*a)))
+        patch.setattr(grouped, "_tiles", lambda *a: jax.tree.map(jnp.flip, in_order(*a)))
         return x, w, out_bar, compiled(run_and_pull_back, x, w, np.zeros(5, np.int32), out_bar)
 
 
