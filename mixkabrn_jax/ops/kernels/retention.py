@@ -16,7 +16,6 @@ Letters: B batch, T time, I chunk, H head, K key width, V value width; X and Y t
 """
 
 from functools import partial
-from math import log
 from typing import NamedTuple
 
 import jax
@@ -25,6 +24,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.experimental import pallas as pl
 
 from mixkabrn_jax.ops.kernels.blocks import Block, accumulator, block, block_size, dot, launch, load, split, store
+from mixkabrn_jax.ops.kernels.reach import Reach
 
 DEEP = 64
 """Entries of a contracted width at a time: any width fits in shared memory."""
@@ -41,14 +41,14 @@ class Blocks(NamedTuple):
     """Keys, and values, of the state that is carried along, all chunks of a head one after the other."""
     num_warps: int
     """Of a program that reads; one that carries a state has 4."""
-    stages_of_reads: int
-    stages_of_states: int
+    num_stages: int
+    """Blocks of operands under way at once."""
 
 
 # On an H200 in bfloat16, batch 8, 4096 positions, 16 heads of 64, 128 and 256: the fastest of 100 to 180 settings each.
-NARROW = Blocks(rows=64, columns=128, state=64, num_warps=4, stages_of_reads=3, stages_of_states=3)
-WIDE = Blocks(rows=128, columns=256, state=128, num_warps=8, stages_of_reads=3, stages_of_states=2)
-EXACT = Blocks(rows=64, columns=128, state=64, num_warps=4, stages_of_reads=2, stages_of_states=2)
+NARROW = Blocks(rows=64, columns=128, state=64, num_warps=4, num_stages=3)
+WIDE = Blocks(rows=128, columns=256, state=128, num_warps=8, num_stages=3)
+EXACT = Blocks(rows=64, columns=128, state=64, num_warps=4, num_stages=2)
 """float32, whose blocks are twice as large in shared memory."""
 
 
@@ -96,22 +96,9 @@ class _Static(NamedTuple):
     interpret: bool | None
 
 
-class _Reach(NamedTuple):
-    """How much of what survives; as `ops.retention` has it. B is 1 in those that are the same for a whole batch."""
-
-    total_BHT: jax.Array
-    """Sums of log2 decays from the chunk's start through each position: a GPU's own exponential is that of base 2."""
-    from_state_BHT: jax.Array
-    """Of the state before the chunk, at each position."""
-    to_state_BHT: jax.Array
-    """Of each position, in the state after its chunk."""
-    across_BHI: jax.Array
-    """Of the state before a chunk, in the state after it."""
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _chunkwise(static, q, k, v, log_decay, state, segment_ids):
-    reach = _reach(static, log_decay, segment_ids, q.shape[1])
+    reach = Reach.of(log_decay, segment_ids, q.shape[1], static.blocks.rows * static.blocks_per_chunk)
     state_BIHKV, final = _states(static, k, v, reach.to_state_BHT, reach.across_BHI, state, reverse=False)
     out = _read(static, q, k, v, reach, segment_ids, state_BIHKV, of_keys=False, reverse=False)
     return out, final
@@ -129,7 +116,7 @@ def _chunkwise_forward(static, q, k, v, log_decay, state, segment_ids):
 def _chunkwise_backward(static, residual, bars):
     q, k, v, log_decay, state, segment_ids, final = residual
     out_bar, final_bar = (jnp.zeros(a.shape, a.dtype) if isinstance(a, SymbolicZero) else a for a in bars)
-    reach = _reach(static, log_decay, segment_ids, q.shape[1])
+    reach = Reach.of(log_decay, segment_ids, q.shape[1], static.blocks.rows * static.blocks_per_chunk)
     forth, back = {"reverse": False}, {"reverse": True}
     state_BIHKV, _ = _states(static, k, v, reach.to_state_BHT, reach.across_BHI, state, **forth)
     wanted_BIHKV, state_bar = _states(static, q, out_bar, reach.from_state_BHT, reach.across_BHI, final_bar, **back)
@@ -157,34 +144,6 @@ def _chunkwise_backward(static, residual, bars):
 _chunkwise.defvjp(_chunkwise_forward, _chunkwise_backward, symbolic_zeros=True)
 
 
-def _reach(static, log_decay, segment_ids, length):
-    chunk = static.blocks.rows * static.blocks_per_chunk
-    num_chunks = pl.cdiv(length, chunk)
-    padding = num_chunks * chunk - length
-    if log_decay.ndim == 1:
-        first_I1 = jnp.arange(num_chunks)[:, None] * chunk
-        # The last chunk's padding does not decay.
-        steps_IC = jnp.minimum(first_I1 + jnp.arange(1, chunk + 1)[None], length) - first_I1
-        total_BICH = (steps_IC[..., None].astype(log_decay.dtype) * log_decay[None, None])[None]
-    else:
-        log_decay = jnp.pad(log_decay, [(0, 0), (0, padding), (0, 0)])
-        total_BICH = jnp.cumsum(log_decay.reshape(log_decay.shape[0], num_chunks, chunk, -1), axis=2)
-    from_state_BICH = jnp.exp(total_BICH)
-    to_state_BICH = jnp.exp(total_BICH[:, :, -1:] - total_BICH)
-    across_BIH = from_state_BICH[:, :, -1]
-    if segment_ids is not None:
-        segment_BIC = jnp.pad(segment_ids, [(0, 0), (0, padding)], mode="edge").reshape(-1, num_chunks, chunk)
-        before_BI = jnp.concatenate([segment_ids[:, :1], segment_BIC[:, :-1, -1]], axis=1)
-        sees_state_BIC = segment_BIC == before_BI[..., None]
-        reaches_end_BIC = segment_BIC == segment_BIC[..., -1:]
-        from_state_BICH = from_state_BICH * sees_state_BIC[..., None]
-        to_state_BICH = to_state_BICH * reaches_end_BIC[..., None]
-        across_BIH = across_BIH * sees_state_BIC[..., -1:]
-    by_head = (jnp.moveaxis(a, -1, 1) for a in (total_BICH / log(2), from_state_BICH, to_state_BICH, across_BIH))
-    total, from_state, to_state, across = by_head
-    return _Reach(*(a.reshape(*a.shape[:2], -1) for a in (total, from_state, to_state)), across)
-
-
 def _states(static, a_BTHX, b_BTHY, reach_BHT, across_BHI, first_BHXY, *, reverse):
     """The state before each chunk, `[B, I, H, X, Y]` in a's dtype, and the state after the last one.
 
@@ -205,7 +164,7 @@ def _states(static, a_BTHX, b_BTHY, reach_BHT, across_BHI, first_BHXY, *, revers
         reverse=reverse,
         interpret=static.interpret,
         num_warps=4,
-        num_stages=static.blocks.stages_of_states,
+        num_stages=static.blocks.num_stages,
     )
 
 
@@ -261,7 +220,7 @@ def _read(static, a, b, c, reach, segment_ids, states, *, of_keys, reverse, dtyp
         reverse=reverse,
         interpret=static.interpret,
         num_warps=static.blocks.num_warps,
-        num_stages=static.blocks.stages_of_reads,
+        num_stages=static.blocks.num_stages,
     )
 
 
