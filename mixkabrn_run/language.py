@@ -1,0 +1,112 @@
+"""A model with its tokenizer: text in, text out."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mixkabrn_run import arithmetic, file, native, state, tokenizer
+from mixkabrn_run.model import Model
+from mixkabrn_run.sampling import Sampling, draw
+
+RUNTIMES = ("auto", "native", "numpy")
+
+
+def load(path: str | Path, runtime: str = "auto") -> "Language":
+    """The model of a file.
+
+    Args:
+        runtime: "native", compiled by the C compiler on first use; "numpy"; "auto" for the first where it can be.
+    Raises: OSError; ValueError, saying what is wrong with the file; `native.Unavailable`.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime={runtime!r}: one of {RUNTIMES} is needed")
+    content = Path(path).read_bytes()
+    try:
+        found = file.parse(content)
+        model = None
+        if runtime != "numpy":
+            try:
+                model = native.NativeModel(content, found.model)
+            except native.Unavailable:
+                if runtime == "native":
+                    raise
+        return Language(found, model or Model(found))
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"{path}: {error if isinstance(error, ValueError) else f'its config lacks {error}'}") from None
+
+
+class Language:
+    """A language model in this process."""
+
+    def __init__(self, found: file.File, model):
+        self.about, self.sha256, self.config = found.about, found.sha256, found.model
+        self.tokenizer = tokenizer.from_record(found.tokenizer)
+        self.model = model
+        if self.tokenizer.vocab_size != model.vocab_size:
+            raise ValueError(f"its tokenizer has {self.tokenizer.vocab_size} tokens, its model {model.vocab_size}")
+
+    def complete(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int = 200,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        session=None,
+    ) -> Iterator[str]:
+        """The text behind a prompt, piece by piece, until the model ends its document.
+
+        Args:
+            sampling: how tokens are drawn; None as `Sampling` has it. The same seed gives the same text, anywhere.
+            session: one of `session`, which has read what came before the prompt; None for a new document.
+        """
+        sampling = sampling or Sampling()
+        tokens = self.tokenizer.encode(prompt)
+        if session is None:
+            session = self.session(len(tokens) + max_tokens + 1)
+        logits = self.read(tokens, session)
+        decode = self.tokenizer.decoder()
+        for index in range(max_tokens):
+            token = draw(logits, sampling, seed, index)
+            if token == self.tokenizer.separator:
+                return
+            if text := decode(token):
+                yield text
+            logits = session.step(token)
+
+    def read(self, tokens: Sequence[int], session) -> np.ndarray:
+        """Logits behind these tokens; a session that is new has its document begun first. `[W]`."""
+        tokens = [*([self.tokenizer.separator] if session.position == 0 else ()), *tokens]
+        if not tokens:
+            raise ValueError("there is nothing to read: a token at least is needed")
+        for token in tokens:
+            logits = session.step(token)
+        return logits
+
+    def session(self, max_length: int = 4096):
+        """What one conversation has in memory; an attention keeps so many positions, retention any number."""
+        return self.model.session(max_length)
+
+    def save(self, session) -> bytes:
+        """A conversation as bytes, for `restore` of this model anywhere."""
+        return state.save(session, self.sha256)
+
+    def restore(self, content: bytes, max_length: int = 4096):
+        """The session of saved bytes. Raises: ValueError for those of another model, or that are damaged."""
+        session = self.session(max_length)
+        state.restore(session, self.sha256, content)
+        return session
+
+    def bits_per_byte(self, text: bytes) -> float:
+        """Of a text read as one document, its end among what is predicted."""
+        tokens = [*self.tokenizer.encode(text), self.tokenizer.separator]
+        session, bits = self.session(len(tokens) + 1), 0.0
+        logits = self.read((), session)
+        for token in tokens:
+            shifted = logits - np.max(logits)
+            total = float(np.sum(arithmetic.exp(shifted), dtype=np.float64))
+            bits += (math.log(total) - float(shifted[token])) / math.log(2)
+            logits = session.step(token)
+        return bits / max(len(text), 1)

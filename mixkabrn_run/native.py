@@ -1,0 +1,149 @@
+"""runtime.c behind the same functions as `model.Model`: built by the machine's C compiler on first use."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+SOURCE = Path(__file__).parent / "runtime.c"
+FLAGS = ("-O3", "-std=c99", "-ffp-contract=off", "-shared", "-fPIC")
+
+
+class Unavailable(RuntimeError):
+    """There is no compiler, or it does not build."""
+
+
+def library() -> ctypes.CDLL:
+    """The compiled runtime, out of the user's cache where it is there. Raises: `Unavailable`."""
+    source = SOURCE.read_bytes()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixkabrn_run"
+    path = cache / f"runtime-{hashlib.sha256(source + repr(FLAGS).encode()).hexdigest()[:16]}.so"
+    if not path.exists():
+        try:
+            _build(path)
+        except OSError as error:
+            raise Unavailable(f"the compiled runtime cannot be kept in {cache}: {error}") from None
+    try:
+        found = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be loaded: {error}") from None
+    pointer, size, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
+    for name, result, *arguments in (
+        ("mk_load", pointer, text, size, text, text),
+        ("mk_free", None, pointer),
+        ("mk_kernels", text, pointer),
+        ("mk_vocab_size", size, pointer),
+        ("mk_new", pointer, pointer, size),
+        ("mk_end", None, pointer),
+        ("mk_step", ctypes.c_int, pointer, ctypes.c_int64),
+        ("mk_logits", ctypes.POINTER(ctypes.c_float), pointer),
+        ("mk_state", pointer, pointer),
+        ("mk_state_bytes", size, pointer),
+    ):
+        function = getattr(found, name)
+        function.restype, function.argtypes = result, arguments
+    return found
+
+
+def _build(path):
+    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
+    if compiler is None:
+        raise Unavailable("there is no C compiler (cc, gcc, clang): the same model runs in NumPy, slower")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # several processes may build at once
+        built = Path(folder) / path.name
+        command = [*compiler.split(), *FLAGS, "-o", str(built), str(SOURCE), "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise Unavailable(f"{compiler} does not build {SOURCE.name}: {done.stderr.strip().splitlines()[-1:]}")
+        built.replace(path)
+
+
+class NativeModel:
+    """As `model.Model`."""
+
+    def __init__(self, content: bytes, config: dict, kernels: str | None = None):
+        """
+        Args:
+            content: of the model's file; config: of the model, from it.
+            kernels: "plain", "ssse3" or "avx2"; None for the fastest of this processor.
+        Raises: `Unavailable`; ValueError for a file that cannot be read.
+        """
+        self._library = library()
+        error = ctypes.create_string_buffer(256)
+        self._model = self._library.mk_load(content, len(content), kernels and kernels.encode(), error)
+        if not self._model:
+            raise ValueError(error.value.decode(errors="replace"))
+        self.kernels = self._library.mk_kernels(self._model).decode()
+        self.vocab_size = self._library.mk_vocab_size(self._model)
+        self.config, self.is_retention = config, config["mixer"] == "retention"
+
+    def session(self, max_length: int) -> "NativeSession":
+        """An empty one; an attention keeps so many positions."""
+        return NativeSession(self, max_length)
+
+    def __del__(self):
+        if getattr(self, "_model", None):
+            self._library.mk_free(self._model)
+
+
+class NativeSession:
+    """What one conversation has in memory; as `model.Session`."""
+
+    def __init__(self, model: NativeModel, max_length: int):
+        self.model, self._library, self.max_length = model, model._library, max_length
+        self._session = self._library.mk_new(model._model, max_length)
+        if not self._session:
+            raise MemoryError("there is not enough memory for the model's state")
+        self._head, self.layers = self._memory(model.config)
+
+    def step(self, token: int) -> np.ndarray:
+        """Reads a token: logits of the next one `[W]`, which the next step overwrites."""
+        if not self._library.mk_step(self._session, int(token)):
+            raise ValueError(f"token {token}: there are {self.model.vocab_size}, and {self.max_length} positions")
+        return np.ctypeslib.as_array(self._library.mk_logits(self._session), (self.model.vocab_size,))
+
+    @property
+    def position(self) -> int:
+        """Tokens that it has read."""
+        return int(self._head[0])
+
+    @position.setter
+    def position(self, value):
+        self._head[0] = value
+
+    @property
+    def previous(self) -> np.ndarray:
+        """As `model.Session.previous`."""
+        return self._head[1:]
+
+    def _memory(self, config):
+        """The state's arrays where C has them: (position and earlier tokens, those of each layer)."""
+        num_bytes = self._library.mk_state_bytes(self._session)
+        pointer = ctypes.cast(self._library.mk_state(self._session), ctypes.POINTER(ctypes.c_uint8))
+        memory, start = np.ctypeslib.as_array(pointer, (num_bytes,)), 0
+
+        def take(dtype, *shape):
+            nonlocal start
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            start += size
+            return memory[start - size : start].view(dtype).reshape(shape)
+
+        head, layers = take(np.int64, config.get("conv_size", 1)), []
+        H, K, V = (config[key] for key in ("num_heads", "key_width", "value_width"))
+        for _ in range(config["num_layers"]):
+            if config["mixer"] == "retention":
+                layers.append((take(np.float64, H), take(np.float32, H, K, V)))
+                start += H * K * V % 2 * 4  # the next layer's doubles are aligned
+            else:
+                layers.append((take(np.float32, self.max_length, H, K), take(np.float32, self.max_length, H, V)))
+        return head, layers
+
+    def __del__(self):
+        if getattr(self, "_session", None):
+            self._library.mk_end(self._session)

@@ -1,0 +1,1618 @@
+/* Runs a MixKABRN model one token after the other, with the same bits on every machine. C99.
+
+   cc -O3 -std=c99 -ffp-contract=off -shared -fPIC -o runtime.so runtime.c -lm
+
+   What is computed is mixkabrn_jax/models/language.py; arithmetic.py has the definition of every function and of the
+   order of every sum, which this follows operation by operation. Memory is allocated by mk_load and mk_new alone.
+
+   Letters: D width of the stream, F outputs of a matrix, G functions on an edge, H heads, K and V widths of a head's
+   keys and values, E experts, W tokens of the vocabulary. */
+
+#ifndef MK_KERNELS
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LANES 8
+#define BLOCK 128 /* inputs of a matrix of codes at a time: 32 bytes of 2 bits */
+
+static float CODES_OF_BYTE[256][4]; /* of 2 bits each, as -1, 0, 1 */
+
+/* The inner loops, once for each kind of processor. Those of float give the same bits whatever their vectors hold:
+   every output is a sum of its own, from the first input to the last, and nothing is fused (-ffp-contract=off). */
+typedef struct {
+    const char *name;
+    int32_t (*dot)(const uint8_t *w, const int8_t *x, size_t n); /* sum of (code + 1) x; n a multiple of BLOCK */
+    void (*add)(float *y, float a, const float *w, size_t n);    /* y += a w; n a multiple of LANES, here and below */
+    void (*add2)(float *y, float a, const uint8_t *w, size_t n); /* codes of 2 bits */
+    void (*add8)(float *y, float a, const int8_t *w, size_t n);  /* codes of 8 bits */
+    void (*head8)(float *y, const float *x, const int8_t *w, size_t n); /* 8 sums of n products */
+    void (*head)(float *y, const float *x, const float *w, size_t n);
+    void (*exps)(float *y, const float *x, size_t n);
+} Kernels;
+
+#define MK_KERNELS
+#define NAME(name) plain_##name
+#define TARGET
+#include "runtime.c"
+#undef NAME
+#undef TARGET
+
+static const Kernels PLAIN = {"plain",    plain_dot,   plain_add,  plain_add2,
+                              plain_add8, plain_head8, plain_head, plain_exps};
+
+#if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__)) && !defined(MK_PLAIN)
+#define MK_X86
+#include <immintrin.h>
+#define NAME(name) ssse3_##name
+#define TARGET __attribute__((target("ssse3")))
+#define MK_SSSE3
+#include "runtime.c"
+#undef MK_SSSE3
+#undef NAME
+#undef TARGET
+#define NAME(name) avx2_##name
+#define TARGET __attribute__((target("avx2")))
+#define MK_AVX2
+#include "runtime.c"
+#undef MK_AVX2
+#undef NAME
+#undef TARGET
+static const Kernels SSSE3 = {"ssse3",    ssse3_dot,   ssse3_add,  ssse3_add2,
+                              ssse3_add8, ssse3_head8, ssse3_head, ssse3_exps};
+static const Kernels AVX2 = {"avx2", avx2_dot, avx2_add, avx2_add2, avx2_add8, avx2_head8, avx2_head, avx2_exps};
+#endif
+#undef MK_KERNELS
+
+/* --- arithmetic ------------------------------------------------------------------------------------------------ */
+
+static float round_even(float x) { /* to the nearest whole number; |x| < 2^22 */
+    return (x + 12582912.0f) - 12582912.0f;
+}
+
+static float total(const float *x, size_t n) {
+    float lane[LANES] = {0};
+    for (size_t i = 0; i < n; i++) lane[i % LANES] += x[i];
+    for (size_t i = 0; i < 4; i++) lane[i] += lane[i + 4];
+    return (lane[0] + lane[2]) + (lane[1] + lane[3]);
+}
+
+static double exp64(double x) {
+    double n = floor(x * 1.4426950408889634 + 0.5);
+    double r = x - n * 0.6931471803691238;
+    r = r - n * 1.9082149292705877e-10;
+    double y = 1.0;
+    for (int k = 16; k > 0; k--) y = 1.0 + y * (r / k);
+    return ldexp(y, (int)n);
+}
+
+static double log64(double x) {
+    int e;
+    frexp(x, &e);
+    double y = (e - 1) * 0.6931471805599453;
+    for (int i = 0; i < 8; i++) y = y + (x * exp64(-y) - 1.0);
+    return y;
+}
+
+static void cos_and_sin(double turns, float *cos_out, float *sin_out) {
+    turns = turns - floor(turns);
+    double quarter = floor(turns * 4.0 + 0.5);
+    double r = (turns - quarter * 0.25) * 6.283185307179586;
+    double square = r * r, c = 1.0, s = 1.0;
+    for (int k = 16; k > 0; k -= 2) {
+        c = 1.0 - c * (square / (k * (k - 1)));
+        s = 1.0 - s * (square / (k * (k + 1)));
+    }
+    s = s * r;
+    switch ((int)quarter % 4) {
+        case 0: *cos_out = (float)c, *sin_out = (float)s; break;
+        case 1: *cos_out = (float)-s, *sin_out = (float)c; break;
+        case 2: *cos_out = (float)-c, *sin_out = (float)-s; break;
+        default: *cos_out = (float)s, *sin_out = (float)-c;
+    }
+}
+
+static void rms_norm(float *y, const float *x, const float *scale, size_t n, float epsilon, float *scratch) {
+    for (size_t i = 0; i < n; i++) scratch[i] = x[i] * x[i];
+    float factor = 1.0f / sqrtf(total(scratch, n) / (float)n + epsilon);
+    for (size_t i = 0; i < n; i++) y[i] = x[i] * factor;
+    if (scale)
+        for (size_t i = 0; i < n; i++) y[i] = y[i] * scale[i];
+}
+
+/* scratch holds n rounded up to LANES */
+static void sigmoids(const Kernels *k, float *y, const float *x, size_t n) {
+    size_t wide = (n + LANES - 1) / LANES * LANES;
+    for (size_t i = 0; i < n; i++) y[i] = -x[i];
+    for (size_t i = n; i < wide; i++) y[i] = 0.0f;
+    k->exps(y, y, wide);
+    for (size_t i = 0; i < n; i++) y[i] = 1.0f / (1.0f + y[i]);
+}
+
+static void silus(const Kernels *k, float *y, const float *x, size_t n) { /* y is not x */
+    size_t wide = (n + LANES - 1) / LANES * LANES;
+    for (size_t i = 0; i < n; i++) y[i] = -x[i];
+    for (size_t i = n; i < wide; i++) y[i] = 0.0f;
+    k->exps(y, y, wide);
+    for (size_t i = 0; i < n; i++) y[i] = x[i] / (1.0f + y[i]);
+}
+
+/* --- reading a file ---------------------------------------------------------------------------------------------
+
+   JSON is looked into where it lies: a Text is a value of it. Nothing is trusted: every look stays within its text, and
+   nesting is bounded. */
+
+typedef struct {
+    const char *p, *end;
+} Text;
+
+static void skip_space(Text *t) {
+    while (t->p < t->end && (*t->p == ' ' || *t->p == '\n' || *t->p == '\t' || *t->p == '\r')) t->p++;
+}
+
+static int skip_string(Text *t) { /* behind the closing quote */
+    if (t->p >= t->end || *t->p != '"') return 0;
+    for (t->p++; t->p < t->end; t->p++) {
+        if (*t->p == '\\') t->p++;
+        else if (*t->p == '"') return t->p++, 1;
+    }
+    return 0;
+}
+
+static int skip_value(Text *t) {
+    int depth = 0;
+    do {
+        skip_space(t);
+        if (t->p >= t->end) return 0;
+        char c = *t->p;
+        if (c == '"') {
+            if (!skip_string(t)) return 0;
+        } else if (c == '{' || c == '[') {
+            if (++depth > 64) return 0;
+            t->p++;
+            continue; /* a value or the closing bracket comes next */
+        } else if (c == '}' || c == ']') {
+            depth--;
+            t->p++;
+        } else if (c == ',' || c == ':') {
+            if (!depth) return 0;
+            t->p++;
+            continue;
+        } else {
+            const char *begin = t->p;
+            while (t->p < t->end && *t->p && !strchr(",:]} \n\t\r", *t->p)) t->p++;
+            if (t->p == begin) return 0;
+        }
+    } while (depth > 0);
+    return depth == 0;
+}
+
+/* The next member of an object, whose text goes on behind it; 0 at its end, -1 where it is damaged. */
+static int next_member(Text *object, Text *key, Text *value) {
+    skip_space(object);
+    if (object->p < object->end && (*object->p == '{' || *object->p == ',')) object->p++;
+    skip_space(object);
+    if (object->p < object->end && *object->p == '}') return 0;
+    key->p = object->p + 1;
+    if (!skip_string(object)) return -1;
+    key->end = object->p - 1;
+    skip_space(object);
+    if (object->p >= object->end || *object->p++ != ':') return -1;
+    skip_space(object);
+    value->p = object->p;
+    if (!skip_value(object)) return -1;
+    value->end = object->p;
+    return 1;
+}
+
+static int text_is(Text t, const char *word) {
+    size_t n = strlen(word);
+    return (size_t)(t.end - t.p) == n && !memcmp(t.p, word, n);
+}
+
+static int find(Text object, const char *key, Text *value) {
+    Text name;
+    if (object.p >= object.end || *object.p != '{') return 0;
+    while (next_member(&object, &name, value) == 1)
+        if (text_is(name, key)) return 1;
+    return 0;
+}
+
+/* A number of at most 15 digits and 22 powers of ten is one division or product, which rounds once, as it should. */
+static int to_number(Text t, double *out) {
+    double digits = 0, sign = 1, power = 1;
+    int exponent = 0, behind = 0, count = 0, seen = 0;
+    if (t.p < t.end && *t.p == '-') sign = -1, t.p++;
+    for (; t.p < t.end && ((*t.p >= '0' && *t.p <= '9') || (*t.p == '.' && !behind)); t.p++) {
+        if (*t.p == '.') {
+            behind = 1;
+            continue;
+        }
+        digits = digits * 10 + (*t.p - '0');
+        count += count || *t.p != '0';
+        exponent -= behind;
+        seen = 1;
+    }
+    if (t.p < t.end && (*t.p == 'e' || *t.p == 'E')) {
+        int e = 0, down = 0;
+        t.p++;
+        if (t.p < t.end && (*t.p == '-' || *t.p == '+')) down = *t.p++ == '-';
+        for (; t.p < t.end && *t.p >= '0' && *t.p <= '9' && e < 10000; t.p++) e = e * 10 + (*t.p - '0');
+        exponent += down ? -e : e;
+    }
+    if (t.p != t.end || !seen || count > 19 || exponent > 22 || exponent < -40) return 0;
+    for (int i = 0; i < (exponent < 0 ? -exponent : exponent); i++) power *= 10;
+    *out = sign * (exponent < 0 ? digits / power : digits * power);
+    return 1;
+}
+
+/* A text in JSON without its quotes and escapes, in memory of its own; NULL where it is damaged. */
+static char *unescape(Text t, size_t *size) {
+    if (t.end - t.p < 2 || *t.p != '"') return NULL;
+    char *out = malloc((size_t)(t.end - t.p)), *q = out;
+    if (!out) return NULL;
+    for (const char *p = t.p + 1; p < t.end - 1; p++) {
+        if (*p != '\\') {
+            *q++ = *p;
+            continue;
+        }
+        if (++p >= t.end - 1) break;
+        if (*p == 'u') { /* of what the runtime reads, nothing has such letters */
+            *q++ = '?';
+            p += t.end - 1 - p > 4 ? 4 : t.end - 2 - p;
+        } else {
+            *q++ = *p == 'n' ? '\n' : *p == 't' ? '\t' : *p;
+        }
+    }
+    *size = (size_t)(q - out);
+    return out;
+}
+
+enum { MOST_DIMENSIONS = 8 };
+typedef struct {
+    Text name;
+    int is_float;
+    int num_dimensions;
+    size_t shape[MOST_DIMENSIONS], size; /* of numbers */
+    const uint8_t *data;
+} Tensor;
+
+typedef struct {
+    Tensor *tensors;
+    size_t num_tensors;
+    char *config, *codes;
+    Text model, kinds;
+} File;
+
+static void fail(char *error, const char *what, Text name) {
+    size_t n = strlen(what), m = name.p ? (size_t)(name.end - name.p) : 0;
+    if (*error) return; /* the first one says most */
+    if (m > 120) m = 120;
+    memcpy(error, what, n);
+    memcpy(error + n, name.p ? name.p : "", m);
+    error[n + m] = 0;
+}
+static const Text NO_NAME = {0, 0};
+
+/* Of an array of whole numbers, how many there are; -1 for another value. */
+static int read_numbers(Text t, double *out, int most) {
+    int count = 0;
+    if (t.end - t.p < 2 || *t.p != '[') return -1;
+    for (t.p++;;) {
+        skip_space(&t);
+        if (t.p + 1 == t.end && *t.p == ']') return count;
+        if (count && (t.p >= t.end || *t.p++ != ',')) return -1;
+        skip_space(&t);
+        Text number = {t.p, t.p};
+        while (number.end < t.end && *number.end >= '0' && *number.end <= '9') number.end++;
+        if (count == most || !to_number(number, &out[count]) || out[count] > 9e15) return -1;
+        t.p = number.end;
+        count++;
+    }
+}
+
+static int read_shape(Text t, size_t *shape, size_t *size) {
+    double numbers[MOST_DIMENSIONS];
+    int count = read_numbers(t, numbers, MOST_DIMENSIONS);
+    *size = 1;
+    for (int i = 0; i < count; i++) {
+        if (numbers[i] > 1e9 || (numbers[i] > 0 && (double)*size > 1e12 / numbers[i])) return -1;
+        shape[i] = (size_t)numbers[i];
+        *size *= shape[i];
+    }
+    return count;
+}
+
+static void close_file(File *file) {
+    free(file->tensors);
+    free(file->config);
+    free(file->codes);
+    memset(file, 0, sizeof *file);
+}
+
+static int open_file(File *file, const uint8_t *content, size_t size, char *error) {
+    memset(file, 0, sizeof *file);
+    uint64_t length = 0;
+    if (size < 8) return fail(error, "this is no safetensors file", NO_NAME), 0;
+    for (int i = 7; i >= 0; i--) length = length << 8 | content[i];
+    if (length > size - 8 || length > 1 << 24) return fail(error, "this is no safetensors file", NO_NAME), 0;
+    const char *begin = (const char *)content + 8;
+    Text header = {begin, begin + length}, key, value, metadata = NO_NAME;
+    const uint8_t *data = content + 8 + length;
+    size_t num_bytes = size - 8 - (size_t)length, room = 0;
+    skip_space(&header);
+    if (header.p >= header.end || *header.p != '{') return fail(error, "its header is no JSON object", NO_NAME), 0;
+    for (int more; (more = next_member(&header, &key, &value));) {
+        if (more < 0) return fail(error, "its header is damaged", NO_NAME), 0;
+        if (text_is(key, "__metadata__")) {
+            metadata = value;
+            continue;
+        }
+        if (file->num_tensors == room) {
+            room = room ? 2 * room : 64;
+            Tensor *grown = realloc(file->tensors, room * sizeof *grown);
+            if (!grown) return fail(error, "there is not enough memory", NO_NAME), 0;
+            file->tensors = grown;
+        }
+        Tensor *tensor = &file->tensors[file->num_tensors++];
+        Text dtype, shape, offsets;
+        double place[2];
+        if (!find(value, "dtype", &dtype) || !find(value, "shape", &shape) || !find(value, "data_offsets", &offsets) ||
+            !(text_is(dtype, "\"F32\"") || text_is(dtype, "\"U8\"")) || 
+            (tensor->num_dimensions = read_shape(shape, tensor->shape, &tensor->size)) < 0 ||
+            read_numbers(offsets, place, 2) != 2)
+            return fail(error, "damaged in the header: ", key), 0;
+        tensor->name = key;
+        tensor->is_float = text_is(dtype, "\"F32\"");
+        size_t bytes = tensor->size * (tensor->is_float ? 4 : 1);
+        if (place[1] > (double)num_bytes || place[1] - place[0] != (double)bytes)
+            return fail(error, "it does not lie where the header says: ", key), 0;
+        tensor->data = data + (size_t)place[0];
+    }
+    Text config, codes, format;
+    size_t n;
+    if (!find(metadata, "format", &format) || !text_is(format, "\"mixkabrn-1\"") ||
+        !find(metadata, "config", &config) || !find(metadata, "codes", &codes) ||
+        !(file->config = unescape(config, &n)))
+        return fail(error, "its format is not mixkabrn-1", NO_NAME), 0;
+    Text whole = {file->config, file->config + n};
+    if (!find(whole, "model", &file->model)) return fail(error, "its config has no model", NO_NAME), 0;
+    if (!(file->codes = unescape(codes, &n))) return fail(error, "its codes are damaged", NO_NAME), 0;
+    file->kinds.p = file->codes, file->kinds.end = file->codes + n;
+    return 1;
+}
+
+static const Tensor *find_tensor(const File *file, const char *name) {
+    for (size_t i = 0; i < file->num_tensors; i++)
+        if (text_is(file->tensors[i].name, name)) return &file->tensors[i];
+    return NULL;
+}
+
+static float read_float(const uint8_t *p) {
+    uint32_t bits = (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+/* --- a model in memory ------------------------------------------------------------------------------------------ */
+
+enum { FLOATS, CODES2, CODES8 };
+enum { TERNARY, BINARY, INT4, INT8 };
+
+typedef struct { /* an array of the file, whose numbers are asked for one by one */
+    const uint8_t *values; /* float32, or packed codes */
+    const uint8_t *scales;
+    int is_coded, kind, num_dimensions;
+    size_t shape[MOST_DIMENSIONS], size, num_scales; /* scales of each matrix */
+} Source;
+
+typedef struct {
+    size_t d_in, d_out, wide; /* outputs in whole lanes */
+    int kind;
+    void *data;   /* FLOATS: [D, wide]; CODES2: [F, D / 4], each row in whole blocks */
+    float scale;  /* of codes */
+    float largest; /* code of the input */
+    int normalize;
+} Linear;
+
+enum { BSPLINE, CHEBYSHEV, FOURIER, RBF, RATIONAL };
+enum { FADE, CLAMP, GO_ON };
+
+typedef struct {
+    int basis, extrapolation, num_intervals, degree, num_basis;
+    double span;
+    float low, high;
+    float bump[4];       /* factors of the terms of a bump */
+    float end_slope[64]; /* of the functions, at the grid's first point */
+} Grid;
+
+typedef struct {
+    Linear base;
+    int kind;
+    void *spline;   /* [G D, wide] in FLOATS, CODES2 or CODES8 */
+    float *scales;  /* [G], NULL for FLOATS */
+    float *knots;   /* [M, D], NULL where they are equally spaced */
+    float *numerator, *denominator; /* [6, D] and [4, D] */
+    int num_powers, num_lower;
+} KanLayer;
+
+enum { KAN, MLP, SWIGLU, GEGLU };
+
+typedef struct {
+    KanLayer layers[2];
+    Linear up, gate, down;
+} FeedForward;
+
+typedef struct {
+    float *mixer_norm, *ffn_norm;
+    Linear query, key, value, gate, out;
+    float *decay_gate; /* [D, heads in whole lanes] */
+    double *decay;     /* [H] */
+    int routed;
+    float *router, *bias; /* [D, experts in whole lanes], [E] */
+    FeedForward *ffn;     /* one, or experts and then shared ones */
+} Block;
+
+typedef struct {
+    size_t d_model, num_layers, num_heads, key_width, value_width, vocab_size, num_experts, experts_per_token;
+    size_t num_shared, num_groups, groups_per_token, num_earlier, width; /* the widest hidden layer */
+    int is_retention, ffn, sub_norm, normalizes_input, is_deepnorm, is_sigmoid, normalizes_gates, halves, is_gated;
+    int divides_rows;
+    float epsilon, gate_scale, embedding_scale, alpha, largest, down_largest;
+    Grid grid;
+    double *turns; /* [K / 2] a position */
+    Block *blocks;
+    float *final_norm, *convolution;
+    int embedding_kind, head_kind;
+    void *embedding, *head; /* [W / 8, D, 8] */
+    float *embedding_scales, *head_scales;
+    const Kernels *kernels;
+    void **taken; /* all memory of its own */
+    size_t num_taken, room;
+} Model;
+
+static void *take(Model *m, size_t size) {
+    if (m->num_taken == m->room) {
+        size_t room = m->room ? 2 * m->room : 64;
+        void **grown = realloc(m->taken, room * sizeof *grown);
+        if (!grown) return NULL;
+        m->taken = grown, m->room = room;
+    }
+    void *p = calloc(size ? size + 64 : 64, 1);
+    if (p) m->taken[m->num_taken++] = p;
+    return p;
+}
+
+static size_t whole(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
+static void join(char *out, const char *a, const char *b, const char *c) {
+    out[0] = 0;
+    strcat(strcat(strcat(out, a), b), c);
+}
+enum { LONGEST_NAME = 160 };
+
+static int find_source(const File *file, const char *name, Source *s) {
+    Text entry, kind, shape;
+    memset(s, 0, sizeof *s);
+    if (!find(file->kinds, name, &entry)) {
+        const Tensor *tensor = find_tensor(file, name);
+        if (!tensor || !tensor->is_float) return 0;
+        s->values = tensor->data, s->size = tensor->size, s->num_dimensions = tensor->num_dimensions;
+        memcpy(s->shape, tensor->shape, sizeof s->shape);
+        return 1;
+    }
+    static const char *const KINDS[] = {"\"ternary\"", "\"binary\"", "\"int4\"", "\"int8\""};
+    static const size_t PER_BYTE[] = {5, 8, 2, 1};
+    char full[LONGEST_NAME + 16];
+    join(full, name, ".codes", "");
+    const Tensor *codes = find_tensor(file, full);
+    join(full, name, ".scales", "");
+    const Tensor *scales = find_tensor(file, full);
+    if (!codes || !scales || codes->is_float || !scales->is_float || !find(entry, "kind", &kind) ||
+        !find(entry, "shape", &shape) || (s->num_dimensions = read_shape(shape, s->shape, &s->size)) < 0)
+        return 0;
+    for (s->kind = 0; s->kind < 4 && !text_is(kind, KINDS[s->kind]);) s->kind++;
+    if (s->kind == 4 || codes->size != (s->size + PER_BYTE[s->kind] - 1) / PER_BYTE[s->kind]) return 0;
+    s->is_coded = 1, s->values = codes->data, s->scales = scales->data;
+    size_t matrices = 1;
+    for (int i = 0; i < s->num_dimensions - 2; i++) matrices *= s->shape[i];
+    if (!matrices || scales->size % matrices) return 0;
+    s->num_scales = scales->size / matrices;
+    return 1;
+}
+
+static int code_at(const Source *s, size_t i) {
+    static const int POWER[] = {1, 3, 9, 27, 81};
+    switch (s->kind) {
+        case TERNARY: return s->values[i / 5] / POWER[i % 5] % 3 - 1;
+        case BINARY: return (s->values[i / 8] >> i % 8 & 1) * 2 - 1;
+        case INT4: return (s->values[i / 2] >> 4 * (i % 2) & 15) - 8;
+        default: return s->values[i] - 128;
+    }
+}
+static float number_at(const Source *s, size_t i) { return read_float(s->values + 4 * i); }
+static float scale_at(const Source *s, size_t i) { return read_float(s->scales + 4 * i); }
+
+/* Vectors of floats, [.., n]: part number `index`; with lanes to spare if asked for rows of d_out. */
+static float *read_rows(Model *m, const File *f, const char *name, size_t index, size_t rows, size_t d_out,
+                        char *error) {
+    Source s;
+    size_t wide = whole(d_out, LANES);
+    Text named = {name, name + strlen(name)};
+    if (!find_source(f, name, &s) || s.is_coded || s.size < (index + 1) * rows * d_out || s.size % (rows * d_out))
+        return fail(error, "it is missing or of another size: ", named), NULL;
+    float *out = take(m, rows * wide * sizeof *out);
+    if (!out) return fail(error, "there is not enough memory", NO_NAME), NULL;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < d_out; i++) {
+            float value = number_at(&s, (index * rows + r) * d_out + i);
+            if (!(value - value == 0.0f)) return fail(error, "it has numbers that are not finite: ", named), NULL;
+            out[r * wide + i] = value;
+        }
+    return out;
+}
+
+static int read_linear(Model *m, const File *f, const char *prefix, const char *suffix, size_t index, size_t d_in,
+                       size_t d_out, float largest, int normalize, Linear *out, char *error) {
+    char name[LONGEST_NAME];
+    Source s;
+    join(name, prefix, suffix, "");
+    Text named = {name, name + strlen(name)};
+    int n;
+    if (!find_source(f, name, &s) || (n = s.num_dimensions) < 2 || s.shape[n - 2] != d_in || s.shape[n - 1] != d_out ||
+        s.size < (index + 1) * d_in * d_out)
+        return fail(error, "it is missing or of another size: ", named), 0;
+    out->d_in = d_in, out->d_out = d_out, out->wide = whole(d_out, LANES);
+    out->normalize = normalize, out->largest = largest;
+    if (!s.is_coded) {
+        out->kind = FLOATS;
+        return (out->data = read_rows(m, f, name, index, d_in, d_out, error)) != NULL;
+    }
+    if (s.kind > BINARY || s.num_scales != 1) return fail(error, "its codes are of another kind: ", named), 0;
+    out->kind = CODES2, out->scale = scale_at(&s, index);
+    if (!(out->scale - out->scale == 0.0f)) return fail(error, "its scale is not finite: ", named), 0;
+    size_t row = whole(d_in, BLOCK) / 4;
+    uint8_t *data = out->data = take(m, d_out * row);
+    if (!data) return fail(error, "there is not enough memory", NO_NAME), 0;
+    /* Four runs of 32 inputs share a block's 32 bytes, run r in bits 2 r and 2 r + 1. */
+    for (size_t d = 0; d < d_in; d++)
+        for (size_t o = 0; o < d_out; o++) {
+            int code = code_at(&s, (index * d_in + d) * d_out + o) + 1;
+            data[o * row + d / BLOCK * 32 + d % 32] |= (uint8_t)(code << 2 * (d % BLOCK / 32));
+        }
+    return 1;
+}
+
+static int read_kan(Model *m, const File *f, const char *prefix, const char *which, size_t index, size_t d_in,
+                    size_t d_out, float largest, KanLayer *out, char *error) {
+    char name[LONGEST_NAME], layer[LONGEST_NAME];
+    Source s;
+    join(layer, prefix, which, "");
+    if (!read_linear(m, f, layer, "base", index, d_in, d_out, largest, 0, &out->base, error)) return 0;
+    size_t rows = (size_t)m->grid.num_basis * d_in, wide = whole(d_out, LANES);
+    join(name, layer, "spline", "");
+    Text named = {name, name + strlen(name)};
+    int n;
+    if (!find_source(f, name, &s) || (n = s.num_dimensions) < 2 || s.shape[n - 2] != rows || s.shape[n - 1] != d_out ||
+        s.size < (index + 1) * rows * d_out)
+        return fail(error, "it is missing or of another size: ", named), 0;
+    if (!s.is_coded) {
+        out->kind = FLOATS;
+        if (!(out->spline = read_rows(m, f, name, index, rows, d_out, error))) return 0;
+    } else {
+        if (s.num_scales != (size_t)m->grid.num_basis) return fail(error, "its scales are too few: ", named), 0;
+        out->kind = s.kind <= BINARY ? CODES2 : CODES8;
+        out->spline = take(m, out->kind == CODES2 ? rows * wide / 4 : rows * wide);
+        out->scales = take(m, s.num_scales * sizeof(float));
+        if (!out->spline || !out->scales) return fail(error, "there is not enough memory", NO_NAME), 0;
+        for (size_t g = 0; g < s.num_scales; g++) {
+            out->scales[g] = scale_at(&s, index * s.num_scales + g);
+            if (!(out->scales[g] - out->scales[g] == 0.0f))
+                return fail(error, "its scale is not finite: ", named), 0;
+        }
+        if (out->kind == CODES2) memset(out->spline, 0x55, rows * wide / 4); /* zeros in the lanes to spare */
+        for (size_t r = 0; r < rows; r++)
+            for (size_t o = 0; o < d_out; o++) {
+                int code = code_at(&s, (index * rows + r) * d_out + o);
+                if (out->kind == CODES8) {
+                    ((int8_t *)out->spline)[r * wide + o] = (int8_t)code;
+                } else {
+                    uint8_t *byte = (uint8_t *)out->spline + (r * wide + o) / 4;
+                    *byte = (uint8_t)((*byte & ~(3 << 2 * (o % 4))) | (code + 1) << 2 * (o % 4));
+                }
+            }
+    }
+    if (m->grid.basis == RATIONAL) {
+        for (int lower = 0; lower < 2; lower++) {
+            join(name, layer, lower ? "features.denominator_PG" : "features.numerator_PG", "");
+            if (!find_source(f, name, &s) || s.is_coded || s.num_dimensions < 2)
+                return fail(error, "its rational functions are missing", NO_NAME), 0;
+            size_t powers = s.shape[s.num_dimensions - 1], groups = s.shape[s.num_dimensions - 2];
+            float *table = read_rows(m, f, name, index, groups, powers, error), *out_DG;
+            if (!table || !(out_DG = take(m, powers * d_in * sizeof(float)))) return 0;
+            for (size_t p = 0; p < powers; p++)
+                for (size_t d = 0; d < d_in; d++)
+                    out_DG[p * d_in + d] = table[d * groups / d_in * whole(powers, LANES) + p];
+            if (lower) out->denominator = out_DG, out->num_lower = (int)powers;
+            else out->numerator = out_DG, out->num_powers = (int)powers;
+        }
+    }
+    join(name, layer, "features.knots_DM", "");
+    if (m->grid.basis == BSPLINE && find_source(f, name, &s)) {
+        size_t knots = (size_t)m->grid.num_basis + (size_t)m->grid.degree + 1;
+        float *table = read_rows(m, f, name, index, d_in, knots, error);
+        if (!table || !(out->knots = take(m, knots * d_in * sizeof(float)))) return 0;
+        for (size_t k = 0; k < knots; k++)
+            for (size_t d = 0; d < d_in; d++) out->knots[k * d_in + d] = table[d * whole(knots, LANES) + k];
+    }
+    return 1;
+}
+
+static int read_feed_forward(Model *m, const File *f, const char *prefix, size_t index, size_t width, FeedForward *out,
+                             char *error) {
+    size_t D = m->d_model;
+    if (width > m->width) m->width = width;
+    if (m->ffn == KAN)
+        return read_kan(m, f, prefix, "up.", index, D, width, m->largest, &out->layers[0], error) &&
+               read_kan(m, f, prefix, "down.", index, width, D, m->down_largest, &out->layers[1], error);
+    int normal = m->normalizes_input;
+    if (m->ffn != MLP && !read_linear(m, f, prefix, "gate.kernel", index, D, width, m->largest, normal, &out->gate, error))
+        return 0;
+    return read_linear(m, f, prefix, "up.kernel", index, D, width, m->largest, normal, &out->up, error) &&
+           read_linear(m, f, prefix, "down.kernel", index, width, D, m->down_largest, normal || m->sub_norm, &out->down,
+                       error);
+}
+
+static double member(Text object, const char *key, char *error) {
+    Text value, named = {key, key + strlen(key)};
+    double number = 0;
+    if (!find(object, key, &value) || !to_number(value, &number))
+        fail(error, "its config has no number for ", named);
+    return number;
+}
+
+static size_t count_of(Text object, const char *key, size_t least, size_t most, char *error) {
+    double number = member(object, key, error);
+    Text named = {key, key + strlen(key)};
+    if (!(number >= (double)least && number <= (double)most) || number != floor(number)) {
+        fail(error, "its config has a number out of bounds for ", named);
+        return least;
+    }
+    return (size_t)number;
+}
+
+static int word(Text object, const char *key, const char *const *words, char *error) { /* which of the words */
+    Text value, named = {key, key + strlen(key)};
+    if (find(object, key, &value) && value.end - value.p >= 2) {
+        value.p++, value.end--;
+        for (int i = 0; words[i]; i++)
+            if (text_is(value, words[i])) return i;
+    }
+    fail(error, "its config has an unknown kind of ", named);
+    return 0;
+}
+
+static int flag(Text object, const char *key, char *error) {
+    Text value, named = {key, key + strlen(key)};
+    if (!find(object, key, &value)) fail(error, "its config lacks ", named);
+    else return text_is(value, "true");
+    return 0;
+}
+
+static Text section(Text object, const char *key, char *error) {
+    Text value, named = {key, key + strlen(key)};
+    if (find(object, key, &value)) return value;
+    fail(error, "its config lacks ", named);
+    return object;
+}
+
+static double choose(double n, int k) { /* binomial coefficient */
+    double c = 1;
+    for (int i = 0; i < k; i++) c = c * (n - i) / (i + 1);
+    return c;
+}
+
+static double power(double base, int exponent) {
+    double y = 1;
+    while (exponent-- > 0) y *= base;
+    return y;
+}
+
+static double slope_bump(double u, int degree) {
+    if (degree == 1) return u >= -0.5 && u < 0.5;
+    double sum = 0, factorial = 1;
+    for (int j = 0; j < degree; j++) {
+        double height = (double)degree / 2 - j - fabs(u);
+        if (height > 0) sum += (j % 2 ? -1 : 1) * choose(degree, j) * power(height, degree - 1);
+    }
+    for (int i = 2; i < degree; i++) factorial *= i;
+    return sum / factorial;
+}
+
+static void read_grid(Grid *g, Text kan, char *error) {
+    static const char *const BASES[] = {"bspline", "chebyshev", "fourier", "rbf", "rational", 0};
+    static const char *const EXTRAPOLATIONS[] = {"fade", "clamp", "linear", 0};
+    Text grid = section(kan, "grid", error);
+    g->basis = word(kan, "basis", BASES, error);
+    g->extrapolation = word(grid, "extrapolation", EXTRAPOLATIONS, error);
+    g->num_intervals = (int)count_of(grid, "num_intervals", 1, 50, error);
+    g->degree = (int)count_of(grid, "degree", 0, 5, error);
+    double low = member(grid, "low", error), high = member(grid, "high", error), factorial = 1;
+    g->low = (float)low, g->high = (float)high, g->span = high - low;
+    g->num_basis = g->basis == RATIONAL ? 1 : g->num_intervals + g->degree;
+    if (!(g->span > 0)) fail(error, "its config has an empty grid", NO_NAME);
+    for (int i = 2; i <= g->degree; i++) factorial *= i;
+    for (int j = 0; j <= g->degree / 2; j++)
+        g->bump[j] = (float)((j % 2 ? -1 : 1) * choose(g->degree + 1, j) / factorial);
+    for (int i = 0; i < g->num_basis && g->degree > 0; i++) {
+        double centre = i - (g->degree - 1) / 2.0;
+        g->end_slope[i] = (float)(slope_bump(0.5 - centre, g->degree) - slope_bump(-0.5 - centre, g->degree));
+    }
+}
+
+static int read_table(Model *m, const File *f, const char *name, void **table, float **scales, int *kind, char *error) {
+    Source s;
+    Text named = {name, name + strlen(name)};
+    size_t W = m->vocab_size, D = m->d_model, blocks = whole(W, LANES) / LANES;
+    if (!find_source(f, name, &s) || s.num_dimensions != 2 || s.shape[0] != W || s.shape[1] != D ||
+        (s.is_coded && (s.kind < INT4 || s.num_scales != W)))
+        return fail(error, "it is missing or of another size: ", named), 0;
+    *kind = s.is_coded ? CODES8 : FLOATS;
+    *table = take(m, blocks * D * LANES * (s.is_coded ? 1 : sizeof(float)));
+    *scales = s.is_coded ? take(m, blocks * LANES * sizeof(float)) : NULL;
+    if (!*table || (s.is_coded && !*scales)) return fail(error, "there is not enough memory", NO_NAME), 0;
+    for (size_t w = 0; w < W; w++) {
+        for (size_t d = 0; d < D; d++) {
+            size_t at = (w / LANES * D + d) * LANES + w % LANES;
+            if (s.is_coded) ((int8_t *)*table)[at] = (int8_t)code_at(&s, w * D + d);
+            else ((float *)*table)[at] = number_at(&s, w * D + d);
+        }
+        if (s.is_coded) (*scales)[w] = scale_at(&s, w);
+    }
+    return 1;
+}
+
+static int read_decays(Model *m, const File *f, const char *prefix, size_t layer, Text retention, Block *block,
+                       char *error) {
+    static const char *const DECAYS[] = {"paper", "lm", "learned", "gated", 0};
+    const double ln2 = 0.6931471805599453;
+    size_t H = m->num_heads;
+    int kind = word(retention, "decay", DECAYS, error);
+    char name[LONGEST_NAME];
+    if (kind == 3) {
+        m->is_gated = 1;
+        join(name, prefix, "mixer.decay_gate", "");
+        return (block->decay_gate = read_rows(m, f, name, layer, m->d_model, H, error)) != NULL;
+    }
+    if (!(block->decay = take(m, H * sizeof(double)))) return fail(error, "there is not enough memory", NO_NAME), 0;
+    double first = member(retention, "first_decay_exponent", error);
+    float *logit = NULL;
+    join(name, prefix, "mixer.decay_logit_H", "");
+    if (kind == 2 && !(logit = read_rows(m, f, name, layer, 1, H, error))) return 0;
+    for (size_t h = 0; h < H; h++) {
+        if (kind == 2) block->decay[h] = 1.0 / (1.0 + exp64(-(double)logit[h]));
+        else if (kind == 1) block->decay[h] = 1.0 - exp64(-(5.0 + 4.0 * h / (H > 1 ? H - 1 : 1)) * ln2);
+        else block->decay[h] = 1.0 - exp64(-(first + h) * ln2);
+    }
+    return 1;
+}
+
+static int read_block(Model *m, const File *f, const char *prefix, size_t layer, int routed, Text config, size_t width,
+                      Block *block, char *error) {
+    char name[LONGEST_NAME];
+    Source s;
+    size_t D = m->d_model, keys = m->num_heads * m->key_width, values = m->num_heads * m->value_width;
+    block->routed = routed;
+    for (int second = 0; second < 2; second++) {
+        join(name, prefix, second ? "ffn_norm.scale_D" : "mixer_norm.scale_D", "");
+        if (!find_source(f, name, &s)) continue;
+        float *scale = read_rows(m, f, name, layer, 1, D, error);
+        if (!scale) return 0;
+        *(second ? &block->ffn_norm : &block->mixer_norm) = scale;
+    }
+    int normal = m->normalizes_input, sub_norm = m->sub_norm && !m->is_retention;
+    if (!read_linear(m, f, prefix, "mixer.query.kernel", layer, D, keys, m->largest, normal, &block->query, error) ||
+        !read_linear(m, f, prefix, "mixer.key.kernel", layer, D, keys, m->largest, normal, &block->key, error) ||
+        !read_linear(m, f, prefix, "mixer.value.kernel", layer, D, values, m->largest, normal, &block->value, error) ||
+        !read_linear(m, f, prefix, "mixer.out.kernel", layer, values, D, m->down_largest, normal || sub_norm,
+                     &block->out, error))
+        return 0;
+    if (m->is_retention &&
+        (!read_linear(m, f, prefix, "mixer.gate.kernel", layer, D, values, m->largest, normal, &block->gate, error) ||
+         !read_decays(m, f, prefix, layer, section(config, "retention", error), block, error)))
+        return 0;
+    size_t E = routed ? m->num_experts : 0, shared = routed ? m->num_shared : 0;
+    if (!(block->ffn = take(m, (routed ? E + shared : 1) * sizeof *block->ffn)))
+        return fail(error, "there is not enough memory", NO_NAME), 0;
+    join(name, prefix, "ffn.", "");
+    if (!routed) return read_feed_forward(m, f, name, layer, width, block->ffn, error);
+    join(name, prefix, "ffn.router", "");
+    if (!(block->router = read_rows(m, f, name, layer, D, E, error))) return 0;
+    join(name, prefix, "ffn.bias_E", "");
+    if (!(block->bias = read_rows(m, f, name, layer, 1, E, error))) return 0;
+    for (size_t e = 0; e < E + shared; e++) {
+        join(name, prefix, e < E ? "ffn.experts." : "ffn.shared.", "");
+        size_t index = e < E ? layer * E + e : layer * shared + (e - E);
+        if (!read_feed_forward(m, f, name, index, width, &block->ffn[e], error)) return 0;
+    }
+    return 1;
+}
+
+static int read_model(Model *m, const File *f, char *error) {
+    static const char *const MIXERS[] = {"retention", "attention", 0};
+    static const char *const FFNS[] = {"kan", "mlp", "swiglu", "geglu", 0};
+    static const char *const RESIDUALS[] = {"pre_norm", "deepnorm", 0};
+    static const char *const LINEARS[] = {"dense", "ternary", "binary", 0};
+    static const char *const SCORES[] = {"softmax", "sigmoid", 0};
+    static const char *const LAYOUTS[] = {"half", "interleaved", 0};
+    static const char *const ROTARIES[] = {"linspace", "rope", 0};
+    static const char *const NORMALIZATIONS[] = {"sqrt_sum", "none", 0};
+    const size_t MOST = 1 << 24;
+    Text c = f->model, quantization = section(c, "quantization", error), router = section(c, "router", error);
+    Text rotary = section(c, "rotary", error);
+    m->d_model = count_of(c, "d_model", 1, MOST, error);
+    m->num_layers = count_of(c, "num_layers", 1, 10000, error);
+    m->num_heads = count_of(c, "num_heads", 1, MOST, error);
+    m->key_width = count_of(c, "key_width", 2, MOST, error);
+    m->value_width = count_of(c, "value_width", 1, MOST, error);
+    m->num_experts = count_of(c, "num_experts", 0, MOST, error);
+    m->experts_per_token = count_of(c, "experts_per_token", 1, MOST, error);
+    m->num_shared = count_of(c, "num_shared_experts", 0, MOST, error);
+    m->num_groups = count_of(router, "num_groups", 1, MOST, error);
+    m->groups_per_token = count_of(router, "groups_per_token", 1, m->num_groups, error);
+    size_t hidden = count_of(c, "hidden_width", 1, MOST, error), expert = count_of(c, "expert_width", 1, MOST, error);
+    size_t dense = count_of(c, "first_dense_layers", 0, m->num_layers, error);
+    Text conv;
+    m->num_earlier = find(c, "conv_size", &conv) ? count_of(c, "conv_size", 1, 1024, error) - 1 : 0;
+    m->is_retention = word(c, "mixer", MIXERS, error) == 0;
+    m->ffn = word(c, "ffn", FFNS, error);
+    m->is_deepnorm = word(c, "residual", RESIDUALS, error);
+    m->sub_norm = flag(c, "sub_norm", error);
+    m->normalizes_input = flag(quantization, "normalize_input", error) && word(c, "linear", LINEARS, error) != 0;
+    m->is_sigmoid = word(router, "score", SCORES, error);
+    m->normalizes_gates = flag(router, "normalize", error);
+    m->halves = word(rotary, "layout", LAYOUTS, error) == 0;
+    m->divides_rows = word(section(c, "retention", error), "normalization", NORMALIZATIONS, error) == 0;
+    m->epsilon = (float)member(c, "norm_epsilon", error);
+    m->gate_scale = (float)member(router, "scale", error);
+    m->embedding_scale = (float)member(c, "embedding_scale", error);
+    m->alpha = (float)sqrt(sqrt((double)(2 * m->num_layers)));
+    m->largest = (float)((1 << (count_of(quantization, "activation_bits", 2, 8, error) - 1)) - 1);
+    m->down_largest = (float)((1 << (count_of(quantization, "down_activation_bits", 2, 8, error) - 1)) - 1);
+    read_grid(&m->grid, section(c, "kan", error), error);
+    if (m->key_width % 2) fail(error, "its config has an odd key_width", NO_NAME);
+    if (m->num_experts &&
+        (m->num_experts % m->num_groups ||
+         m->experts_per_token > m->num_experts / m->num_groups * m->groups_per_token || m->num_experts > 65536))
+        fail(error, "its config has experts that do not fit their groups", NO_NAME);
+    if (*error) return 0;
+
+    Source s;
+    if (!find_source(f, "embedding_WD", &s) || s.num_dimensions != 2 || s.shape[1] != m->d_model || !s.shape[0])
+        return fail(error, "its embedding is missing or of another size", NO_NAME), 0;
+    m->vocab_size = s.shape[0];
+    if (!read_table(m, f, "embedding_WD", &m->embedding, &m->embedding_scales, &m->embedding_kind, error)) return 0;
+    m->head = m->embedding, m->head_scales = m->embedding_scales, m->head_kind = m->embedding_kind;
+    if (!flag(c, "tied_embeddings", error) &&
+        !read_table(m, f, "head_WD", &m->head, &m->head_scales, &m->head_kind, error))
+        return 0;
+    if (m->num_earlier &&
+        !(m->convolution = read_rows(m, f, "convolution.weight_CD", 0, m->num_earlier, m->d_model, error)))
+        return 0;
+    if (!m->is_deepnorm && !(m->final_norm = read_rows(m, f, "final_norm.scale_D", 0, 1, m->d_model, error))) return 0;
+    size_t pairs = m->key_width / 2;
+    size_t steps = word(rotary, "kind", ROTARIES, error) ? pairs : pairs > 1 ? pairs - 1 : 1;
+    double log_base = log64(member(rotary, "base", error));
+    m->turns = take(m, pairs * sizeof(double));
+    m->blocks = take(m, m->num_layers * sizeof(Block));
+    if (!m->turns || !m->blocks) return fail(error, "there is not enough memory", NO_NAME), 0;
+    for (size_t i = 0; i < pairs; i++)
+        m->turns[i] = exp64(-log_base * ((double)i / (double)steps)) / 6.283185307179586;
+    size_t num_dense = m->num_experts ? dense : m->num_layers;
+    for (size_t i = 0; i < m->num_layers; i++) {
+        int routed = i >= num_dense;
+        if (!read_block(m, f, routed ? "routed_blocks." : "dense_blocks.", routed ? i - num_dense : i, routed, c,
+                        routed ? expert : hidden, &m->blocks[i], error))
+            return 0;
+    }
+    return !*error;
+}
+
+static const Kernels *best_kernels(const char *asked) {
+#ifdef MK_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && (!asked || !strcmp(asked, "avx2"))) return &AVX2;
+    if (__builtin_cpu_supports("ssse3") && (!asked || !strcmp(asked, "ssse3"))) return &SSSE3;
+#endif
+    return !asked || !strcmp(asked, "plain") ? &PLAIN : NULL;
+}
+
+void mk_free(Model *m) {
+    if (!m) return;
+    for (size_t i = 0; i < m->num_taken; i++) free(m->taken[i]);
+    free(m->taken);
+    free(m);
+}
+
+/* The model of a file's bytes, which may go afterwards; NULL and a sentence in error [256] where that cannot be.
+   kernels: "plain", "ssse3", "avx2", or NULL for the fastest. */
+Model *mk_load(const uint8_t *content, size_t size, const char *kernels, char *error) {
+    File file;
+    *error = 0;
+    volatile float third = 1.0f / 3.0f, three = 3.0f, minus = -1.0f;
+    if (third * three + minus != 0.0f)
+        return fail(error, "this build fuses products and sums: -ffp-contract=off is needed", NO_NAME), NULL;
+    Model *m = calloc(1, sizeof *m);
+    if (!m) return fail(error, "there is not enough memory", NO_NAME), NULL;
+    for (int byte = 0; byte < 256; byte++)
+        for (int i = 0; i < 4; i++) CODES_OF_BYTE[byte][i] = (float)((byte >> 2 * i & 3) - 1);
+    m->kernels = best_kernels(kernels);
+    if (!m->kernels) fail(error, "this processor has no such kernels", NO_NAME);
+    int opened = open_file(&file, content, size, error), ready = opened && !*error && read_model(m, &file, error);
+    close_file(&file);
+    if (ready) return m;
+    fail(error, "the file cannot be read", NO_NAME);
+    mk_free(m);
+    return NULL;
+}
+
+size_t mk_vocab_size(const Model *m) { return m->vocab_size; }
+const char *mk_kernels(const Model *m) { return m->kernels->name; }
+
+/* --- one token --------------------------------------------------------------------------------------------------
+
+   A state is one piece of memory: position, earlier tokens, then each layer's; so it is saved and restored as it is. */
+
+typedef struct {
+    const Model *model;
+    size_t max_length; /* of an attention's cache */
+    size_t num_bytes;
+    uint8_t *memory; /* int64 position, int64 earlier tokens, then of each layer what layer_bytes says */
+    float *x, *read, *branch, *hidden, *wide, *scratch, *functions, *query, *key, *value, *gate, *scores;
+    int8_t *codes;
+    float *logits, *gates;
+    size_t *chosen;
+    void **taken;
+} Session;
+
+static size_t layer_bytes(const Model *m, size_t max_length) {
+    size_t heads = m->num_heads;
+    if (!m->is_retention) return max_length * heads * (m->key_width + m->value_width) * sizeof(float);
+    return heads * sizeof(double) + whole(heads * m->key_width * m->value_width, 2) * sizeof(float);
+}
+
+size_t mk_state_bytes(const Session *s) { return s->num_bytes; }
+void *mk_state(Session *s) { return s->memory; }
+const float *mk_logits(const Session *s) { return s->logits; }
+
+void mk_end(Session *s) {
+    if (!s) return;
+    free(s->taken ? s->taken[0] : NULL);
+    free(s->taken);
+    free(s);
+}
+
+/* A session of a model, empty; NULL without memory. max_length: positions that an attention keeps. */
+Session *mk_new(const Model *m, size_t max_length) {
+    Session *s = calloc(1, sizeof *s);
+    if (!s || !(s->taken = calloc(1, sizeof *s->taken))) return free(s), NULL;
+    s->model = m, s->max_length = m->is_retention ? 0 : max_length;
+    size_t keys = m->num_heads * m->key_width, values = m->num_heads * m->value_width, D = m->d_model;
+    size_t largest = keys > values ? keys : values;
+    if (D > largest) largest = D;
+    if (m->width > largest) largest = m->width;
+    if (m->num_experts > largest) largest = m->num_experts;
+    largest = whole(largest, BLOCK) + LANES;
+    s->num_bytes = (1 + m->num_earlier) * sizeof(int64_t) + m->num_layers * layer_bytes(m, s->max_length);
+    size_t functions = largest * (size_t)(m->grid.num_basis + m->grid.degree + 4);
+    size_t scores = whole(s->max_length > largest ? s->max_length : largest, LANES);
+    size_t floats = 11 * largest + functions + scores + whole(m->vocab_size, LANES) + m->experts_per_token;
+    size_t bytes = whole(s->num_bytes, 64) + floats * sizeof(float) + largest +
+                   (m->experts_per_token + m->num_experts) * sizeof(size_t);
+    uint8_t *p = calloc(bytes + 1024, 1);
+    if (!p) return mk_end(s), NULL;
+    s->taken[0] = p;
+    s->memory = p, p += whole(s->num_bytes, 64);
+    s->chosen = (size_t *)p, p += (m->experts_per_token + m->num_experts) * sizeof(size_t);
+    float **parts[] = {&s->x,     &s->read, &s->branch, &s->hidden, &s->wide, &s->scratch,
+                       &s->query, &s->key,  &s->value,  &s->gate};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) *parts[i] = (float *)p, p += largest * sizeof(float);
+    s->functions = (float *)p, p += functions * sizeof(float);
+    s->scores = (float *)p, p += scores * sizeof(float);
+    s->logits = (float *)p, p += whole(m->vocab_size, LANES) * sizeof(float);
+    s->gates = (float *)p, p += m->experts_per_token * sizeof(float);
+    s->codes = (int8_t *)p;
+    return s;
+}
+
+void mk_reset(Session *s) { memset(s->memory, 0, s->num_bytes); }
+
+/* y [F] = x [D] W; x is normalised and rounded where the matrix asks for it. y has room for whole lanes. */
+static void multiply(Session *s, float *y, const float *x, const Linear *w) {
+    const Kernels *k = s->model->kernels;
+    if (w->normalize) {
+        rms_norm(s->wide, x, NULL, w->d_in, s->model->epsilon, s->scratch);
+        x = s->wide;
+    }
+    if (w->kind == FLOATS) {
+        memset(y, 0, w->wide * sizeof(float));
+        for (size_t d = 0; d < w->d_in; d++) k->add(y, x[d], (float *)w->data + d * w->wide, w->wide);
+        return;
+    }
+    float most = 0.0f;
+    for (size_t d = 0; d < w->d_in; d++) {
+        float size = fabsf(x[d]);
+        if (size > most) most = size;
+    }
+    float scale = (most > 1e-5f ? most : 1e-5f) / w->largest;
+    int32_t sum = 0;
+    size_t n = whole(w->d_in, BLOCK), row = n / 4;
+    for (size_t d = 0; d < w->d_in; d++) {
+        float code = round_even(x[d] / scale);
+        if (code > w->largest) code = w->largest;
+        if (code < -w->largest - 1.0f) code = -w->largest - 1.0f;
+        s->codes[d] = (int8_t)code;
+        sum += s->codes[d];
+    }
+    memset(s->codes + w->d_in, 0, n - w->d_in);
+    float factor = scale * w->scale;
+    for (size_t o = 0; o < w->d_out; o++)
+        y[o] = (float)(k->dot((uint8_t *)w->data + o * row, s->codes, n) - sum) * factor;
+}
+
+static void bump_functions(const Grid *g, float *out, const float *x, size_t D) {
+    float last = (float)g->num_intervals, margin = g->extrapolation == FADE ? (float)(g->degree + 1) : 0.0f;
+    float per_unit = (float)(g->num_intervals / g->span);
+    for (size_t d = 0; d < D; d++) {
+        float free_ = x[d] == g->high ? last : (x[d] - g->low) * per_unit, held = free_;
+        if (held < -margin) held = -margin;
+        if (held > last + margin) held = last + margin;
+        float below = free_ < 0.0f ? free_ : 0.0f, above = free_ - last > 0.0f ? free_ - last : 0.0f;
+        for (int i = 0; i < g->num_basis; i++) {
+            float value;
+            if (g->degree == 0) {
+                int is_last = i == g->num_intervals - 1 && held == (float)(i + 1);
+                value = (float)(held >= (float)i && (held < (float)(i + 1) || is_last));
+            } else {
+                float distance = fabsf(held - (float)(i - (g->degree - 1) / 2.0));
+                value = 0.0f;
+                for (int j = 0; j <= g->degree / 2; j++) {
+                    float height = (float)((g->degree + 1) / 2.0 - j) - distance, term;
+                    if (!(height > 0.0f)) height = 0.0f;
+                    term = height;
+                    for (int p = 1; p < g->degree; p++) term = term * height;
+                    value = j ? value + g->bump[j] * term : g->bump[j] * term;
+                }
+            }
+            if (g->extrapolation == GO_ON) {
+                value = value + below * g->end_slope[i];
+                value = value - above * g->end_slope[g->num_basis - 1 - i];
+            }
+            out[(size_t)i * D + d] = value;
+        }
+    }
+}
+
+static float ratio(float a, float b) { return b > 0.0f ? a / b : 0.0f; }
+
+/* All functions of a degree at one input, on the knots t[0], t[step], ...: values [knots - 1] become fewer. */
+static void recursion(float *v, float x, const float *t, size_t step, int knots, int degree, int from_left) {
+    float end = t[(size_t)(knots - 1) * step];
+    for (int i = 0; i < knots - 1; i++) {
+        float left = t[(size_t)i * step], right = t[(size_t)(i + 1) * step];
+        int inside = from_left ? x > left && x <= right
+                               : (x >= left && x < right) || (x == end && right == end && left < right);
+        v[i] = (float)inside;
+    }
+    for (int p = 1; p <= degree; p++)
+        for (int i = 0; i < knots - 1 - p; i++) {
+            float low = t[(size_t)i * step], high = t[(size_t)(i + p + 1) * step];
+            float rise = ratio(1.0f, t[(size_t)(i + p) * step] - low);
+            float fall = ratio(1.0f, high - t[(size_t)(i + 1) * step]);
+            v[i] = (x - low) * rise * v[i] + (high - x) * fall * v[i + 1];
+        }
+}
+
+static void knot_functions(const Grid *g, const float *knots, float *out, const float *x, size_t D) {
+    int count = g->num_basis + g->degree + 1, p = g->degree;
+    float v[128], lower[128];
+    for (size_t d = 0; d < D; d++) {
+        const float *t = knots + d;
+        float low = t[(size_t)p * D], high = t[(size_t)(count - 1 - p) * D], at = x[d];
+        if (g->extrapolation != FADE) {
+            if (at < low) at = low;
+            if (at > high) at = high;
+        }
+        recursion(v, at, t, D, count, p, 0);
+        if (g->extrapolation == GO_ON && p > 0) {
+            float beyond[2] = {x[d] < low ? x[d] - low : 0.0f, x[d] > high ? x[d] - high : 0.0f};
+            for (int end = 0; end < 2; end++) {
+                recursion(lower, end ? high : low, t, D, count, p - 1, end);
+                for (int i = 0; i <= g->num_basis; i++)
+                    lower[i] = ratio((float)p, t[(size_t)(i + p) * D] - t[(size_t)i * D]) * lower[i];
+                for (int i = 0; i < g->num_basis; i++) v[i] = v[i] + beyond[end] * (lower[i] - lower[i + 1]);
+            }
+        }
+        for (int i = 0; i < g->num_basis; i++) out[(size_t)i * D + d] = v[i];
+    }
+}
+
+static void rational(const KanLayer *layer, float *out, const float *x, size_t D) {
+    for (size_t d = 0; d < D; d++) {
+        float upper = layer->numerator[(size_t)(layer->num_powers - 1) * D + d];
+        float lower = layer->denominator[(size_t)(layer->num_lower - 1) * D + d];
+        for (int p = layer->num_powers - 2; p >= 0; p--) upper = upper * x[d] + layer->numerator[(size_t)p * D + d];
+        for (int p = layer->num_lower - 2; p >= 0; p--) lower = lower * x[d] + layer->denominator[(size_t)p * D + d];
+        out[d] = upper / (1.0f + fabsf(x[d] * lower));
+    }
+}
+
+static void tanhs(const Kernels *k, float *y, const float *x, size_t n) {
+    size_t wide = whole(n, LANES);
+    for (size_t i = 0; i < n; i++) y[i] = x[i] + x[i];
+    for (size_t i = n; i < wide; i++) y[i] = 0.0f;
+    k->exps(y, y, wide);
+    for (size_t i = 0; i < n; i++) y[i] = 1.0f - 2.0f / (y[i] + 1.0f);
+}
+
+/* The functions on the edges at x: out [G, D], with D floats of room behind them. */
+static void edge_functions(Session *s, const KanLayer *layer, float *out, const float *x, size_t D) {
+    const Grid *g = &s->model->grid;
+    const Kernels *k = s->model->kernels;
+    if (layer->knots) {
+        knot_functions(g, layer->knots, out, x, D);
+    } else if (g->basis == BSPLINE) {
+        bump_functions(g, out, x, D);
+    } else if (g->basis == RATIONAL) {
+        rational(layer, out, x, D);
+    } else if (g->basis == CHEBYSHEV) {
+        tanhs(k, s->scratch, x, D);
+        for (int i = 0; i < g->num_basis; i++)
+            for (size_t d = 0; d < D; d++) {
+                float t = s->scratch[d], *at = out + (size_t)i * D + d;
+                *at = i == 0 ? 1.0f : i == 1 ? t : 2.0f * t * at[-(ptrdiff_t)D] - at[-2 * (ptrdiff_t)D];
+            }
+    } else if (g->basis == FOURIER) {
+        for (size_t d = 0; d < D; d++) {
+            double turns = ((double)x[d] - (double)g->low) / g->span;
+            out[d] = 1.0f;
+            for (int i = 1; i < g->num_basis; i += 2) {
+                float c, sine;
+                cos_and_sin(turns * ((i + 1) / 2), &c, &sine);
+                out[(size_t)i * D + d] = c;
+                if (i + 1 < g->num_basis) out[(size_t)(i + 1) * D + d] = sine;
+            }
+        }
+    } else {
+        float step = (float)(g->span / (g->num_basis > 1 ? g->num_basis - 1 : 1));
+        for (int i = 0; i < g->num_basis; i++) {
+            float *row = out + (size_t)i * D;
+            for (size_t d = 0; d < D; d++) {
+                float position = (x[d] - g->low) / step, most = (float)(g->num_basis + 31);
+                position = position < -32.0f ? -32.0f : position > most ? most : position;
+                row[d] = -((position - (float)i) * (position - (float)i));
+            }
+            for (size_t d = D; d < whole(D, LANES); d++) s->scratch[d] = 0.0f;
+            memcpy(s->scratch, row, D * sizeof(float));
+            k->exps(s->scratch, s->scratch, whole(D, LANES));
+            memcpy(row, s->scratch, D * sizeof(float));
+        }
+    }
+}
+
+/* y [F] = silu(x) W + B(x) C */
+static void kan_layer(Session *s, float *y, const float *x, const KanLayer *layer) {
+    const Model *m = s->model;
+    const Kernels *k = m->kernels;
+    size_t D = layer->base.d_in, wide = layer->base.wide;
+    silus(k, s->gate, x, D);
+    multiply(s, s->value, s->gate, &layer->base);
+    edge_functions(s, layer, s->functions, x, D);
+    memset(y, 0, wide * sizeof(float));
+    for (int g = 0; g < m->grid.num_basis; g++)
+        for (size_t d = 0; d < D; d++) {
+            float value = s->functions[(size_t)g * D + d];
+            size_t row = (size_t)g * D + d;
+            if (value == 0.0f) continue; /* most are: a sum stays what it is by adding 0 */
+            if (layer->kind == FLOATS) k->add(y, value, (float *)layer->spline + row * wide, wide);
+            else if (layer->kind == CODES2)
+                k->add2(y, value * layer->scales[g], (uint8_t *)layer->spline + row * wide / 4, wide);
+            else k->add8(y, value * layer->scales[g], (int8_t *)layer->spline + row * wide, wide);
+        }
+    for (size_t o = 0; o < layer->base.d_out; o++) y[o] = s->value[o] + y[o];
+}
+
+static float erf_of(const Kernels *k, float x) {
+    static const float C[] = {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f};
+    float a = fabsf(x), t = 1.0f / (1.0f + 0.3275911f * a), y = 1.061405429f, e[LANES] = {0};
+    for (int i = 0; i < 4; i++) y = y * t + C[i];
+    e[0] = -a * a;
+    k->exps(e, e, LANES);
+    float size = 1.0f - y * t * e[0];
+    return x < 0.0f || (x == 0.0f && 1.0f / x < 0.0f) ? -size : size;
+}
+
+/* y [D] = f(x); y is not x */
+static void feed_forward(Session *s, float *y, const float *x, const FeedForward *f) {
+    const Model *m = s->model;
+    const Kernels *k = m->kernels;
+    if (m->ffn == KAN) {
+        kan_layer(s, s->hidden, x, &f->layers[0]);
+        rms_norm(s->hidden, s->hidden, NULL, f->layers[0].base.d_out, m->epsilon, s->scratch);
+        kan_layer(s, y, s->hidden, &f->layers[1]);
+        return;
+    }
+    size_t F = f->up.d_out;
+    multiply(s, s->hidden, x, &f->up);
+    if (m->ffn == MLP) {
+        for (size_t i = 0; i < F; i++) {
+            float up = s->hidden[i];
+            s->gate[i] = 0.7978845608028654f * (up + 0.044715f * (up * up * up));
+        }
+        tanhs(k, s->value, s->gate, F);
+        for (size_t i = 0; i < F; i++) s->hidden[i] = 0.5f * s->hidden[i] * (1.0f + s->value[i]);
+    } else {
+        multiply(s, s->gate, x, &f->gate);
+        if (m->ffn == SWIGLU) {
+            silus(k, s->value, s->gate, F);
+            for (size_t i = 0; i < F; i++) s->hidden[i] = s->value[i] * s->hidden[i];
+        } else {
+            for (size_t i = 0; i < F; i++) {
+                float gate = s->gate[i];
+                s->hidden[i] = 0.5f * gate * (1.0f + erf_of(k, gate * 0.7071067811865476f)) * s->hidden[i];
+            }
+        }
+    }
+    multiply(s, y, s->hidden, &f->down);
+}
+
+static void softmax(const Kernels *k, float *y, size_t n) { /* in place, with room for whole lanes */
+    float most = y[0];
+    for (size_t i = 1; i < n; i++)
+        if (y[i] > most) most = y[i];
+    for (size_t i = 0; i < n; i++) y[i] = y[i] - most;
+    for (size_t i = n; i < whole(n, LANES); i++) y[i] = 0.0f;
+    k->exps(y, y, whole(n, LANES));
+    float sum = total(y, n);
+    for (size_t i = 0; i < n; i++) y[i] = y[i] / sum;
+}
+
+/* The largest of n values, best first, the first of equal ones; what is taken is marked by -inf in values. */
+static void best_of(float *values, size_t n, size_t count, size_t *out) {
+    for (size_t c = 0; c < count; c++) {
+        size_t best = 0;
+        for (size_t i = 1; i < n; i++)
+            if (values[i] > values[best]) best = i;
+        out[c] = best;
+        values[best] = -INFINITY;
+    }
+}
+
+/* Fills s->chosen and s->gates. */
+static void route(Session *s, const float *x, const Block *block) {
+    const Model *m = s->model;
+    const Kernels *k = m->kernels;
+    size_t E = m->num_experts, wide = whole(E, LANES), N = m->experts_per_token, size = E / m->num_groups;
+    float *logits = s->query, *score = s->key, *choice = s->value;
+    memset(logits, 0, wide * sizeof(float));
+    for (size_t d = 0; d < m->d_model; d++) k->add(logits, x[d], block->router + d * wide, wide);
+    if (m->is_sigmoid) {
+        sigmoids(k, score, logits, E);
+    } else {
+        memcpy(score, logits, E * sizeof(float));
+        softmax(k, score, E);
+    }
+    for (size_t e = 0; e < E; e++) choice[e] = score[e] + block->bias[e];
+    if (m->num_groups > 1) {
+        float *groups = s->gate, *kept = s->wide;
+        for (size_t g = 0; g < m->num_groups; g++) {
+            float first = -INFINITY, second = -INFINITY;
+            for (size_t e = g * size; e < (g + 1) * size; e++) {
+                if (choice[e] > first) second = first, first = choice[e];
+                else if (choice[e] > second) second = choice[e];
+            }
+            groups[g] = m->is_sigmoid && size > 1 ? first + second : first;
+        }
+        for (size_t e = 0; e < E; e++) kept[e] = -INFINITY;
+        best_of(groups, m->num_groups, m->groups_per_token, s->chosen + N);
+        for (size_t c = 0; c < m->groups_per_token; c++)
+            memcpy(kept + s->chosen[N + c] * size, choice + s->chosen[N + c] * size, size * sizeof(float));
+        memcpy(choice, kept, E * sizeof(float));
+    }
+    best_of(choice, E, N, s->chosen);
+    float *gates = s->gate;
+    for (size_t c = 0; c < N; c++) gates[c] = (m->normalizes_gates && !m->is_sigmoid ? logits : score)[s->chosen[c]];
+    if (m->normalizes_gates && !m->is_sigmoid) {
+        softmax(k, gates, N);
+    } else if (m->normalizes_gates) {
+        float sum = total(gates, N);
+        for (size_t c = 0; c < N; c++) gates[c] = gates[c] / sum;
+    }
+    for (size_t c = 0; c < N; c++) s->gates[c] = gates[c] * m->gate_scale;
+}
+
+/* s->branch = f(x), of a mixture; x is s->read, s->x untouched */
+static void mixture(Session *s, const float *x, const Block *block) {
+    const Model *m = s->model;
+    size_t D = m->d_model;
+    const float *read = x;
+    if (!block->ffn_norm) {
+        rms_norm(s->hidden, x, NULL, D, m->epsilon, s->scratch);
+        read = s->hidden;
+    }
+    route(s, read, block);
+    float *y = s->key, *shared = s->scores;
+    memset(s->branch, 0, D * sizeof(float));
+    for (size_t c = 0; c < m->experts_per_token; c++) {
+        feed_forward(s, y, x, &block->ffn[s->chosen[c]]);
+        for (size_t d = 0; d < D; d++) s->branch[d] = s->branch[d] + s->gates[c] * y[d];
+    }
+    for (size_t e = 0; e < m->num_shared; e++) {
+        feed_forward(s, y, x, &block->ffn[m->num_experts + e]);
+        for (size_t d = 0; d < D; d++) shared[d] = e ? shared[d] + y[d] : y[d];
+    }
+    for (size_t d = 0; m->num_shared && d < D; d++) s->branch[d] = s->branch[d] + shared[d];
+}
+
+static void rotate(const Model *m, float *x, int64_t position) { /* [H, K] */
+    size_t P = m->key_width / 2;
+    for (size_t i = 0; i < P; i++) {
+        float c, sine;
+        cos_and_sin(m->turns[i] * (double)position, &c, &sine);
+        for (size_t h = 0; h < m->num_heads; h++) {
+            float *a = x + h * m->key_width + (m->halves ? i : 2 * i), *b = a + (m->halves ? P : 1);
+            float first = *a * c - *b * sine, second = *b * c + *a * sine;
+            *a = first, *b = second;
+        }
+    }
+}
+
+static void retention(Session *s, const float *x, const Block *block, uint8_t *memory, int64_t position) {
+    const Model *m = s->model;
+    const Kernels *k = m->kernels;
+    size_t H = m->num_heads, K = m->key_width, V = m->value_width;
+    double *norms = (double *)memory;
+    float *sums = (float *)(memory + H * sizeof(double)), *kept = s->hidden;
+    float key_scale = (float)(1 / sqrt((double)K));
+    multiply(s, s->query, x, &block->query);
+    multiply(s, s->key, x, &block->key);
+    multiply(s, s->value, x, &block->value);
+    multiply(s, s->gate, x, &block->gate);
+    rotate(m, s->query, position);
+    for (size_t i = 0; i < H * K; i++) s->key[i] = s->key[i] * key_scale;
+    rotate(m, s->key, position);
+    if (m->is_gated) {
+        const float *read = x;
+        size_t wide = whole(H, LANES);
+        if (m->normalizes_input) {
+            rms_norm(s->wide, x, NULL, m->d_model, m->epsilon, s->scratch);
+            read = s->wide;
+        }
+        memset(s->branch, 0, wide * sizeof(float));
+        for (size_t d = 0; d < m->d_model; d++) k->add(s->branch, read[d], block->decay_gate + d * wide, wide);
+        sigmoids(k, kept, s->branch, H);
+        for (size_t h = 0; h < H; h++)
+            for (int i = 0; i < 4; i++) kept[h] = sqrtf(kept[h]); /* the sixteenth root */
+    } else {
+        for (size_t h = 0; h < H; h++) {
+            kept[h] = (float)block->decay[h];
+            norms[h] = block->decay[h] * norms[h] + 1.0;
+        }
+    }
+    float *y = s->branch;
+    for (size_t h = 0; h < H; h++) {
+        float *head = y + h * V, *sum = sums + h * K * V;
+        for (size_t v = 0; v < V; v++) head[v] = 0.0f;
+        for (size_t i = 0; i < K; i++) {
+            float key = s->key[h * K + i], query = s->query[h * K + i], *row = sum + i * V;
+            const float *value = s->value + h * V;
+            for (size_t v = 0; v < V; v++) {
+                row[v] = kept[h] * row[v] + key * value[v];
+                head[v] = head[v] + query * row[v];
+            }
+        }
+        if (m->divides_rows) {
+            float factor = (float)(1.0 / sqrt(norms[h]));
+            for (size_t v = 0; v < V; v++) head[v] = head[v] * factor;
+        }
+        rms_norm(head, head, NULL, V, m->epsilon, s->scratch);
+    }
+    silus(k, s->hidden, s->gate, H * V);
+    for (size_t i = 0; i < H * V; i++) y[i] = s->hidden[i] * y[i];
+    if (m->sub_norm && !m->normalizes_input) rms_norm(y, y, NULL, H * V, m->epsilon, s->scratch);
+    memcpy(s->hidden, y, H * V * sizeof(float));
+    multiply(s, s->branch, s->hidden, &block->out);
+}
+
+static void attention(Session *s, const float *x, const Block *block, uint8_t *memory, int64_t position) {
+    const Model *m = s->model;
+    size_t H = m->num_heads, K = m->key_width, V = m->value_width, S = s->max_length, length = (size_t)position + 1;
+    float *keys = (float *)memory, *values = keys + S * H * K;
+    float query_scale = (float)(1 / sqrt((double)K));
+    multiply(s, s->query, x, &block->query);
+    multiply(s, s->key, x, &block->key);
+    multiply(s, s->value, x, &block->value);
+    rotate(m, s->query, position);
+    rotate(m, s->key, position);
+    memcpy(keys + (size_t)position * H * K, s->key, H * K * sizeof(float));
+    memcpy(values + (size_t)position * H * V, s->value, H * V * sizeof(float));
+    for (size_t h = 0; h < H; h++) {
+        for (size_t p = 0; p < length; p++) {
+            float score = 0.0f;
+            for (size_t i = 0; i < K; i++) score = score + s->query[h * K + i] * keys[(p * H + h) * K + i];
+            s->scores[p] = score * query_scale;
+        }
+        softmax(m->kernels, s->scores, length);
+        float *y = s->hidden + h * V;
+        for (size_t v = 0; v < V; v++) y[v] = 0.0f;
+        for (size_t p = 0; p < length; p++)
+            for (size_t v = 0; v < V; v++) y[v] = y[v] + s->scores[p] * values[(p * H + h) * V + v];
+    }
+    multiply(s, s->branch, s->hidden, &block->out);
+}
+
+static void add_branch(Session *s, const float *scale) {
+    const Model *m = s->model;
+    size_t D = m->d_model;
+    if (!m->is_deepnorm) {
+        for (size_t d = 0; d < D; d++) s->x[d] = s->x[d] + s->branch[d];
+        return;
+    }
+    for (size_t d = 0; d < D; d++) s->x[d] = m->alpha * s->x[d] + s->branch[d];
+    rms_norm(s->x, s->x, scale, D, m->epsilon, s->scratch);
+}
+
+static void read_stream(Session *s, const float *scale) {
+    const Model *m = s->model;
+    if (scale && !m->is_deepnorm) rms_norm(s->read, s->x, scale, m->d_model, m->epsilon, s->scratch);
+    else memcpy(s->read, s->x, m->d_model * sizeof(float));
+}
+
+static float embedded(const Model *m, size_t token, size_t d) {
+    size_t at = (token / LANES * m->d_model + d) * LANES + token % LANES;
+    float value = m->embedding_kind == CODES8 ? (float)((int8_t *)m->embedding)[at] * m->embedding_scales[token]
+                                              : ((float *)m->embedding)[at];
+    return m->embedding_scale == 1.0f ? value : value * m->embedding_scale;
+}
+
+/* Reads a token; the logits of the next one are mk_logits afterwards. 0 for a token that there is not, or where an
+   attention's cache is full. */
+int mk_step(Session *s, int64_t token) {
+    const Model *m = s->model;
+    const Kernels *k = m->kernels;
+    size_t D = m->d_model, bytes = layer_bytes(m, s->max_length);
+    int64_t *position = (int64_t *)s->memory, *previous = position + 1;
+    if (token < 0 || (size_t)token >= m->vocab_size || (!m->is_retention && (size_t)*position >= s->max_length)) return 0;
+    for (size_t d = 0; d < D; d++) s->x[d] = embedded(m, (size_t)token, d);
+    for (size_t i = 1; i <= m->num_earlier && (int64_t)i <= *position; i++) { /* the last ones come first in memory */
+        size_t earlier = (size_t)previous[i - 1];
+        if (earlier >= m->vocab_size) return 0;
+        for (size_t d = 0; d < D; d++)
+            s->x[d] = s->x[d] + embedded(m, earlier, d) * m->convolution[(i - 1) * whole(D, LANES) + d];
+    }
+    uint8_t *memory = (uint8_t *)(previous + m->num_earlier);
+    for (size_t layer = 0; layer < m->num_layers; layer++, memory += bytes) {
+        const Block *block = &m->blocks[layer];
+        read_stream(s, block->mixer_norm);
+        (m->is_retention ? retention : attention)(s, s->read, block, memory, *position);
+        add_branch(s, block->mixer_norm);
+        read_stream(s, block->ffn_norm);
+        if (block->routed) mixture(s, s->read, block);
+        else feed_forward(s, s->branch, s->read, block->ffn);
+        add_branch(s, block->ffn_norm);
+    }
+    const float *h = s->x;
+    if (m->final_norm) {
+        rms_norm(s->read, s->x, m->final_norm, D, m->epsilon, s->scratch);
+        h = s->read;
+    }
+    for (size_t w = 0; w < m->vocab_size; w += LANES) {
+        if (m->head_kind == CODES8) {
+            k->head8(s->logits + w, h, (int8_t *)m->head + w * D, D);
+            for (size_t i = 0; i < LANES; i++) s->logits[w + i] = s->logits[w + i] * m->head_scales[w + i];
+        } else {
+            k->head(s->logits + w, h, (float *)m->head + w * D, D);
+        }
+    }
+    for (size_t i = m->num_earlier; i > 1; i--) previous[i - 1] = previous[i - 2];
+    if (m->num_earlier) previous[0] = token;
+    *position += 1;
+    return 1;
+}
+
+#else /* --- the inner loops, read once for each kind of processor ----------------------------------------------- */
+
+TARGET static void NAME(add)(float *restrict y, float a, const float *restrict w, size_t n) {
+    for (size_t i = 0; i < n; i++) y[i] = y[i] + a * w[i];
+}
+
+TARGET static void NAME(add2)(float *restrict y, float a, const uint8_t *restrict w, size_t n) {
+    for (size_t i = 0; i < n; i += 4) {
+        const float *code = CODES_OF_BYTE[w[i / 4]];
+        for (size_t j = 0; j < 4; j++) y[i + j] = y[i + j] + a * code[j];
+    }
+}
+
+TARGET static void NAME(add8)(float *restrict y, float a, const int8_t *restrict w, size_t n) {
+    for (size_t i = 0; i < n; i++) y[i] = y[i] + a * (float)w[i];
+}
+
+TARGET static void NAME(head8)(float *restrict y, const float *restrict x, const int8_t *restrict w, size_t n) {
+    float sum[LANES] = {0};
+    for (size_t d = 0; d < n; d++)
+        for (size_t i = 0; i < LANES; i++) sum[i] = sum[i] + x[d] * (float)w[d * LANES + i];
+    for (size_t i = 0; i < LANES; i++) y[i] = sum[i];
+}
+
+TARGET static void NAME(head)(float *restrict y, const float *restrict x, const float *restrict w, size_t n) {
+    float sum[LANES] = {0};
+    for (size_t d = 0; d < n; d++)
+        for (size_t i = 0; i < LANES; i++) sum[i] = sum[i] + x[d] * w[d * LANES + i];
+    for (size_t i = 0; i < LANES; i++) y[i] = sum[i];
+}
+
+TARGET static void NAME(exps)(float *y, const float *x, size_t n) { /* y may be x */
+    for (size_t i = 0; i < n; i++) {
+        float held = x[i] < 88.0f ? x[i] : 88.0f;
+        held = held > -87.0f ? held : -87.0f;
+        float shifted = held * 1.4426950408889634f + 12582912.0f, whole_ = shifted - 12582912.0f;
+        float r = held - whole_ * 0.693359375f;
+        r = r - whole_ * (float)(0.6931471805599453 - 0.693359375);
+        float p = (float)(1.0 / 5040);
+        p = p * r + (float)(1.0 / 720);
+        p = p * r + (float)(1.0 / 120);
+        p = p * r + (float)(1.0 / 24);
+        p = p * r + (float)(1.0 / 6);
+        p = p * r + 0.5f;
+        p = p * r + 1.0f;
+        p = p * r + 1.0f;
+        union { float f; int32_t i; } power;
+        power.i = (int32_t)((uint32_t)((int32_t)whole_ + 127) << 23);
+        y[i] = p * power.f;
+    }
+}
+
+TARGET static int32_t NAME(dot)(const uint8_t *restrict w, const int8_t *restrict x, size_t n) {
+#if defined(MK_AVX2)
+    __m256i sum = _mm256_setzero_si256(), ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(3);
+    for (size_t i = 0; i < n; i += BLOCK, w += 32, x += BLOCK) {
+        __m256i packed = _mm256_loadu_si256((const __m256i *)w), block = _mm256_setzero_si256();
+        for (int r = 0; r < 4; r++) { /* sums of 2 x 4 products of at most 2 x 128 fit in 16 bits */
+            __m256i code = _mm256_and_si256(_mm256_srli_epi16(packed, 2 * r), low);
+            __m256i input = _mm256_loadu_si256((const __m256i *)(x + 32 * r));
+            block = _mm256_add_epi16(block, _mm256_maddubs_epi16(code, input));
+        }
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(block, ones));
+    }
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1));
+    return _mm_cvtsi128_si32(half);
+#elif defined(MK_SSSE3)
+    __m128i sum = _mm_setzero_si128(), ones = _mm_set1_epi16(1), low = _mm_set1_epi8(3);
+    for (size_t i = 0; i < n; i += BLOCK, w += 32, x += BLOCK)
+        for (int part = 0; part < 2; part++) {
+            __m128i packed = _mm_loadu_si128((const __m128i *)(w + 16 * part)), block = _mm_setzero_si128();
+            for (int r = 0; r < 4; r++) {
+                __m128i code = _mm_and_si128(_mm_srli_epi16(packed, 2 * r), low);
+                __m128i input = _mm_loadu_si128((const __m128i *)(x + 32 * r + 16 * part));
+                block = _mm_add_epi16(block, _mm_maddubs_epi16(code, input));
+            }
+            sum = _mm_add_epi32(sum, _mm_madd_epi16(block, ones));
+        }
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
+    return _mm_cvtsi128_si32(sum);
+#else
+    int32_t sum = 0;
+    for (size_t i = 0; i < n; i += BLOCK, w += 32, x += BLOCK)
+        for (size_t r = 0; r < 4; r++)
+            for (size_t j = 0; j < 32; j++) sum += (w[j] >> 2 * r & 3) * x[32 * r + j];
+    return sum;
+#endif
+}
+
+#endif

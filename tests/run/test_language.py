@@ -1,0 +1,167 @@
+"""Text in, text out: tokenizers as JAX's side has them, drawing, and the command lines."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixkabrn_jax.data import tokenizers
+from mixkabrn_jax.data.documents import Document
+from mixkabrn_jax.data.tokenizers import bpe
+from mixkabrn_jax.runs import model_file
+from mixkabrn_run import arithmetic, tokenizer
+from mixkabrn_run.language import load
+from mixkabrn_run.sampling import Sampling, draw, uniform
+from tests import toy
+
+TEXT = "The people's 12 hopes, don't they?  Café “naïve” 日本語 🎭\n\tand 3.5% of\u00a0it\r\n" * 40
+PAIRS = bpe.train([Document(TEXT.encode(), "", "a text")], 300)
+LETTERS = "ab'sdmt reL 12.,é日\u00a0\u2003🎭\x1c\x85²-\n\t\r"
+
+
+@given(text=st.text(LETTERS, max_size=60))
+def test_pairs_are_joined_as_the_library_joins_them(text):
+    mine = _own()
+    assert mine.encode(text) == PAIRS.encode(text.encode(), "a text").tolist()
+    assert mine.decode(mine.encode(text)) == text.encode()
+
+
+def _own():
+    return tokenizer.from_record(PAIRS.to_json())
+
+
+def test_bytes_and_characters():
+    for theirs, text in ((tokenizers.Bytes(), "é\0x"), (tokenizers.Characters("abé"), "éab")):
+        mine = tokenizer.from_record(theirs.to_json())
+        assert (mine.vocab_size, mine.separator) == (theirs.vocab_size, theirs.separator)
+        assert mine.encode(text) == theirs.encode(text.encode(), "a text").tolist()
+        assert mine.decode(mine.encode(text)) == text.encode()
+    with pytest.raises(ValueError, match="no token for 'xz'"):
+        mine.encode("zax")
+
+
+def test_a_tokenizer_of_another_kind_is_refused():
+    record = PAIRS.to_json()
+    record["tokenizer"] = record["tokenizer"] | {"normalizer": {"type": "NFC"}}
+    with pytest.raises(ValueError, match="needs the library"):
+        tokenizer.from_record(record)
+
+
+def test_a_character_of_several_tokens_comes_whole():
+    decode = _own().decoder()
+    assert [decode(token) for token in _own().encode("🎭")][-1] == "🎭"
+
+
+def test_functions_are_what_they_are_called():
+    x = np.linspace(-87, 88, 20001).astype(np.float32)
+    exact = np.exp(x.astype(np.float64))
+    assert np.max(np.abs(arithmetic.exp(x) / exact - 1)) < 2 * 2.0**-23
+    np.testing.assert_array_equal(arithmetic.exp(np.float32([-1e9, 1e9])), arithmetic.exp(np.float32([-87, 88])))
+    for value in (1e4, 2.0, 1 / 512, 0.3):
+        assert abs(arithmetic.log64(value) - np.log(value)) < 1e-14 * max(1, abs(np.log(value)))
+        assert abs(arithmetic.exp64(np.log(value)) / value - 1) < 1e-14
+    turns = np.random.default_rng(0).uniform(0, 1e6, 1000)
+    cos, sin = arithmetic.cos_and_sin(turns)
+    np.testing.assert_allclose(cos, np.cos(2 * np.pi * (turns % 1)), atol=6e-8)
+    np.testing.assert_allclose(sin, np.sin(2 * np.pi * (turns % 1)), atol=6e-8)
+
+
+def test_draws_have_the_shares_of_the_softmax_and_filters_leave_out_the_rest():
+    logits = np.float32([0.0, 1.0, -1.0, 2.0])
+    share = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum()
+
+    def counts(**changes):
+        sampling = Sampling(**{"temperature": 1.0} | changes)
+        return np.bincount([draw(logits, sampling, 7, i) for i in range(4000)], minlength=4) / 4000
+
+    np.testing.assert_allclose(counts(), share, atol=0.03)
+    kept = np.where(np.isin(np.arange(4), [1, 3]), share, 0)
+    for changes in ({"top_k": 2}, {"top_p": 0.8}, {"min_p": 0.2}):
+        np.testing.assert_allclose(counts(**changes), kept / kept.sum(), atol=0.03)
+    assert draw(logits, Sampling(temperature=0), 0, 0) == 3
+    draws = [uniform(seed, index) for seed in range(50) for index in range(50)]
+    assert len(set(draws)) == 2500
+    assert 0 <= min(draws) < max(draws) < 1
+
+
+@pytest.mark.parametrize("changes", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}, {"min_p": 2.0}])
+def test_impossible_sampling_is_refused(changes):
+    with pytest.raises(ValueError, match=f"{next(iter(changes))}=.*is needed"):
+        Sampling(**changes)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    config = toy.model_config(linear="ternary", kan__spline_linear="ternary", quantization__embedding="int8")
+    model = toy.make(config, vocab_size=PAIRS.vocab_size)
+    path = tmp_path_factory.mktemp("run") / "toy.safetensors"
+    path.write_bytes(model_file.to_bytes(model, PAIRS, toy.document()))
+    return path
+
+
+def run(*arguments, **options):
+    command = [sys.executable, "-m", "mixkabrn_run", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def test_both_runtimes_write_the_same_text_and_need_nothing_but_numpy(path):
+    blocked = (
+        "import sys; sys.modules.update(dict.fromkeys(('jax', 'flax', 'tokenizers', 'safetensors', 'mixkabrn_jax')))"
+    )
+    code = (
+        f"{blocked}; sys.argv[1:] = {['complete', str(path), '--prompt=The people', '--max_tokens=30', '--seed=3']!r}"
+    )
+    code += "; from mixkabrn_run.__main__ import main; raise SystemExit(main())"
+    alone = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
+    assert alone.returncode == 0, alone.stderr
+    in_numpy = run("complete", path, "--prompt=The people", "--max_tokens=30", "--seed=3", "--runtime=numpy")
+    assert in_numpy.stdout == alone.stdout.decode()
+    assert in_numpy.stdout.startswith("The people")
+    assert len(in_numpy.stdout) > 30
+
+
+def test_without_a_compiler_the_model_runs_in_numpy(path, tmp_path):
+    environment = {**os.environ, "PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("CC", None)
+    done = run("complete", path, "--max_tokens=3", env=environment)
+    assert done.returncode == 0, done.stderr
+    refused = run("complete", path, "--runtime=native", env=environment)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: there is no C compiler")
+
+
+def test_bits_per_byte_of_a_text(path, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT[:200])
+    done = run("score", path, text)
+    language = load(path, "numpy")
+    assert (
+        done.stdout
+        == f"{language.bits_per_byte(text.read_bytes()):.4f} bits per byte over {text.stat().st_size} bytes\n"
+    )
+    logits = language.read(language.tokenizer.encode("The"), language.session())
+    assert abs(np.exp(np.float64(logits) - np.max(logits)).sum() - 1) > 1e-3  # logits, no logarithms of shares
+
+
+def test_a_conversation_goes_on_where_it_was(path, tmp_path):
+    kept, options = tmp_path / "kept", ["--max_tokens=5", "--seed=1"]
+    in_one = run("chat", path, *options, input="Hello\nAnd then?\n")
+    first = run("chat", path, *options, f"--conversation={kept}", input="Hello\n")
+    second = run("chat", path, *options, f"--conversation={kept}", "--runtime=numpy", input="And then?\n")
+    assert second.stderr.startswith(f"going on from {kept}, ")
+    assert first.stdout.rpartition("> ")[0] + second.stdout == in_one.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["complete", "missing"], "No such file"), (["score", "{path}", "missing"], "No such file")],
+)
+def test_what_cannot_be_is_an_error_of_one_line(path, arguments, message):
+    done = run(*(argument.format(path=path) for argument in arguments))
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,82 @@
+"""The compiled runtime: the bits of the one in NumPy, whatever the processor's kernels, for every kind of model."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from mixkabrn_run import file, native, state
+from mixkabrn_run.model import Model
+from tests import toy
+from tests.run.test_against_jax import DENSE, KINDS, TOKENIZER, content_of, read_all, slowly
+
+CODED = {"linear": "ternary", "kan__spline_linear": "ternary", "quantization__embedding": "int8"}
+FORMATS = {
+    "dense": DENSE,
+    "ternary": CODED,
+    "binary": CODED | {"linear": "binary", "kan__spline_linear": "int4", "quantization__embedding": "int4"},
+}
+TOKENS = np.asarray(toy.tokens(0, 1, 30))[0] % TOKENIZER.vocab_size
+
+
+def native_model(content, kernels=None):
+    return native.NativeModel(content, file.parse(content).model, kernels)
+
+
+@pytest.fixture(scope="module", params=["plain", "ssse3", "avx2"])
+def kernels(request):
+    try:
+        native_model(content_of({}), request.param)
+    except ValueError:
+        pytest.skip(f"this processor has no {request.param}")
+    return request.param
+
+
+@functools.cache
+def expected(name, numbers):
+    content = content_of(FORMATS[numbers] | KINDS[name])
+    return content, read_all(Model(file.parse(content)), TOKENS)
+
+
+def assert_same_bits(got, want):
+    np.testing.assert_array_equal(got.view(np.int32), want.view(np.int32))
+
+
+@pytest.mark.parametrize("numbers", FORMATS)
+@pytest.mark.parametrize("name", slowly(quick=[*list(KINDS)[:10], "deepnorm", "rational", "adaptive knots, going on"]))
+def test_all_kernels_have_the_bits_of_numpy(name, numbers, kernels):
+    content, want = expected(name, numbers)
+    assert_same_bits(read_all(native_model(content, kernels), TOKENS), want)
+
+
+@pytest.mark.parametrize("sizes", [{"d_model": 136, "num_heads": 1, "expert_width": 13, "value_width": 7}])
+def test_widths_that_fill_no_block_and_no_lane(sizes, kernels):
+    content = content_of(CODED | sizes)
+    assert_same_bits(read_all(native_model(content, kernels), TOKENS), read_all(Model(file.parse(content)), TOKENS))
+
+
+@pytest.mark.parametrize("name", ["all four", "attention", "gated decays"])
+def test_what_one_runtime_has_saved_the_other_goes_on_from_with_the_same_bits(name):
+    content, want = expected(name, "ternary")
+    found = file.parse(content)
+    models = Model(found), native_model(content)
+    for first, second in (models, models[::-1]):
+        session = first.session(len(TOKENS))
+        for token in TOKENS[:11]:
+            session.step(int(token))
+        other = second.session(len(TOKENS) + 5)
+        state.restore(other, found.sha256, state.save(session, found.sha256))
+        assert other.position == 11
+        assert_same_bits(np.stack([other.step(int(token)).copy() for token in TOKENS[11:]]), want[11:])
+
+
+@pytest.mark.parametrize("make", [lambda content: Model(file.parse(content)), native_model], ids=["numpy", "native"])
+def test_tokens_that_there_are_not_and_positions_beyond_the_cache_are_refused(make):
+    session = make(expected("attention", "dense")[0]).session(2)
+    for token in (-1, TOKENIZER.vocab_size):
+        with pytest.raises(ValueError, match=f"token {token}: there are {TOKENIZER.vocab_size}"):
+            session.step(token)
+    session.step(0)
+    session.step(0)
+    with pytest.raises(ValueError, match="2 positions"):
+        session.step(0)
