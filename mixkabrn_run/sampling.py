@@ -6,7 +6,7 @@ import numpy as np
 
 from mixkabrn_run import arithmetic
 
-_MASK = (1 << 64) - 1
+_WORD = (1 << 32) - 1
 
 
 @dataclass(frozen=True)
@@ -30,27 +30,37 @@ class Sampling:
 
 
 def draw(logits: np.ndarray, sampling: Sampling, seed: int, index: int) -> int:
-    """The next token; the same seed and index give the same draw."""
+    """The next token; the same seed and index give the same draw, as `mixkabrn_jax.inference.sampling` has it."""
     if sampling.temperature == 0:
         return int(np.argmax(logits))
     weights = arithmetic.exp((logits - np.max(logits)) / np.float32(sampling.temperature)).astype(np.float64)
-    order = np.argsort(-weights, kind="stable")
-    weights = weights[order]
-    kept = len(weights)
-    if 0 < sampling.top_k < kept:
-        kept = int(np.count_nonzero(weights >= weights[sampling.top_k - 1]))
-    reach = np.cumsum(weights[:kept])
+    if 0 < sampling.top_k < len(weights):
+        weights[weights < np.sort(weights)[-sampling.top_k]] = 0
     if sampling.top_p < 1:
-        kept = int(np.count_nonzero(np.append(0.0, reach[:-1]) < sampling.top_p * reach[-1]))
-    if sampling.min_p > 0:
-        kept = min(kept, int(np.count_nonzero(weights >= sampling.min_p)))
-    place = uniform(seed, index) * reach[kept - 1]
-    return int(order[min(int(np.searchsorted(reach[:kept], place, side="right")), kept - 1)])
+        order = np.argsort(-weights, kind="stable")
+        reach = np.cumsum(weights[order])
+        before = np.append(0.0, reach[:-1])
+        weights[order[before >= sampling.top_p * reach[-1]]] = 0
+    weights[weights < sampling.min_p] = 0
+    reach = np.cumsum(weights)
+    place = float(uniform(seed, index)) * reach[-1]
+    return min(int(np.searchsorted(reach, place, side="right")), int(np.flatnonzero(weights)[-1]))
 
 
-def uniform(seed: int, index: int) -> float:
-    """A number in [0, 1) with 53 random bits: SplitMix64 (Steele et al. 2014) of a counter."""
-    x = (seed * 0xD1342543DE82EF95 + (index + 1) * 0x9E3779B97F4A7C15) & _MASK
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-    x = (x ^ x >> 27) * 0x94D049BB133111EB & _MASK
-    return ((x ^ x >> 31) >> 11) * 2.0**-53
+def uniform(seed: int, index: int) -> np.float32:
+    """The number in [0, 1) that JAX draws from key `seed` folded in with `index`."""
+    key = _threefry((seed >> 32 & _WORD, seed & _WORD), (0, index & _WORD))
+    left, right = _threefry(key, (0, 0))
+    return np.uint32((left ^ right) >> 9 | 0x3F800000).view(np.float32) - np.float32(1)
+
+
+def _threefry(key, counter):
+    """Threefry-2x32 of 20 rounds (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, 2011)."""
+    keys = (*key, key[0] ^ key[1] ^ 0x1BD11BDA)
+    x, y = (counter[0] + keys[0]) & _WORD, (counter[1] + keys[1]) & _WORD
+    for turn in range(5):
+        for rotation in ((13, 15, 26, 6), (17, 29, 16, 24))[turn % 2]:
+            x = (x + y) & _WORD
+            y = (y << rotation & _WORD | y >> 32 - rotation) ^ x
+        x, y = (x + keys[(turn + 1) % 3]) & _WORD, (y + keys[(turn + 2) % 3] + turn + 1) & _WORD
+    return x, y

@@ -31,7 +31,9 @@ class Sampling:
 
 
 def sample(key: jax.Array, logits: jax.Array, sampling: Sampling) -> jax.Array:
-    """Draws a token for each row.
+    """Draws a token for each row: the one in whose share, of all shares side by side, a uniform number falls.
+
+    One number a row, not one a token as `jax.random.categorical` draws: `mixkabrn_run` draws the same.
 
     Args:
         logits: `[B, W]`.
@@ -39,7 +41,11 @@ def sample(key: jax.Array, logits: jax.Array, sampling: Sampling) -> jax.Array:
     """
     if sampling.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    return jax.random.categorical(key, filtered(logits, sampling), axis=-1).astype(jnp.int32)
+    weights_BW = jax.nn.softmax(filtered(logits, sampling), axis=-1)
+    reach_BW = jnp.cumsum(weights_BW, axis=-1)
+    place_B1 = jax.random.uniform(key, (logits.shape[0], 1)) * reach_BW[:, -1:]
+    last_B = logits.shape[-1] - 1 - jnp.argmax(weights_BW[:, ::-1] > 0, axis=-1)  # rounding may reach beyond
+    return jnp.minimum(jnp.sum(reach_BW <= place_B1, axis=-1), last_B).astype(jnp.int32)
 
 
 def filtered(logits: jax.Array, sampling: Sampling) -> jax.Array:

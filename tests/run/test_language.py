@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 from mixkabrn_jax.data import tokenizers
 from mixkabrn_jax.data.documents import Document
 from mixkabrn_jax.data.tokenizers import bpe
+from mixkabrn_jax.inference.sampling import Sampling as JaxSampling
+from mixkabrn_jax.inference.sampling import sample
 from mixkabrn_jax.runs import model_file
 from mixkabrn_run import arithmetic, tokenizer
 from mixkabrn_run.language import load
@@ -83,9 +87,24 @@ def test_draws_have_the_shares_of_the_softmax_and_filters_leave_out_the_rest():
     for changes in ({"top_k": 2}, {"top_p": 0.8}, {"min_p": 0.2}):
         np.testing.assert_allclose(counts(**changes), kept / kept.sum(), atol=0.03)
     assert draw(logits, Sampling(temperature=0), 0, 0) == 3
-    draws = [uniform(seed, index) for seed in range(50) for index in range(50)]
-    assert len(set(draws)) == 2500
-    assert 0 <= min(draws) < max(draws) < 1
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32 - 1])
+def test_uniform_numbers_are_those_of_jax(seed):
+    key = jax.random.key(seed)
+    want = [jax.random.uniform(jax.random.fold_in(key, index), (1, 1))[0, 0] for index in (0, 1, 77)]
+    np.testing.assert_array_equal([uniform(seed, index) for index in (0, 1, 77)], want)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"temperature": 1.5}, {"top_k": 5}, {"top_p": 0.7}, {"min_p": 0.3}, {"temperature": 0.0}]
+)
+def test_draws_are_those_of_jax(changes):
+    logits = np.random.default_rng(0).normal(size=50).astype(np.float32) * 3
+    theirs = JaxSampling(**{"temperature": 0.7} | changes)
+    keys = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(5), index))(jnp.arange(200))
+    want = jax.vmap(lambda key: sample(key, logits[None], theirs)[0])(keys)
+    assert [draw(logits, Sampling(**{"temperature": 0.7} | changes), 5, index) for index in range(200)] == want.tolist()
 
 
 @pytest.mark.parametrize("changes", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}, {"min_p": 2.0}])
