@@ -66,24 +66,22 @@ class Language:
         tokens = self.tokenizer.encode(prompt)
         if session is None:
             session = self.session(len(tokens) + max_tokens + 1)
-        logits = self.read(tokens, session)
-        decode = self.tokenizer.decoder()
+        drawn = self._drawn(self.read(tokens, session), session, max_tokens, sampling, seed)
+        yield from self.tokenizer.texts(drawn)
+
+    def _drawn(self, logits, session, max_tokens, sampling, seed):
         for index in range(max_tokens):
             token = draw(logits, sampling, seed, index)
             if token == self.tokenizer.separator:
                 return
-            if text := decode(token):
-                yield text
+            yield token
             logits = session.step(token)
 
     def read(self, tokens: Sequence[int], session) -> np.ndarray:
         """Logits behind these tokens; a session that is new has its document begun first. `[W]`."""
-        tokens = [*([self.tokenizer.separator] if session.position == 0 else ()), *tokens]
-        if not tokens:
-            raise ValueError("there is nothing to read: a token at least is needed")
-        for token in tokens:
-            logits = session.step(token)
-        return logits
+        for token in (*([self.tokenizer.separator] if session.position == 0 else ()), *tokens):
+            session.step(token)
+        return session.logits
 
     def session(self, max_length: int = 4096):
         """What one conversation has in memory; an attention keeps so many positions, retention any number."""

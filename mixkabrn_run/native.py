@@ -67,19 +67,19 @@ def _build(path):
 class NativeModel:
     """As `model.Model`."""
 
-    def __init__(self, content: bytes, config: dict, kernels: str | None = None):
+    def __init__(self, content: bytes, config: dict, processor: str | None = None):
         """
         Args:
             content: of the model's file; config: of the model, from it.
-            kernels: "plain", "ssse3" or "avx2"; None for the fastest of this processor.
+            processor: whose inner loops to run, "plain", "ssse3" or "avx2"; None for this one.
         Raises: `Unavailable`; ValueError for a file that cannot be read.
         """
         self._library = library()
         error = ctypes.create_string_buffer(256)
-        self._model = self._library.mk_load(content, len(content), kernels and kernels.encode(), error)
+        self._model = self._library.mk_load(content, len(content), processor and processor.encode(), error)
         if not self._model:
             raise ValueError(error.value.decode(errors="replace"))
-        self.kernels = self._library.mk_kernels(self._model).decode()
+        self.processor = self._library.mk_kernels(self._model).decode()
         self.vocab_size = self._library.mk_vocab_size(self._model)
         self.config, self.is_retention = config, config["mixer"] == "retention"
 
@@ -101,12 +101,13 @@ class NativeSession:
         if not self._session:
             raise MemoryError("there is not enough memory for the model's state")
         self._head, self.layers = self._memory(model.config)
+        self.logits = np.ctypeslib.as_array(self._library.mk_logits(self._session), (model.vocab_size,))
 
     def step(self, token: int) -> np.ndarray:
         """Reads a token: logits of the next one `[W]`, which the next step overwrites."""
         if not self._library.mk_step(self._session, int(token)):
             raise ValueError(f"token {token}: there are {self.model.vocab_size}, and {self.max_length} positions")
-        return np.ctypeslib.as_array(self._library.mk_logits(self._session), (self.model.vocab_size,))
+        return self.logits
 
     @property
     def position(self) -> int:

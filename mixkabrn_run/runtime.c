@@ -10,10 +10,15 @@
 
 #ifndef MK_KERNELS
 
+#ifdef __wasm__
+#include "wasm.h"
+#else
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#endif
 
 #define LANES 8
 #define BLOCK 128 /* inputs of a matrix of codes at a time: 32 bytes of 2 bits */
@@ -28,8 +33,8 @@ typedef struct {
     void (*add)(float *y, float a, const float *w, size_t n);    /* y += a w; n a multiple of LANES, here and below */
     void (*add2)(float *y, float a, const uint8_t *w, size_t n); /* codes of 2 bits */
     void (*add8)(float *y, float a, const int8_t *w, size_t n);  /* codes of 8 bits */
-    void (*head8)(float *y, const float *x, const int8_t *w, size_t n); /* 8 sums of n products */
-    void (*head)(float *y, const float *x, const float *w, size_t n);
+    void (*head8)(float *y, const float *x, const int8_t *w, size_t n, size_t blocks);
+    void (*head)(float *y, const float *x, const float *w, size_t n, size_t blocks);
     void (*exps)(float *y, const float *x, size_t n);
 } Kernels;
 
@@ -971,10 +976,11 @@ typedef struct {
     size_t max_length; /* of an attention's cache */
     size_t num_bytes;
     uint8_t *memory; /* int64 position, int64 earlier tokens, then of each layer what layer_bytes says */
-    float *x, *read, *branch, *hidden, *wide, *scratch, *functions, *query, *key, *value, *gate, *scores;
+    float *x, *read, *branch, *hidden, *wide, *scratch, *query, *key, *value, *gate, *silu, *scores;
+    float *functions, *first_silu, *first_functions; /* of edges; those of the layers that read the stream */
     int8_t *codes;
-    float *logits, *gates;
-    size_t *chosen;
+    float *logits, *gates, *weights; /* of tokens, [W] */
+    size_t *chosen, *order;          /* of tokens by weight, [W] */
     void **taken;
 } Session;
 
@@ -1009,20 +1015,23 @@ Session *mk_new(const Model *m, size_t max_length) {
     s->num_bytes = (1 + m->num_earlier) * sizeof(int64_t) + m->num_layers * layer_bytes(m, s->max_length);
     size_t functions = largest * (size_t)(m->grid.num_basis + m->grid.degree + 4);
     size_t scores = whole(s->max_length > largest ? s->max_length : largest, LANES);
-    size_t floats = 11 * largest + functions + scores + whole(m->vocab_size, LANES) + m->experts_per_token;
+    size_t floats = 12 * largest + 2 * functions + scores + 2 * whole(m->vocab_size, LANES) + m->experts_per_token;
     size_t bytes = whole(s->num_bytes, 64) + floats * sizeof(float) + largest +
-                   (m->experts_per_token + m->num_experts) * sizeof(size_t);
+                   (m->experts_per_token + m->num_experts + m->vocab_size) * sizeof(size_t);
     uint8_t *p = calloc(bytes + 1024, 1);
     if (!p) return mk_end(s), NULL;
     s->taken[0] = p;
     s->memory = p, p += whole(s->num_bytes, 64);
     s->chosen = (size_t *)p, p += (m->experts_per_token + m->num_experts) * sizeof(size_t);
+    s->order = (size_t *)p, p += m->vocab_size * sizeof(size_t);
     float **parts[] = {&s->x,     &s->read, &s->branch, &s->hidden, &s->wide, &s->scratch,
-                       &s->query, &s->key,  &s->value,  &s->gate};
+                       &s->query, &s->key,  &s->value,  &s->gate,   &s->silu, &s->first_silu};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) *parts[i] = (float *)p, p += largest * sizeof(float);
     s->functions = (float *)p, p += functions * sizeof(float);
+    s->first_functions = (float *)p, p += functions * sizeof(float);
     s->scores = (float *)p, p += scores * sizeof(float);
     s->logits = (float *)p, p += whole(m->vocab_size, LANES) * sizeof(float);
+    s->weights = (float *)p, p += whole(m->vocab_size, LANES) * sizeof(float);
     s->gates = (float *)p, p += m->experts_per_token * sizeof(float);
     s->codes = (int8_t *)p;
     return s;
@@ -1203,18 +1212,16 @@ static void edge_functions(Session *s, const KanLayer *layer, float *out, const 
     }
 }
 
-/* y [F] = silu(x) W + B(x) C */
-static void kan_layer(Session *s, float *y, const float *x, const KanLayer *layer) {
+/* y [F] = silu(x) W + B(x) C, of silu(x) and B(x) */
+static void kan_layer(Session *s, float *y, const float *silu, const float *functions, const KanLayer *layer) {
     const Model *m = s->model;
     const Kernels *k = m->kernels;
     size_t D = layer->base.d_in, wide = layer->base.wide;
-    silus(k, s->gate, x, D);
-    multiply(s, s->value, s->gate, &layer->base);
-    edge_functions(s, layer, s->functions, x, D);
+    multiply(s, s->value, silu, &layer->base);
     memset(y, 0, wide * sizeof(float));
     for (int g = 0; g < m->grid.num_basis; g++)
         for (size_t d = 0; d < D; d++) {
-            float value = s->functions[(size_t)g * D + d];
+            float value = functions[(size_t)g * D + d];
             size_t row = (size_t)g * D + d;
             if (value == 0.0f) continue; /* most are: a sum stays what it is by adding 0 */
             if (layer->kind == FLOATS) k->add(y, value, (float *)layer->spline + row * wide, wide);
@@ -1235,14 +1242,22 @@ static float erf_of(const Kernels *k, float x) {
     return x < 0.0f || (x == 0.0f && 1.0f / x < 0.0f) ? -size : size;
 }
 
-/* y [D] = f(x); y is not x */
-static void feed_forward(Session *s, float *y, const float *x, const FeedForward *f) {
+/* y [D] = f(x); y is not x. is_known: the edges of the first layer have been computed, for another expert. */
+static void feed_forward(Session *s, float *y, const float *x, const FeedForward *f, int is_known) {
     const Model *m = s->model;
     const Kernels *k = m->kernels;
     if (m->ffn == KAN) {
-        kan_layer(s, s->hidden, x, &f->layers[0]);
-        rms_norm(s->hidden, s->hidden, NULL, f->layers[0].base.d_out, m->epsilon, s->scratch);
-        kan_layer(s, y, s->hidden, &f->layers[1]);
+        size_t D = m->d_model, F = f->layers[0].base.d_out;
+        const KanLayer *up = &f->layers[0], *down = &f->layers[1];
+        if (!is_known || up->knots || up->numerator) { /* which are each expert's own */
+            silus(k, s->first_silu, x, D);
+            edge_functions(s, up, s->first_functions, x, D);
+        }
+        kan_layer(s, s->hidden, s->first_silu, s->first_functions, up);
+        rms_norm(s->hidden, s->hidden, NULL, F, m->epsilon, s->scratch);
+        silus(k, s->silu, s->hidden, F);
+        edge_functions(s, down, s->functions, s->hidden, F);
+        kan_layer(s, y, s->silu, s->functions, down);
         return;
     }
     size_t F = f->up.d_out;
@@ -1347,11 +1362,11 @@ static void mixture(Session *s, const float *x, const Block *block) {
     float *y = s->key, *shared = s->scores;
     memset(s->branch, 0, D * sizeof(float));
     for (size_t c = 0; c < m->experts_per_token; c++) {
-        feed_forward(s, y, x, &block->ffn[s->chosen[c]]);
+        feed_forward(s, y, x, &block->ffn[s->chosen[c]], c > 0);
         for (size_t d = 0; d < D; d++) s->branch[d] = s->branch[d] + s->gates[c] * y[d];
     }
     for (size_t e = 0; e < m->num_shared; e++) {
-        feed_forward(s, y, x, &block->ffn[m->num_experts + e]);
+        feed_forward(s, y, x, &block->ffn[m->num_experts + e], 1);
         for (size_t d = 0; d < D; d++) shared[d] = e ? shared[d] + y[d] : y[d];
     }
     for (size_t d = 0; m->num_shared && d < D; d++) s->branch[d] = s->branch[d] + shared[d];
@@ -1501,7 +1516,7 @@ int mk_step(Session *s, int64_t token) {
         add_branch(s, block->mixer_norm);
         read_stream(s, block->ffn_norm);
         if (block->routed) mixture(s, s->read, block);
-        else feed_forward(s, s->branch, s->read, block->ffn);
+        else feed_forward(s, s->branch, s->read, block->ffn, 0);
         add_branch(s, block->ffn_norm);
     }
     const float *h = s->x;
@@ -1509,18 +1524,107 @@ int mk_step(Session *s, int64_t token) {
         rms_norm(s->read, s->x, m->final_norm, D, m->epsilon, s->scratch);
         h = s->read;
     }
-    for (size_t w = 0; w < m->vocab_size; w += LANES) {
-        if (m->head_kind == CODES8) {
-            k->head8(s->logits + w, h, (int8_t *)m->head + w * D, D);
-            for (size_t i = 0; i < LANES; i++) s->logits[w + i] = s->logits[w + i] * m->head_scales[w + i];
-        } else {
-            k->head(s->logits + w, h, (float *)m->head + w * D, D);
-        }
+    size_t blocks = whole(m->vocab_size, LANES) / LANES;
+    if (m->head_kind == CODES8) {
+        k->head8(s->logits, h, m->head, D, blocks);
+        for (size_t w = 0; w < m->vocab_size; w++) s->logits[w] = s->logits[w] * m->head_scales[w];
+    } else {
+        k->head(s->logits, h, m->head, D, blocks);
     }
     for (size_t i = m->num_earlier; i > 1; i--) previous[i - 1] = previous[i - 2];
     if (m->num_earlier) previous[0] = token;
     *position += 1;
     return 1;
+}
+
+/* --- drawing: sampling.py ---------------------------------------------------------------------------------------- */
+
+static void threefry(uint32_t *x, uint32_t *y, uint32_t k0, uint32_t k1) {
+    static const int ROTATIONS[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
+    uint32_t keys[3] = {k0, k1, k0 ^ k1 ^ 0x1BD11BDA};
+    *x += k0, *y += k1;
+    for (uint32_t turn = 0; turn < 5; turn++) {
+        for (int i = 0; i < 4; i++) {
+            int r = ROTATIONS[turn % 2][i];
+            *x += *y;
+            *y = (*y << r | *y >> (32 - r)) ^ *x;
+        }
+        *x += keys[(turn + 1) % 3], *y += keys[(turn + 2) % 3] + turn + 1;
+    }
+}
+
+static float uniform(uint64_t seed, uint32_t index) {
+    uint32_t k0 = 0, k1 = index, x = 0, y = 0, bits;
+    float value;
+    threefry(&k0, &k1, (uint32_t)(seed >> 32), (uint32_t)seed);
+    threefry(&x, &y, k0, k1);
+    bits = (x ^ y) >> 9 | 0x3F800000;
+    memcpy(&value, &bits, 4);
+    return value - 1.0f;
+}
+
+static int comes_later(const float *weights, size_t a, size_t b) { /* heaviest first, then by number */
+    return weights[a] < weights[b] || (weights[a] == weights[b] && a > b);
+}
+
+static void sift(size_t *order, const float *weights, size_t root, size_t n) {
+    for (size_t child; (child = 2 * root + 1) < n; root = child) {
+        if (child + 1 < n && comes_later(weights, order[child + 1], order[child])) child++;
+        if (!comes_later(weights, order[child], order[root])) return;
+        size_t held = order[root];
+        order[root] = order[child], order[child] = held;
+    }
+}
+
+static void sort(size_t *order, const float *weights, size_t n) {
+    for (size_t i = 0; i < n; i++) order[i] = i;
+    for (size_t i = n / 2; i-- > 0;) sift(order, weights, i, n);
+    for (size_t i = n; i-- > 1;) {
+        size_t held = order[0];
+        order[0] = order[i], order[i] = held;
+        sift(order, weights, 0, i);
+    }
+}
+
+/* The next token, of the logits behind the last one; temperature 0 takes the most likely one, top_k 0, top_p 1 and min_p
+   0 keep all. */
+size_t mk_draw(Session *s, float temperature, size_t top_k, double top_p, double min_p, uint64_t seed, uint32_t index) {
+    const Model *m = s->model;
+    size_t W = m->vocab_size, best = 0, last = 0;
+    float *weights = s->weights;
+    for (size_t w = 1; w < W; w++)
+        if (s->logits[w] > s->logits[best]) best = w;
+    if (temperature == 0.0f) return best;
+    for (size_t w = 0; w < whole(W, LANES); w++)
+        weights[w] = w < W ? (s->logits[w] - s->logits[best]) / temperature : 0.0f;
+    m->kernels->exps(weights, weights, whole(W, LANES));
+    if ((top_k && top_k < W) || top_p < 1) sort(s->order, weights, W);
+    if (top_k && top_k < W) {
+        float least = weights[s->order[top_k - 1]];
+        for (size_t w = 0; w < W; w++)
+            if (weights[w] < least) weights[w] = 0.0f;
+    }
+    double sum = 0, reach = 0;
+    if (top_p < 1) {
+        for (size_t i = 0; i < W; i++) sum += weights[s->order[i]];
+        for (size_t i = 0; i < W; i++) {
+            float weight = weights[s->order[i]];
+            if (reach >= top_p * sum) weights[s->order[i]] = 0.0f;
+            reach += weight;
+        }
+        sum = 0, reach = 0;
+    }
+    for (size_t w = 0; w < W; w++) {
+        if (weights[w] < min_p) weights[w] = 0.0f;
+        sum += weights[w];
+    }
+    double place = (double)uniform(seed, index) * sum;
+    for (size_t w = 0; w < W; w++) {
+        reach += weights[w];
+        if (weights[w] > 0) last = w;
+        if (reach > place) return w;
+    }
+    return last;
 }
 
 #else /* --- the inner loops, read once for each kind of processor ----------------------------------------------- */
@@ -1540,19 +1644,29 @@ TARGET static void NAME(add8)(float *restrict y, float a, const int8_t *restrict
     for (size_t i = 0; i < n; i++) y[i] = y[i] + a * (float)w[i];
 }
 
-TARGET static void NAME(head8)(float *restrict y, const float *restrict x, const int8_t *restrict w, size_t n) {
-    float sum[LANES] = {0};
-    for (size_t d = 0; d < n; d++)
-        for (size_t i = 0; i < LANES; i++) sum[i] = sum[i] + x[d] * (float)w[d * LANES + i];
-    for (size_t i = 0; i < LANES; i++) y[i] = sum[i];
-}
-
-TARGET static void NAME(head)(float *restrict y, const float *restrict x, const float *restrict w, size_t n) {
-    float sum[LANES] = {0};
-    for (size_t d = 0; d < n; d++)
-        for (size_t i = 0; i < LANES; i++) sum[i] = sum[i] + x[d] * w[d * LANES + i];
-    for (size_t i = 0; i < LANES; i++) y[i] = sum[i];
-}
+/* Sums of n products for each of 8 tokens in a block. Several blocks at once, so that their additions overlap. */
+#define HEAD(name, type)                                                                                           \
+    TARGET static void NAME(name)(float *restrict y, const float *restrict x, const type *restrict w, size_t n,       \
+                                  size_t blocks) {                                                                    \
+        size_t b = 0;                                                                                                 \
+        for (; b + 4 <= blocks; b += 4) {                                                                             \
+            float sum[4][LANES] = {{0}};                                                                              \
+            for (size_t d = 0; d < n; d++)                                                                            \
+                for (size_t j = 0; j < 4; j++)                                                                        \
+                    for (size_t i = 0; i < LANES; i++)                                                                \
+                        sum[j][i] = sum[j][i] + x[d] * (float)w[((b + j) * n + d) * LANES + i];                       \
+            memcpy(y + b * LANES, sum, sizeof sum);                                                                   \
+        }                                                                                                             \
+        for (; b < blocks; b++) {                                                                                     \
+            float sum[LANES] = {0};                                                                                   \
+            for (size_t d = 0; d < n; d++)                                                                            \
+                for (size_t i = 0; i < LANES; i++) sum[i] = sum[i] + x[d] * (float)w[(b * n + d) * LANES + i];        \
+            memcpy(y + b * LANES, sum, sizeof sum);                                                                   \
+        }                                                                                                             \
+    }
+HEAD(head8, int8_t)
+HEAD(head, float)
+#undef HEAD
 
 TARGET static void NAME(exps)(float *y, const float *x, size_t n) { /* y may be x */
     for (size_t i = 0; i < n; i++) {

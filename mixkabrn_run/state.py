@@ -2,7 +2,8 @@
 
 8 bytes "MKSTATE1", 32 of the model's SHA-256, then little endian: int64 position, int64 for each earlier token that the
 short convolution reads, the last one first, and layer after layer the arrays of its mixer: of a retention float64 [H]
-and float32 [H, K, V], of an attention the keys float32 [position, H, K] and values [position, H, V].
+and float32 [H, K, V], of an attention the keys float32 [position, H, K] and values [position, H, V]. The logits of the
+next token, float32 [W], come last.
 """
 
 import numpy as np
@@ -42,3 +43,4 @@ def _arrays(session):
     for arrays in session.layers:
         for array in arrays:
             yield array if session.model.is_retention else array[: session.position]
+    yield session.logits

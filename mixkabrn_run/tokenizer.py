@@ -6,6 +6,7 @@ Of tokenizers from elsewhere, those of GPT-2's kind: byte-level pairs and GPT-2'
 import codecs
 import functools
 import unicodedata
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -49,10 +50,14 @@ class Tokenizer:
         """The bytes of tokens."""
         return b"".join(self._pieces[token] for token in tokens)
 
-    def decoder(self):
-        """A function from one token after the other to the text that is complete by it."""
+    def texts(self, tokens: Iterable[int]) -> Iterator[str]:
+        """The text that is complete by each token; a character that never is comes last, as U+FFFD."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        return lambda token: decoder.decode(self._pieces[token])
+        for token in tokens:
+            if text := decoder.decode(self._pieces[token]):
+                yield text
+        if text := decoder.decode(b"", final=True):
+            yield text
 
 
 class _Pairs:

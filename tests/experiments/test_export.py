@@ -1,4 +1,6 @@
+import base64
 import json
+import re
 
 import numpy as np
 import pytest
@@ -21,6 +23,18 @@ def test_the_file_of_a_run_is_its_model_and_the_last_line_says_what_takes_how_mu
     back, _, _ = runs.open(out)
     tokens = np.arange(12, dtype=np.int32)[None]
     np.testing.assert_allclose(back(tokens).logits_BTW, model(tokens).logits_BTW, atol=5e-3)
+
+
+def test_a_page_holds_the_file_of_the_run(entry, trained, capsys, tmp_path):
+    directory, model = trained
+    entry("export").run(f"--workdir={directory / 'run'}", f"--out={tmp_path / 'model.html'}", "--format=html")
+    text = (tmp_path / "model.html").read_text()
+    held = base64.b64decode(re.search('id="model">([^<]*)<', text)[1])
+    tokens = np.arange(12, dtype=np.int32)[None]
+    logits = model_file.from_bytes(held)[0](tokens).logits_BTW
+    np.testing.assert_allclose(logits, model(tokens).logits_BTW, atol=5e-3)
+    assert "<title>model</title>" in text
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["bytes"] == len(text.encode())
 
 
 @pytest.mark.parametrize(("out", "message"), [("nowhere/a.safetensors", "there is no folder"), (".", "is a folder")])

@@ -1,8 +1,10 @@
 """Text in, text out: tokenizers as JAX's side has them, drawing, and the command lines."""
 
+import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mixkabrn_run
 from mixkabrn_jax.data import tokenizers
 from mixkabrn_jax.data.documents import Document
 from mixkabrn_jax.data.tokenizers import bpe
@@ -56,8 +59,9 @@ def test_a_tokenizer_of_another_kind_is_refused():
 
 
 def test_a_character_of_several_tokens_comes_whole():
-    decode = _own().decoder()
-    assert [decode(token) for token in _own().encode("🎭")][-1] == "🎭"
+    tokens = _own().encode("🎭")
+    assert list(_own().texts(tokens)) == ["🎭"]
+    assert list(_own().texts(tokens[:-1])) == ["�"]
 
 
 def test_functions_are_what_they_are_called():
@@ -184,3 +188,51 @@ def test_what_cannot_be_is_an_error_of_one_line(path, arguments, message):
     assert done.returncode == 1
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_package_imports_numpy_and_the_standard_library_alone():
+    found = set()
+    for path in Path(mixkabrn_run.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            found.update(name.partition(".")[0] for name in names)
+    assert found - sys.stdlib_module_names == {"numpy", "mixkabrn_run"}
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    """The program in C, built so that a warning is an error."""
+    source, built = Path(mixkabrn_run.__file__).parent / "main.c", tmp_path_factory.mktemp("c") / "mixkabrn"
+    flags = ["-O1", "-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", "-ffp-contract=off"]
+    subprocess.run(["cc", *flags, "-o", built, source, "-lm"], check=True)
+    return built
+
+
+@pytest.mark.parametrize("prompt", ["The people's 12 hopes", "don't they?  Café “naïve” 日本語 🎭", ""])
+@pytest.mark.parametrize("temperature", ["0", "0.7"])
+def test_the_program_in_c_writes_the_text_of_python(program, path, prompt, temperature):
+    in_c = subprocess.run([program, path, prompt, "40", temperature, "9"], capture_output=True, timeout=60)
+    assert in_c.returncode == 0, in_c.stderr
+    options = ("--max_tokens=40", f"--temperature={temperature}", "--seed=9")
+    assert run("complete", path, f"--prompt={prompt}", *options).stdout == in_c.stdout.decode(errors="replace")
+
+
+@pytest.mark.parametrize("theirs", [tokenizers.Bytes(), tokenizers.Characters(" Tehoé")])
+def test_the_program_in_c_knows_the_other_tokenizers(program, theirs, tmp_path):
+    model = toy.make(toy.model_config(mixer="attention"), vocab_size=theirs.vocab_size)
+    path = tmp_path / "toy.safetensors"
+    path.write_bytes(model_file.to_bytes(model, theirs, toy.document()))
+    in_c = subprocess.run([program, path, "Thé o", "20", "0.7", "1"], capture_output=True, timeout=60)
+    want = run("complete", path, "--prompt=Thé o", "--max_tokens=20", "--seed=1")
+    assert want.stdout == in_c.stdout.decode(errors="replace")
+    refused = subprocess.run([program, path, "xyz"], capture_output=True, timeout=60)
+    assert refused.returncode == int(theirs.name == "characters")
+
+
+def test_the_program_in_c_refuses_what_is_no_model(program, tmp_path):
+    for content in (b"", b"PK\x03\x04", b"{}" * 100):
+        (tmp_path / "model").write_bytes(content)
+        done = subprocess.run([program, tmp_path / "model", "x"], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")

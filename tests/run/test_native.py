@@ -19,12 +19,12 @@ FORMATS = {
 TOKENS = np.asarray(toy.tokens(0, 1, 30))[0] % TOKENIZER.vocab_size
 
 
-def native_model(content, kernels=None):
-    return native.NativeModel(content, file.parse(content).model, kernels)
+def native_model(content, processor=None):
+    return native.NativeModel(content, file.parse(content).model, processor)
 
 
 @pytest.fixture(scope="module", params=["plain", "ssse3", "avx2"])
-def kernels(request):
+def processor(request):
     try:
         native_model(content_of({}), request.param)
     except ValueError:
@@ -44,15 +44,15 @@ def assert_same_bits(got, want):
 
 @pytest.mark.parametrize("numbers", FORMATS)
 @pytest.mark.parametrize("name", slowly(quick=[*list(KINDS)[:10], "deepnorm", "rational", "adaptive knots, going on"]))
-def test_all_kernels_have_the_bits_of_numpy(name, numbers, kernels):
+def test_all_processors_have_the_bits_of_numpy(name, numbers, processor):
     content, want = expected(name, numbers)
-    assert_same_bits(read_all(native_model(content, kernels), TOKENS), want)
+    assert_same_bits(read_all(native_model(content, processor), TOKENS), want)
 
 
 @pytest.mark.parametrize("sizes", [{"d_model": 136, "num_heads": 1, "expert_width": 13, "value_width": 7}])
-def test_widths_that_fill_no_block_and_no_lane(sizes, kernels):
+def test_widths_that_fill_no_block_and_no_lane(sizes, processor):
     content = content_of(CODED | sizes)
-    assert_same_bits(read_all(native_model(content, kernels), TOKENS), read_all(Model(file.parse(content)), TOKENS))
+    assert_same_bits(read_all(native_model(content, processor), TOKENS), read_all(Model(file.parse(content)), TOKENS))
 
 
 @pytest.mark.parametrize("name", ["all four", "attention", "gated decays"])

@@ -1,0 +1,72 @@
+"""The page, and the runtime in it: WebAssembly of the same source, with the same bits."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from mixkabrn_run import file, page
+from mixkabrn_run.model import Model
+from tests.run.test_against_jax import KINDS, content_of, read_all
+from tests.run.test_native import CODED, TOKENS, assert_same_bits
+
+NODE = shutil.which("node")
+SCRIPT = """
+const [wasm, model, tokens] = process.argv.slice(1), fs = require("fs");
+WebAssembly.instantiate(fs.readFileSync(wasm), {}).then(({instance: {exports: c}}) => {
+  const file = fs.readFileSync(model), at = c.allocate(file.length), error = c.allocate(256);
+  new Uint8Array(c.memory.buffer, at, file.length).set(file);
+  const m = c.mk_load(at, file.length, 0, error), s = c.mk_new(m, 64), rows = [], drawn = [];
+  JSON.parse(tokens).forEach((token, i) => {
+    c.mk_step(s, BigInt(token));
+    rows.push(Buffer.from(new Uint8Array(c.memory.buffer, c.mk_logits(s), 4 * c.mk_vocab_size(m))).toString("base64"));
+    drawn.push(c.mk_draw(s, 0.8, 9, 0.9, 0.01, 5n, i));
+  });
+  console.log(JSON.stringify({rows, drawn}));
+});
+"""
+
+
+@pytest.fixture(params=["committed", "built here"])
+def wasm(request, tmp_path):
+    if request.param == "committed":
+        return page.WASM
+    if not (shutil.which("clang") and shutil.which("wasm-ld")):
+        pytest.skip("there is no clang with lld to build it")
+    built = tmp_path / "runtime.wasm"
+    command = [built if word == "runtime.wasm" else word for word in page.COMMAND]
+    subprocess.run(command, check=True, cwd=page.WASM.parent)
+    return built
+
+
+@pytest.mark.skipif(NODE is None, reason="no Node to run WebAssembly")
+@pytest.mark.parametrize("name", ["all four", "attention", "gated decays"])
+def test_webassembly_has_the_bits_of_numpy_and_draws_alike(wasm, name, tmp_path):
+    from base64 import b64decode
+
+    from mixkabrn_run.sampling import Sampling, draw
+
+    content = content_of(CODED | KINDS[name])
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    command = [NODE, "-e", SCRIPT, wasm, path, json.dumps(TOKENS.tolist())]
+    found = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
+    want = read_all(Model(file.parse(content)), TOKENS)
+    assert_same_bits(np.stack([np.frombuffer(b64decode(row), np.float32) for row in found["rows"]]), want)
+    sampling = Sampling(0.8, 9, 0.9, 0.01)
+    assert found["drawn"] == [draw(row, sampling, 5, i) for i, row in enumerate(want)]
+
+
+def test_a_page_holds_all_that_it_needs_and_asks_for_nothing():
+    content = content_of(CODED)
+    text = page.page(content, title="A <model>", about="texts", prompt="Once & again")
+    assert "{{" not in text
+    assert "A &lt;model&gt;" in text
+    assert "Once &amp; again" in text
+    assert not re.search(r"https?:|src=|@import|fetch\(|<link", text)
+    assert page.WASM.stat().st_size < 60_000
+    with pytest.raises(ValueError, match="no safetensors file"):
+        page.page(content[:100], title="", about="")
