@@ -1,8 +1,7 @@
 /* What runtime.c asks of a C library, for WebAssembly, which has none. Memory is never given back: a page has one model
    and takes all of it with it when it is closed.
 
-   clang --target=wasm32 -O3 -std=c99 -ffp-contract=off -msimd128 -nostdlib -Wl,--no-entry -Wl,--strip-all
-     -Wl,--export=mk_load,... -o runtime.wasm runtime.c (`python -m mixkabrn_run.build_wasm` has the whole command) */
+   page.py has the command that builds runtime.wasm. */
 
 #include <stddef.h>
 #include <stdint.h>

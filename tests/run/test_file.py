@@ -8,6 +8,7 @@ import pytest
 from mixkabrn_run import file, native, state
 from mixkabrn_run.language import load
 from mixkabrn_run.model import Model
+from tests.run.compiler import needs_compiler
 from tests.run.test_against_jax import content_of
 from tests.run.test_native import CODED, native_model
 
@@ -61,6 +62,7 @@ def test_a_damaged_file_is_refused_with_a_sentence(name, content, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@needs_compiler
 @pytest.mark.parametrize("field", ["d_model", "num_layers", "key_width", "num_experts", "experts_per_token", "ffn"])
 @pytest.mark.parametrize("value", [0, 7, 10**9, "kann", None])
 def test_a_config_that_is_not_that_of_the_tensors_is_refused_by_c(field, value, content):
@@ -76,6 +78,7 @@ def test_a_config_that_is_not_that_of_the_tensors_is_refused_by_c(field, value, 
         native.NativeModel(changed, file.parse(content).model)
 
 
+@needs_compiler
 def test_a_conversation_of_another_model_or_cut_short_is_refused(content):
     found = file.parse(content)
     session = native_model(content).session(8)

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from mixkabrn_run import arithmetic, tokenizer
 from mixkabrn_run.language import load
 from mixkabrn_run.sampling import Sampling, draw, uniform
 from tests import toy
+from tests.run.compiler import needs_compiler
 
 TEXT = "The people's 12 hopes, don't they?  Café “naïve” 日本語 🎭\n\tand 3.5% of\u00a0it\r\n" * 40
 PAIRS = bpe.train([Document(TEXT.encode(), "", "a text")], 300)
@@ -204,11 +206,13 @@ def test_the_package_imports_numpy_and_the_standard_library_alone():
 def program(tmp_path_factory):
     """The program in C, built so that a warning is an error."""
     source, built = Path(mixkabrn_run.__file__).parent / "main.c", tmp_path_factory.mktemp("c") / "mixkabrn"
+    compiler = next(filter(shutil.which, ("cc", "gcc", "clang")))
     flags = ["-O1", "-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", "-ffp-contract=off"]
-    subprocess.run(["cc", *flags, "-o", built, source, "-lm"], check=True)
+    subprocess.run([compiler, *flags, "-o", built, source, "-lm"], check=True)
     return built
 
 
+@needs_compiler
 @pytest.mark.parametrize("prompt", ["The people's 12 hopes", "don't they?  Café “naïve” 日本語 🎭", ""])
 @pytest.mark.parametrize("temperature", ["0", "0.7"])
 def test_the_program_in_c_writes_the_text_of_python(program, path, prompt, temperature):
@@ -218,6 +222,7 @@ def test_the_program_in_c_writes_the_text_of_python(program, path, prompt, tempe
     assert run("complete", path, f"--prompt={prompt}", *options).stdout == in_c.stdout.decode(errors="replace")
 
 
+@needs_compiler
 @pytest.mark.parametrize("theirs", [tokenizers.Bytes(), tokenizers.Characters(" Tehoé")])
 def test_the_program_in_c_knows_the_other_tokenizers(program, theirs, tmp_path):
     model = toy.make(toy.model_config(mixer="attention"), vocab_size=theirs.vocab_size)
@@ -230,6 +235,7 @@ def test_the_program_in_c_knows_the_other_tokenizers(program, theirs, tmp_path):
     assert refused.returncode == int(theirs.name == "characters")
 
 
+@needs_compiler
 def test_the_program_in_c_refuses_what_is_no_model(program, tmp_path):
     for content in (b"", b"PK\x03\x04", b"{}" * 100):
         (tmp_path / "model").write_bytes(content)

@@ -8,7 +8,10 @@ import pytest
 from mixkabrn_run import file, native, state
 from mixkabrn_run.model import Model
 from tests import toy
+from tests.run.compiler import needs_compiler
 from tests.run.test_against_jax import DENSE, KINDS, TOKENIZER, content_of, read_all, slowly
+
+pytestmark = needs_compiler
 
 CODED = {"linear": "ternary", "kan__spline_linear": "ternary", "quantization__embedding": "int8"}
 FORMATS = {
