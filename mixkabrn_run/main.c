@@ -408,7 +408,7 @@ int main(int argc, char **argv) {
     char error[256];
     File file;
     Tokenizer tokenizer;
-    Model *model = mk_load(content, (size_t)size, NULL, error);
+    Model *model = mk_load(content, (size_t)size, NULL, 1, error);
     if (!model) return give_up(path, error);
     open_file(&file, content, (size_t)size, error);
     const Tensor *packed = find_tensor(&file, "tokenizer.json.zlib");

@@ -34,7 +34,7 @@ def library() -> ctypes.CDLL:
         raise Unavailable(f"{path} cannot be loaded: {error}") from None
     pointer, size, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
     for name, result, *arguments in (
-        ("mk_load", pointer, text, size, text, text),
+        ("mk_load", pointer, text, size, text, ctypes.c_int, text),
         ("mk_free", None, pointer),
         ("mk_kernels", text, pointer),
         ("mk_vocab_size", size, pointer),
@@ -70,13 +70,13 @@ class NativeModel:
     def __init__(self, content: bytes, config: dict, processor: str | None = None):
         """
         Args:
-            content: of the model's file; config: of the model, from it.
+            content: of the model's file, whose hash `file.parse` has checked; config: of the model, from it.
             processor: whose inner loops to run, "plain", "ssse3" or "avx2"; None for this one.
         Raises: `Unavailable`; ValueError for a file that cannot be read.
         """
         self._library = library()
         error = ctypes.create_string_buffer(256)
-        self._model = self._library.mk_load(content, len(content), processor and processor.encode(), error)
+        self._model = self._library.mk_load(content, len(content), processor and processor.encode(), 0, error)
         if not self._model:
             raise ValueError(error.value.decode(errors="replace"))
         self.processor = self._library.mk_kernels(self._model).decode()

@@ -275,7 +275,7 @@ static char *unescape(Text t, size_t *size) {
     return out;
 }
 
-enum { MOST_DIMENSIONS = 8 };
+enum { MOST_DIMENSIONS = 8, MOST_TENSORS = 4096 };
 typedef struct {
     Text name;
     int is_float;
@@ -288,7 +288,7 @@ typedef struct {
     Tensor *tensors;
     size_t num_tensors;
     char *config, *codes;
-    Text model, kinds;
+    Text model, kinds, sha256;
 } File;
 
 static void fail(char *error, const char *what, Text name) {
@@ -355,6 +355,7 @@ static int open_file(File *file, const uint8_t *content, size_t size, char *erro
             metadata = value;
             continue;
         }
+        if (file->num_tensors == MOST_TENSORS) return fail(error, "it has too many tensors", NO_NAME), 0;
         if (file->num_tensors == room) {
             room = room ? 2 * room : 64;
             Tensor *grown = realloc(file->tensors, room * sizeof *grown);
@@ -380,6 +381,7 @@ static int open_file(File *file, const uint8_t *content, size_t size, char *erro
     size_t n;
     if (!find(metadata, "format", &format) || !text_is(format, "\"mixkabrn-1\"") ||
         !find(metadata, "config", &config) || !find(metadata, "codes", &codes) ||
+        !find(metadata, "sha256", &file->sha256) ||
         !(file->config = unescape(config, &n)))
         return fail(error, "its format is not mixkabrn-1", NO_NAME), 0;
     Text whole = {file->config, file->config + n};
@@ -393,6 +395,99 @@ static const Tensor *find_tensor(const File *file, const char *name) {
     for (size_t i = 0; i < file->num_tensors; i++)
         if (text_is(file->tensors[i].name, name)) return &file->tensors[i];
     return NULL;
+}
+
+/* --- SHA-256 (FIPS 180-4), by which a file is what was written -------------------------------------------------- */
+
+typedef struct {
+    uint32_t h[8];
+    uint8_t block[64];
+    uint64_t length;
+} Sha256;
+
+static void hash_block(Sha256 *s) {
+    static const uint32_t K[64] = {
+        0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98,
+        0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786,
+        0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8,
+        0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967, 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13,
+        0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819,
+        0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a,
+        0x5b9cca4f, 0x682e6ff3, 0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7,
+        0xc67178f2};
+#define TURN(x, n) ((x) >> (n) | (x) << (32 - (n)))
+    uint32_t w[64], v[8];
+    for (int i = 0; i < 16; i++)
+        w[i] = (uint32_t)s->block[4 * i] << 24 | (uint32_t)s->block[4 * i + 1] << 16 |
+               (uint32_t)s->block[4 * i + 2] << 8 | s->block[4 * i + 3];
+    for (int i = 16; i < 64; i++)
+        w[i] = w[i - 16] + w[i - 7] + (TURN(w[i - 15], 7) ^ TURN(w[i - 15], 18) ^ w[i - 15] >> 3) +
+               (TURN(w[i - 2], 17) ^ TURN(w[i - 2], 19) ^ w[i - 2] >> 10);
+    memcpy(v, s->h, sizeof v);
+    for (int i = 0; i < 64; i++) {
+        uint32_t e = v[4], a = v[0];
+        uint32_t first = v[7] + (TURN(e, 6) ^ TURN(e, 11) ^ TURN(e, 25)) + ((e & v[5]) ^ (~e & v[6])) + K[i] + w[i];
+        uint32_t second = (TURN(a, 2) ^ TURN(a, 13) ^ TURN(a, 22)) + ((a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]));
+        memmove(v + 1, v, 7 * sizeof *v);
+        v[4] += first, v[0] = first + second;
+    }
+    for (int i = 0; i < 8; i++) s->h[i] += v[i];
+#undef TURN
+}
+
+static void hash(Sha256 *s, const void *bytes, size_t n) {
+    const uint8_t *p = bytes;
+    while (n) {
+        size_t at = s->length % 64, count = 64 - at < n ? 64 - at : n;
+        memcpy(s->block + at, p, count);
+        s->length += count, p += count, n -= count;
+        if (s->length % 64 == 0) hash_block(s);
+    }
+}
+
+static void hash_number(Sha256 *s, size_t n) { /* in decimal */
+    char digits[24];
+    size_t at = sizeof digits;
+    do digits[--at] = (char)('0' + n % 10);
+    while (n /= 10);
+    hash(s, digits + at, sizeof digits - at);
+}
+
+static int comes_before(Text a, Text b) {
+    size_t n = (size_t)(a.end - a.p), m = (size_t)(b.end - b.p);
+    int order = memcmp(a.p, b.p, n < m ? n : m);
+    return order < 0 || (order == 0 && n < m);
+}
+
+/* Whether the tensors are those that were written: for each, in the order of names, "name dtype (shape)", a newline, and
+   its bytes. Sorts them. */
+static int has_hash(File *file, Text expected) {
+    Sha256 s = {{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}, {0}, 0};
+    for (size_t i = 0; i < file->num_tensors; i++) {
+        size_t first = i;
+        for (size_t j = i + 1; j < file->num_tensors; j++)
+            if (comes_before(file->tensors[j].name, file->tensors[first].name)) first = j;
+        Tensor held = file->tensors[first];
+        file->tensors[first] = file->tensors[i], file->tensors[i] = held;
+        hash(&s, held.name.p, (size_t)(held.name.end - held.name.p));
+        hash(&s, held.is_float ? " float32 (" : " uint8 (", held.is_float ? 10 : 8);
+        for (int d = 0; d < held.num_dimensions; d++) {
+            if (d) hash(&s, ", ", 2);
+            hash_number(&s, held.shape[d]);
+        }
+        hash(&s, held.num_dimensions == 1 ? ",)\n" : ")\n", held.num_dimensions == 1 ? 3 : 2);
+        hash(&s, held.data, held.size * (held.is_float ? 4 : 1));
+    }
+    uint64_t bits = 8 * s.length;
+    uint8_t length[8];
+    for (int i = 0; i < 8; i++) length[i] = (uint8_t)(bits >> (56 - 8 * i));
+    hash(&s, "\x80", 1);
+    while (s.length % 64 != 56) hash(&s, "", 1);
+    hash(&s, length, 8);
+    if (expected.end - expected.p != 66) return 0;
+    for (int i = 0; i < 64; i++)
+        if (expected.p[1 + i] != "0123456789abcdef"[s.h[i / 8] >> (28 - 4 * (i % 8)) & 15]) return 0;
+    return 1;
 }
 
 static float read_float(const uint8_t *p) {
@@ -943,8 +1038,8 @@ void mk_free(Model *m) {
 }
 
 /* The model of a file's bytes, which may go afterwards; NULL and a sentence in error [256] where that cannot be.
-   kernels: "plain", "ssse3", "avx2", or NULL for the fastest. */
-Model *mk_load(const uint8_t *content, size_t size, const char *kernels, char *error) {
+   kernels: "plain", "ssse3", "avx2", or NULL for the fastest. check_hash: 0 where that has been done. */
+Model *mk_load(const uint8_t *content, size_t size, const char *kernels, int check_hash, char *error) {
     File file;
     *error = 0;
     volatile float third = 1.0f / 3.0f, three = 3.0f, minus = -1.0f;
@@ -956,7 +1051,10 @@ Model *mk_load(const uint8_t *content, size_t size, const char *kernels, char *e
         for (int i = 0; i < 4; i++) CODES_OF_BYTE[byte][i] = (float)((byte >> 2 * i & 3) - 1);
     m->kernels = best_kernels(kernels);
     if (!m->kernels) fail(error, "this processor has no such kernels", NO_NAME);
-    int opened = open_file(&file, content, size, error), ready = opened && !*error && read_model(m, &file, error);
+    int opened = open_file(&file, content, size, error), ready = 0;
+    if (opened && !*error && check_hash && !has_hash(&file, file.sha256))
+        fail(error, "its tensors are not those that were written: their SHA-256 is another", NO_NAME);
+    if (opened && !*error) ready = read_model(m, &file, error);
     close_file(&file);
     if (ready) return m;
     fail(error, "the file cannot be read", NO_NAME);

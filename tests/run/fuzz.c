@@ -43,7 +43,7 @@ int main(int argc, char **argv) {
                 }
             }
         }
-        Model *m = mk_load(copy, cut, NULL, error);
+        Model *m = mk_load(copy, cut, NULL, draw(8) == 0, error);
         free(copy);
         tried++;
         if (!m) {

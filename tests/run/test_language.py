@@ -236,9 +236,12 @@ def test_the_program_in_c_knows_the_other_tokenizers(program, theirs, tmp_path):
 
 
 @needs_compiler
-def test_the_program_in_c_refuses_what_is_no_model(program, tmp_path):
-    for content in (b"", b"PK\x03\x04", b"{}" * 100):
+def test_the_program_in_c_refuses_what_is_no_model(program, path, tmp_path):
+    flipped = bytearray(path.read_bytes())
+    flipped[-9] ^= 1
+    for content in (b"", b"PK\x03\x04", b"{}" * 100, flipped):
         (tmp_path / "model").write_bytes(content)
         done = subprocess.run([program, tmp_path / "model", "x"], capture_output=True, text=True, timeout=60)
         assert done.returncode == 1
         assert done.stderr.startswith("error: ")
+    assert "SHA-256" in done.stderr

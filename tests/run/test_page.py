@@ -19,7 +19,7 @@ const [wasm, model, tokens] = process.argv.slice(1), fs = require("fs");
 WebAssembly.instantiate(fs.readFileSync(wasm), {}).then(({instance: {exports: c}}) => {
   const file = fs.readFileSync(model), at = c.allocate(file.length), error = c.allocate(256);
   new Uint8Array(c.memory.buffer, at, file.length).set(file);
-  const m = c.mk_load(at, file.length, 0, error), s = c.mk_new(m, 64), rows = [], drawn = [];
+  const m = c.mk_load(at, file.length, 0, 1, error), s = c.mk_new(m, 64), rows = [], drawn = [];
   JSON.parse(tokens).forEach((token, i) => {
     c.mk_step(s, BigInt(token));
     rows.push(Buffer.from(new Uint8Array(c.memory.buffer, c.mk_logits(s), 4 * c.mk_vocab_size(m))).toString("base64"));
