@@ -1,13 +1,15 @@
 """python -m mixkabrn_run complete model.safetensors --prompt="The American people"
 
-complete continues a prompt, score says how many bits a byte of a text costs, chat goes on from line to line.
+complete continues a prompt, score prints as JSON how many bits a byte of a text costs, chat goes on from line to line.
 """
 
 import argparse
+import json
 import sys
+import time
 from pathlib import Path
 
-from mixkabrn_run.language import RUNTIMES, load
+from mixkabrn_run.language import BACKENDS, load
 from mixkabrn_run.native import Unavailable
 from mixkabrn_run.sampling import Sampling
 
@@ -16,7 +18,7 @@ def main() -> int:
     """Runs a command line; the exit status."""
     options = _options()
     try:
-        language = load(options.model, options.runtime)
+        language = load(options.model, options.backend)
         return options.run(language, options)
     except (OSError, ValueError, Unavailable) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -26,14 +28,16 @@ def main() -> int:
 
 
 def complete(language, options):
-    print(options.prompt, end="")
     _print(language.complete(options.prompt, **_drawing(options)))
     return 0
 
 
 def score(language, options):
     text = Path(options.text).read_bytes()
-    print(f"{language.bits_per_byte(text):.4f} bits per byte over {len(text)} bytes")
+    start = time.perf_counter()
+    scored = language.score(text)
+    seconds = time.perf_counter() - start
+    print(json.dumps({**scored, "tokens_per_second": round(scored["tokens"] / seconds, 1)}))
     return 0
 
 
@@ -75,7 +79,7 @@ def _options():
         command = commands.add_parser(run.__name__, help=what)
         command.set_defaults(run=run)
         command.add_argument("model", help="file that experiments.export has written")
-        command.add_argument("--runtime", choices=RUNTIMES, default="auto")
+        command.add_argument("--backend", choices=BACKENDS, default="auto")
         if run is score:
             command.add_argument("text", help="file to read")
             continue

@@ -10,27 +10,27 @@ from mixkabrn_run import arithmetic, file, native, state, tokenizer
 from mixkabrn_run.model import Model
 from mixkabrn_run.sampling import Sampling, draw
 
-RUNTIMES = ("auto", "native", "numpy")
+BACKENDS = ("auto", "c", "numpy")
 
 
-def load(path: str | Path, runtime: str = "auto") -> "Language":
+def load(path: str | Path, backend: str = "auto") -> "Language":
     """The model of a file.
 
     Args:
-        runtime: "native", compiled by the C compiler on first use; "numpy"; "auto" for the first where it can be.
+        backend: "c", compiled by the C compiler on first use; "numpy"; "auto" for the first where it can be.
     Raises: OSError; ValueError, saying what is wrong with the file; `native.Unavailable`.
     """
-    if runtime not in RUNTIMES:
-        raise ValueError(f"runtime={runtime!r}: one of {RUNTIMES} is needed")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r}: one of {BACKENDS} is needed")
     content = Path(path).read_bytes()
     try:
         found = file.parse(content)
         model = None
-        if runtime != "numpy":
+        if backend != "numpy":
             try:
                 model = native.NativeModel(content, found.model)
             except native.Unavailable:
-                if runtime == "native":
+                if backend == "c":
                     raise
         return Language(found, model or Model(found))
     except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -97,8 +97,8 @@ class Language:
         state.restore(session, self.sha256, content)
         return session
 
-    def bits_per_byte(self, text: bytes) -> float:
-        """Of a text read as one document, its end among what is predicted."""
+    def score(self, text: bytes) -> dict[str, float]:
+        """`bits_per_byte` of a text read as one document, its `bytes` and `tokens`; its end is among them."""
         tokens = [*self.tokenizer.encode(text), self.tokenizer.separator]
         session, bits = self.session(len(tokens) + 1), 0.0
         logits = self.read((), session)
@@ -107,4 +107,4 @@ class Language:
             total = float(np.sum(arithmetic.exp(shifted), dtype=np.float64))
             bits += (math.log(total) - float(shifted[token])) / math.log(2)
             logits = session.step(token)
-        return bits / max(len(text), 1)
+        return {"bits_per_byte": bits / max(len(text), 1), "bytes": len(text), "tokens": len(tokens)}

@@ -429,7 +429,6 @@ int main(int argc, char **argv) {
     mk_step(session, (int64_t)separator);
     for (size_t i = 0; i < count; i++)
         if (!mk_step(session, tokens[i])) return give_up(path, "it has no token for a letter of the prompt");
-    fputs(prompt, stdout);
     for (size_t i = 0; i < max_tokens; i++) {
         size_t token = mk_draw(session, temperature, top_k, top_p, min_p, seed, (uint32_t)i);
         if (token == separator) break;

@@ -1,6 +1,7 @@
 """Text in, text out: tokenizers as JAX's side has them, drawing, and the command lines."""
 
 import ast
+import json
 import os
 import shutil
 import subprocess
@@ -143,10 +144,10 @@ def test_both_runtimes_write_the_same_text_and_need_nothing_but_numpy(path):
     code += "; from mixkabrn_run.__main__ import main; raise SystemExit(main())"
     alone = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
     assert alone.returncode == 0, alone.stderr
-    in_numpy = run("complete", path, "--prompt=The people", "--max_tokens=30", "--seed=3", "--runtime=numpy")
+    in_numpy = run("complete", path, "--prompt=The people", "--max_tokens=30", "--seed=3", "--backend=numpy")
     assert in_numpy.stdout == alone.stdout.decode()
-    assert in_numpy.stdout.startswith("The people")
-    assert len(in_numpy.stdout) > 30
+    assert not in_numpy.stdout.startswith("The people")  # the continuation alone
+    assert len(in_numpy.stdout) > 20
 
 
 def test_without_a_compiler_the_model_runs_in_numpy(path, tmp_path):
@@ -154,7 +155,7 @@ def test_without_a_compiler_the_model_runs_in_numpy(path, tmp_path):
     environment.pop("CC", None)
     done = run("complete", path, "--max_tokens=3", env=environment)
     assert done.returncode == 0, done.stderr
-    refused = run("complete", path, "--runtime=native", env=environment)
+    refused = run("complete", path, "--backend=c", env=environment)
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: there is no C compiler")
 
@@ -164,10 +165,10 @@ def test_bits_per_byte_of_a_text(path, tmp_path):
     text.write_text(TEXT[:200])
     done = run("score", path, text)
     language = load(path, "numpy")
-    assert (
-        done.stdout
-        == f"{language.bits_per_byte(text.read_bytes()):.4f} bits per byte over {text.stat().st_size} bytes\n"
-    )
+    scored = json.loads(done.stdout)
+    assert scored.pop("tokens_per_second") > 0
+    assert scored == language.score(text.read_bytes())
+    assert scored["bytes"] == text.stat().st_size
     logits = language.read(language.tokenizer.encode("The"), language.session())
     assert abs(np.exp(np.float64(logits) - np.max(logits)).sum() - 1) > 1e-3  # logits, no logarithms of shares
 
@@ -176,7 +177,7 @@ def test_a_conversation_goes_on_where_it_was(path, tmp_path):
     kept, options = tmp_path / "kept", ["--max_tokens=5", "--seed=1"]
     in_one = run("chat", path, *options, input="Hello\nAnd then?\n")
     first = run("chat", path, *options, f"--conversation={kept}", input="Hello\n")
-    second = run("chat", path, *options, f"--conversation={kept}", "--runtime=numpy", input="And then?\n")
+    second = run("chat", path, *options, f"--conversation={kept}", "--backend=numpy", input="And then?\n")
     assert second.stderr.startswith(f"going on from {kept}, ")
     assert first.stdout.rpartition("> ")[0] + second.stdout == in_one.stdout
 
