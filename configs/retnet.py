@@ -42,7 +42,6 @@ def get_config(size="300m"):
             "model.hidden_width": hidden_width,
             "model.num_experts": 0,
             "model.linear": "dense",
-            "model.sub_norm": False,
             "data.sequence_length": 2048,
             "optimizer.schedule": "cosine",
             "optimizer.peak_rate": 6e-4,

@@ -83,7 +83,7 @@ def candidates(config):
         yield {"model.kan.spline_linear": spline_linear}
     yield {"model.quantization.activation_bits": 4, "model.quantization.down_activation_bits": 4}
     yield {"model.linear": "dense", "model.kan.spline_linear": "dense"}
-    yield {"model.sub_norm": False}
+    yield {"model.sub_norm": True}
     # Retention.
     yield {"model.rotary.kind": "rope"}
     yield {"model.retention.first_decay_exponent": 2.0}

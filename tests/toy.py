@@ -35,6 +35,7 @@ _CHANGES = {
     "model.linear": "dense",
     "model.embedding_scale": 1.0,
     "model.conv_size": 3,
+    "model.sub_norm": True,
     "model.retention.chunk_size": 4,
     "model.kan.rational_groups": 2,
     "model.kan.spline_linear": "dense",
