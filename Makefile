@@ -1,16 +1,25 @@
 # Two commands: `make train` trains the small model and prints a sample, `make test` runs the tests.
 # Both set up .venv from requirements.txt first; PYTHON chooses another interpreter (3.11 or newer).
+# `make demo` writes text at once, by a C compiler alone; `make bundle` fills a folder for machines without network.
 # `make test-slow` runs the long tests, `make bench` times ours beside other implementations (3 GB of packages).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/lm.py:tiny
 WORKDIR ?= runs/tiny
+PROMPT ?= The American people
+BUNDLE ?= bundle
 
 PEERS := .venv-peers
 SLURM := .slurm
 
-.PHONY: train test test-slow test-slurm lint bench clean
+# In a bundle the packages lie beside the repository, and nothing is asked of a network.
+ifneq ($(wildcard ../wheels),)
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(abspath ../wheels)
+endif
+
+.PHONY: train demo test test-slow test-slurm lint bench bundle clean
 
 train: $(VENV)/installed
 	$(BIN)/python -m experiments.train --config=$(CONFIG) --workdir=$(WORKDIR)
@@ -20,6 +29,14 @@ train: $(VENV)/installed
 	@echo '  another prompt   $(BIN)/python -m experiments.generate --workdir=$(WORKDIR) --prompt="My fellow citizens"'
 	@echo '  your own text    $(BIN)/python -m experiments.train --config=$(CONFIG) --workdir=runs/mine --config.data.path=my_texts/'
 	@echo '  an idea off      $(BIN)/python -m experiments.train --config=$(CONFIG) --workdir=runs/mlp --config.model.ffn=mlp'
+
+demo: build/mixkabrn
+	@echo "$(PROMPT) ..."
+	@build/mixkabrn mixkabrn_run/tiny.safetensors "$(PROMPT)"
+
+build/mixkabrn: mixkabrn_run/main.c mixkabrn_run/runtime.c
+	@mkdir -p build
+	@$(CC) -O1 -std=c99 -ffp-contract=off -o $@ $< -lm
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -49,6 +66,15 @@ $(PEERS)/installed: benchmarks/requirements-peers.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	touch $@
+
+# For the Python and the processor of this machine; docs/offline.md says what to do on the other one.
+bundle: $(VENV)/installed
+	mkdir -p $(BUNDLE)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --only-binary=:all: \
+	  --dest $(BUNDLE)/wheels -r requirements.txt "setuptools>=77"
+	test -d $(BUNDLE)/mixkabrn || git clone --quiet --no-hardlinks . $(BUNDLE)/mixkabrn
+	cp docs/demo.html mixkabrn_run/tiny.safetensors $(BUNDLE)
+	cp docs/offline.md $(BUNDLE)/README.md
 
 $(VENV)/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.12")'

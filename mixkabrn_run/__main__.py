@@ -1,6 +1,7 @@
 """python -m mixkabrn_run complete model.safetensors --prompt="The American people"
 
-complete continues a prompt, score prints as JSON how many bits a byte of a text costs, chat goes on from line to line.
+complete continues a prompt, score prints as JSON how many bits a byte of a text costs, chat goes on from line to line,
+about says where a model comes from. Without a file they are of the model that comes with the package.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from mixkabrn_run.language import BACKENDS, load
+from mixkabrn_run.language import BACKENDS, TINY, load
 from mixkabrn_run.native import Unavailable
 from mixkabrn_run.sampling import Sampling
 
@@ -59,6 +60,12 @@ def chat(language, options):
             kept.write_bytes(language.save(session))
 
 
+def about(language, options):  # noqa: ARG001
+    """What the file says of itself, as JSON."""
+    print(json.dumps({**language.about, "sha256": language.sha256, "model": language.config}, indent=2))
+    return 0
+
+
 def _print(pieces):
     for piece in pieces:
         print(piece, end="", flush=True)
@@ -75,11 +82,18 @@ def _options():
         prog="python -m mixkabrn_run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    for run, what in ((complete, "continue a prompt"), (score, "bits per byte of a text"), (chat, "line after line")):
+    for run, what in (
+        (complete, "continue a prompt"),
+        (score, "bits per byte of a text"),
+        (chat, "line after line"),
+        (about, "what a model's file says of itself"),
+    ):
         command = commands.add_parser(run.__name__, help=what)
         command.set_defaults(run=run)
-        command.add_argument("model", help="file that experiments.export has written")
+        command.add_argument("model", nargs="?", default=TINY, help="file that experiments.export has written")
         command.add_argument("--backend", choices=BACKENDS, default="auto")
+        if run is about:
+            continue
         if run is score:
             command.add_argument("text", help="file to read")
             continue

@@ -11,10 +11,12 @@ from mixkabrn_run.model import Model
 from mixkabrn_run.sampling import Sampling, draw
 
 BACKENDS = ("auto", "c", "numpy")
+TINY = Path(__file__).parent / "tiny.safetensors"
+"""The model in the box: configs/lm.py:tiny after an hour of two cores; its header says how it was trained."""
 
 
-def load(path: str | Path, backend: str = "auto") -> "Language":
-    """The model of a file.
+def load(path: str | Path = TINY, backend: str = "auto") -> "Language":
+    """The model of a file; without one, of the file that comes with the package.
 
     Args:
         backend: "c", compiled by the C compiler on first use; "numpy"; "auto" for the first where it can be.

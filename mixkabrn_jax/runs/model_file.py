@@ -78,9 +78,14 @@ def read(path: Path) -> tuple[LanguageModel, Tokenizer, dict]:
 def read_header(path: Path) -> Header:
     """What a file says besides the numbers of its model. Raises: as `read`."""
     try:
-        tensors, metadata = _parts(path.read_bytes())
+        return header(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def header(content: bytes) -> Header:
+    """`read_header` of a file's bytes."""
+    tensors, metadata = _parts(content)
     return Header(_tokenizer(tensors), json.loads(metadata["config"]), json.loads(metadata["about"]))
 
 

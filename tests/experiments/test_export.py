@@ -37,6 +37,21 @@ def test_a_page_holds_the_file_of_the_run(entry, trained, capsys, tmp_path):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["bytes"] == len(text.encode())
 
 
+def test_the_header_says_where_the_model_comes_from_and_a_page_is_made_of_the_file_too(entry, trained, tmp_path):
+    directory, _ = trained
+    out, page = tmp_path / "model.safetensors", tmp_path / "model.html"
+    last = {"step": 12, "split": "validation", "loss": 2.5, "bits_per_byte": 3.6}
+    (directory / "run" / "metrics.jsonl").write_text(json.dumps({**last, "loss": 9.0}) + "\n" + json.dumps(last) + "\n")
+    entry("export").run(f"--workdir={directory / 'run'}", f"--out={out}", "--note=by hand")
+    about = model_file.read_header(out).about
+    assert about["note"] == "by hand"
+    assert about["validation"] == {"step": 12, "loss": 2.5, "bits_per_byte": 3.6}
+    entry("export").run(f"--workdir={out}", f"--out={page}", "--format=html", "--note=")
+    assert base64.b64encode(out.read_bytes()).decode() in page.read_text()
+    with pytest.raises(SystemExit, match="--note='again' goes with the workdir of a run"):
+        entry("export").run(f"--workdir={out}", f"--out={tmp_path / 'other'}", "--note=again")
+
+
 @pytest.mark.parametrize(("out", "message"), [("nowhere/a.safetensors", "there is no folder"), (".", "is a folder")])
 def test_a_place_that_cannot_be_written_is_named(entry, trained, tmp_path, out, message):
     directory, _ = trained
