@@ -1,14 +1,17 @@
 """python -m mixkabrn_run complete model.safetensors --prompt="The American people"
 
-complete continues a prompt, score prints as JSON how many bits a byte of a text costs, chat goes on from line to line.
+complete continues a prompt, score prints as JSON how many bits a byte of a text costs, chat goes on from line to line,
+serve answers OpenAI's clients over HTTP.
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
 from pathlib import Path
 
+from mixkabrn_run.completions import Limits
 from mixkabrn_run.language import BACKENDS, load
 from mixkabrn_run.native import Unavailable
 from mixkabrn_run.sampling import Sampling
@@ -59,6 +62,16 @@ def chat(language, options):
             kept.write_bytes(language.save(session))
 
 
+def serve(language, options):
+    limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
+    try:
+        from mixkabrn_run import serve as http  # the one command that needs packages besides NumPy
+    except ModuleNotFoundError as error:
+        raise Unavailable(f"serve needs {error.name}: pip install starlette uvicorn") from None
+    http.run(language, Path(options.model).stem, host=options.host, port=options.port, limits=limits)
+    return 0
+
+
 def _print(pieces):
     for piece in pieces:
         print(piece, end="", flush=True)
@@ -75,13 +88,26 @@ def _options():
         prog="python -m mixkabrn_run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="command")
-    for run, what in ((complete, "continue a prompt"), (score, "bits per byte of a text"), (chat, "line after line")):
+    for run, what in (
+        (complete, "continue a prompt"),
+        (score, "bits per byte of a text"),
+        (chat, "line after line"),
+        (serve, "OpenAI's interface over HTTP"),
+    ):
         command = commands.add_parser(run.__name__, help=what)
         command.set_defaults(run=run)
         command.add_argument("model", help="file that experiments.export has written")
         command.add_argument("--backend", choices=BACKENDS, default="auto")
         if run is score:
             command.add_argument("text", help="file to read")
+            continue
+        if run is serve:
+            command.add_argument(
+                "--host", default="127.0.0.1", help="0.0.0.0 for other machines too: there is no password"
+            )
+            command.add_argument("--port", type=int, default=8000, help="0 for one that is free")
+            for field in dataclasses.fields(Limits):
+                command.add_argument(f"--{field.name}", type=int, default=field.default)
             continue
         if run is complete:
             command.add_argument("--prompt", default="")
