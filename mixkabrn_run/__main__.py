@@ -1,15 +1,18 @@
 """python -m mixkabrn_run complete model.safetensors --prompt="The American people"
 
 complete continues a prompt, score prints as JSON how many bits a byte of a text costs, chat goes on from line to line,
-about says where a model comes from. Without a file they are of the model that comes with the package.
+serve answers OpenAI's clients over HTTP, about says where a model comes from. Without a file they are of the model that
+comes with the package.
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
 from pathlib import Path
 
+from mixkabrn_run.completions import Limits
 from mixkabrn_run.language import BACKENDS, TINY, load
 from mixkabrn_run.native import Unavailable
 from mixkabrn_run.sampling import Sampling
@@ -60,6 +63,16 @@ def chat(language, options):
             kept.write_bytes(language.save(session))
 
 
+def serve(language, options):
+    limits = Limits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Limits)})
+    try:
+        from mixkabrn_run import serve as http  # the one command that needs packages besides NumPy
+    except ModuleNotFoundError as error:
+        raise Unavailable(f"serve needs {error.name}: pip install starlette uvicorn") from None
+    http.run(language, Path(options.model).stem, host=options.host, port=options.port, limits=limits)
+    return 0
+
+
 def about(language, options):  # noqa: ARG001
     """What the file says of itself, as JSON."""
     print(json.dumps({**language.about, "sha256": language.sha256, "model": language.config}, indent=2))
@@ -86,6 +99,7 @@ def _options():
         (complete, "continue a prompt"),
         (score, "bits per byte of a text"),
         (chat, "line after line"),
+        (serve, "OpenAI's interface over HTTP"),
         (about, "what a model's file says of itself"),
     ):
         command = commands.add_parser(run.__name__, help=what)
@@ -96,6 +110,14 @@ def _options():
             continue
         if run is score:
             command.add_argument("text", help="file to read")
+            continue
+        if run is serve:
+            command.add_argument(
+                "--host", default="127.0.0.1", help="0.0.0.0 for other machines too: there is no password"
+            )
+            command.add_argument("--port", type=int, default=8000, help="0 for one that is free")
+            for field in dataclasses.fields(Limits):
+                command.add_argument(f"--{field.name}", type=int, default=field.default)
             continue
         if run is complete:
             command.add_argument("--prompt", default="")

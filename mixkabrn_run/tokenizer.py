@@ -5,11 +5,12 @@ Of tokenizers from elsewhere, those of GPT-2's kind: byte-level pairs and GPT-2'
 
 import codecs
 import functools
+import heapq
 import unicodedata
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
 from typing import Any
 
+_KEPT_WORD = 64  # characters: longer words seldom come again, and would fill the memory of a server
 _CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 
 
@@ -95,18 +96,36 @@ class _Pairs:
     def encode(self, content):
         tokens = []
         for word in _words(content.decode(errors="replace")):
-            tokens += self.word(word)
+            tokens += self.word(word) if len(word) <= _KEPT_WORD else self._word(word)
         return tokens
 
     def _word(self, word):
+        """In n log n steps: a word may be a whole file without a space."""
         parts = [bytes([byte]) for byte in word.encode()]
-        while len(parts) > 1:
-            pairs = [self._ranks.get(pair, len(self._ranks)) for pair in pairwise(parts)]
-            best = min(range(len(pairs)), key=pairs.__getitem__)
-            if pairs[best] == len(self._ranks):
-                break
-            parts[best : best + 2] = [parts[best] + parts[best + 1]]
-        return [self._ids[part] for part in parts]
+        end = len(parts)
+        before, after = list(range(-1, end - 1)), list(range(1, end + 1))
+        pairs = []
+
+        def offer(left):
+            right = after[left]
+            if right < end and (rank := self._ranks.get((parts[left], parts[right]))) is not None:
+                heapq.heappush(pairs, (rank, left, parts[left], parts[right]))
+
+        for left in range(end):
+            offer(left)
+        while pairs:
+            _, left, *pair = heapq.heappop(pairs)
+            right = after[left]
+            if right == end or [parts[left], parts[right]] != pair:
+                continue  # one of them was joined to another since
+            parts[left], parts[right] = parts[left] + parts[right], None
+            after[left] = after[right]
+            if after[left] < end:
+                before[after[left]] = left
+            offer(left)
+            if before[left] >= 0:
+                offer(before[left])
+        return [self._ids[part] for part in parts if part is not None]
 
 
 def _words(text):
@@ -128,7 +147,7 @@ def _words(text):
         start = stop
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1 << 14)
 def _kind(character):
     if character.isspace() and character not in "\x1c\x1d\x1e\x1f":
         return "space"

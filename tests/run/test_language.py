@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -135,9 +136,8 @@ def run(*arguments, **options):
 
 
 def test_both_runtimes_write_the_same_text_and_need_nothing_but_numpy(path):
-    blocked = (
-        "import sys; sys.modules.update(dict.fromkeys(('jax', 'flax', 'tokenizers', 'safetensors', 'mixkabrn_jax')))"
-    )
+    names = ("jax", "flax", "tokenizers", "safetensors", "mixkabrn_jax", "starlette", "uvicorn")
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({names!r}))"
     code = (
         f"{blocked}; sys.argv[1:] = {['complete', str(path), '--prompt=The people', '--max_tokens=30', '--seed=3']!r}"
     )
@@ -194,13 +194,24 @@ def test_what_cannot_be_is_an_error_of_one_line(path, arguments, message):
 
 
 def test_the_package_imports_numpy_and_the_standard_library_alone():
-    found = set()
+    """But for serve.py, which stands on a library for servers, and which only its own command imports."""
     for path in Path(mixkabrn_run.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree, found = ast.parse(path.read_text()), set()
+        for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             found.update(name.partition(".")[0] for name in names)
-    assert found - sys.stdlib_module_names == {"numpy", "mixkabrn_run"}
+        server = {"starlette", "uvicorn"} if path.name == "serve.py" else set()
+        assert found - sys.stdlib_module_names <= {"numpy", "mixkabrn_run"} | server
+        imported = (alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names)
+        assert "serve" not in imported
+
+
+def test_without_the_library_for_servers_one_line_says_what_is_missing(path):
+    code = "import sys; sys.modules['uvicorn'] = None; from mixkabrn_run.__main__ import main; raise SystemExit(main())"
+    done = subprocess.run([sys.executable, "-c", code, "serve", path], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert re.fullmatch("error: serve needs (uvicorn|starlette): pip install starlette uvicorn\n", done.stderr)
 
 
 @pytest.fixture(scope="module")
