@@ -16,6 +16,7 @@ from mixkabrn_run.completions import Limits
 from mixkabrn_run.language import BACKENDS, TINY, load
 from mixkabrn_run.native import Unavailable
 from mixkabrn_run.sampling import Sampling
+from mixkabrn_run.stops import unescape
 
 
 def main() -> int:
@@ -53,12 +54,15 @@ def chat(language, options):
         print(f"going on from {kept}, {session.position} tokens", file=sys.stderr)
     else:
         session = language.session()
+    drawing = _drawing(options)
     while True:
         try:
             line = input("> ")
         except EOFError:
             return 0
-        _print(language.complete(f"{line}\n", session=session, **_drawing(options)))
+        # A space, as between sentences: a model of texts may never have seen a new line.
+        text = f" {line}" if session.position else line
+        _print(language.complete(text, session=session, **drawing))
         if kept is not None:
             kept.write_bytes(language.save(session))
 
@@ -86,8 +90,10 @@ def _print(pieces):
 
 
 def _drawing(options):
-    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.min_p)
-    return {"max_tokens": options.max_tokens, "sampling": sampling, "seed": options.seed}
+    fields = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    sampling = Sampling(**{name: getattr(options, name) for name in fields})
+    stop = [unescape(text) for text in options.stop]
+    return {"max_tokens": options.max_tokens, "sampling": sampling, "seed": options.seed, "stop": stop}
 
 
 def _options():
@@ -128,6 +134,8 @@ def _options():
         command.add_argument("--top_k", type=int, default=0)
         command.add_argument("--top_p", type=float, default=1.0)
         command.add_argument("--min_p", type=float, default=0.0)
+        command.add_argument("--repetition_penalty", type=float, default=1.0, help="above 1: what was there is rarer")
+        command.add_argument("--stop", action="append", default=[], help=r"text to end before; \n is a new line")
         command.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

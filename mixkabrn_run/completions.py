@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from mixkabrn_run.language import Language
-from mixkabrn_run.sampling import Sampling
+from mixkabrn_run.sampling import NUM_SEEDS, Sampling
 
-NUM_SEEDS = 1 << 32
 NEUTRAL = {
     "suffix": "",
     "logit_bias": {},
@@ -79,30 +78,11 @@ class Choice:
             language.read((token,), session)
             yield ""
         start = session.position
-        written = language.complete(
-            "", max_tokens=request.max_tokens, sampling=request.sampling, seed=self.seed, session=session
-        )
-        is_stopped = yield from until(written, request.stop)
-        self.num_tokens = session.position - start + is_stopped  # its last token has not been read
+        options = {"max_tokens": request.max_tokens, "sampling": request.sampling, "stop": request.stop}
+        is_stopped = yield from language.complete("", seed=self.seed, session=session, **options)
+        self.num_tokens = session.position - start
         if is_stopped or self.num_tokens < request.max_tokens:
             self.finish_reason = "stop"
-
-
-def until(pieces: Iterator[str], stop: tuple[str, ...]) -> Iterator[str]:
-    """A text up to the first of the stop strings; what may yet become one is held back. Returns: whether one came."""
-    held = ""
-    for piece in pieces:
-        held += piece
-        found = [place for string in stop if (place := held.find(string)) >= 0]
-        if found:
-            yield held[: min(found)]
-            return True
-        begun = (n for string in stop for n in range(1, len(string)) if held.endswith(string[:n]))
-        ready = len(held) - max(begun, default=0)
-        yield held[:ready]
-        held = held[ready:]
-    yield held
-    return False
 
 
 @dataclass(frozen=True)

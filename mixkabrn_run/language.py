@@ -8,7 +8,8 @@ import numpy as np
 
 from mixkabrn_run import arithmetic, file, native, state, tokenizer
 from mixkabrn_run.model import Model
-from mixkabrn_run.sampling import Sampling, draw
+from mixkabrn_run.sampling import Sampling, check_seed, draw
+from mixkabrn_run.stops import until
 
 BACKENDS = ("auto", "c", "numpy")
 TINY = Path(__file__).parent / "tiny.safetensors"
@@ -56,28 +57,39 @@ class Language:
         max_tokens: int = 200,
         sampling: Sampling | None = None,
         seed: int = 0,
+        stop: Sequence[str] = (),
         session=None,
     ) -> Iterator[str]:
-        """The text behind a prompt, piece by piece, until the model ends its document.
+        """The text behind a prompt, piece by piece, until the model ends its document or writes a stop.
 
         Args:
-            sampling: how tokens are drawn; None as `Sampling` has it. The same seed gives the same text, anywhere.
-            session: one of `session`, which has read what came before the prompt; None for a new document.
+            sampling: how tokens are drawn; None as `Sampling` has it. The same seed gives the same text, anywhere. The
+                repetition penalty is for tokens of this prompt and what is drawn behind it.
+            stop: texts that end it, and are not part of it.
+            session: one of `session`, which has read what came before the prompt; None for a new document. It reads
+                all that is drawn, a stop too.
+        Raises: ValueError, at the call, for a prompt that has no tokens in this model, and numbers out of range.
         """
-        sampling = sampling or Sampling()
         tokens = self.tokenizer.encode(prompt)
+        check_seed(seed)
+        if max_tokens < 0:
+            raise ValueError(f"max_tokens={max_tokens}: 0 or more is needed")
         if session is None:
             session = self.session(len(tokens) + max_tokens + 1)
-        drawn = self._drawn(self.read(tokens, session), session, max_tokens, sampling, seed)
-        yield from self.tokenizer.texts(drawn)
+        drawn = self._drawn(tokens, session, max_tokens, sampling or Sampling(), seed)
+        return until(self.tokenizer.texts(drawn), stop)
 
-    def _drawn(self, logits, session, max_tokens, sampling, seed):
+    def _drawn(self, prompt, session, max_tokens, sampling, seed):
+        logits = self.read(prompt, session)
+        seen = np.zeros(self.tokenizer.vocab_size, bool)
+        seen[prompt] = True
         for index in range(max_tokens):
-            token = draw(logits, sampling, seed, index)
+            token = draw(logits, sampling, seed, index, seen)
             if token == self.tokenizer.separator:
                 return
+            logits = session.step(token)  # at once: a session has read what it gave, even if no more is asked for
+            seen[token] = True
             yield token
-            logits = session.step(token)
 
     def read(self, tokens: Sequence[int], session) -> np.ndarray:
         """Logits behind these tokens; a session that is new has its document begun first. `[W]`."""

@@ -1,7 +1,7 @@
 /* Continues a prompt, on a computer without Python.
 
    cc -O3 -std=c99 -ffp-contract=off -o mixkabrn main.c -lm
-   ./mixkabrn model.safetensors "The American people" [MAX_TOKENS [TEMPERATURE [SEED [TOP_K [TOP_P [MIN_P]]]]]]
+   ./mixkabrn model.safetensors "My fellow citizens" [MAX_TOKENS [TEMPERATURE [SEED [TOP_K [TOP_P [MIN_P [PENALTY]]]]]]]
 
    The text is that of `python -m mixkabrn_run complete` with the same seed. Of letters outside ASCII the program knows
    white space and punctuation only: a prompt in rare signs may be cut into other tokens than Python cuts it into. */
@@ -388,7 +388,8 @@ static int give_up(const char *path, const char *what) {
 
 int main(int argc, char **argv) {
     if (argc < 3) {
-        fprintf(stderr, "usage: %s model.safetensors PROMPT [MAX_TOKENS [TEMPERATURE [SEED [TOP_K [TOP_P [MIN_P]]]]]]\n", argv[0]);
+        fprintf(stderr, "usage: %s model.safetensors PROMPT "
+                        "[MAX_TOKENS [TEMPERATURE [SEED [TOP_K [TOP_P [MIN_P [PENALTY]]]]]]]\n", argv[0]);
         return 2;
     }
     const char *path = argv[1], *prompt = argv[2];
@@ -397,6 +398,7 @@ int main(int argc, char **argv) {
     uint64_t seed = argc > 5 ? strtoull(argv[5], NULL, 10) : 0;
     size_t top_k = argc > 6 ? (size_t)strtoul(argv[6], NULL, 10) : 0;
     double top_p = argc > 7 ? strtod(argv[7], NULL) : 1.0, min_p = argc > 8 ? strtod(argv[8], NULL) : 0.0;
+    float penalty = argc > 9 ? (float)strtod(argv[9], NULL) : 1.0f; /* of tokens that were there before */
     FILE *in = fopen(path, "rb");
     if (!in || fseek(in, 0, SEEK_END)) return give_up(path, "it cannot be read");
     long size = ftell(in);
@@ -423,15 +425,19 @@ int main(int argc, char **argv) {
 
     size_t length = strlen(prompt);
     int64_t *tokens = malloc((length + 1) * sizeof *tokens);
+    uint8_t *seen = calloc(model->vocab_size, 1);
     Session *session = mk_new(model, length + max_tokens + 2);
-    if (!tokens || !session) return give_up(path, "there is not enough memory");
+    if (!tokens || !seen || !session) return give_up(path, "there is not enough memory");
     size_t count = encode(&tokenizer, prompt, tokens), separator = model->vocab_size - 1;
     mk_step(session, (int64_t)separator);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         if (!mk_step(session, tokens[i])) return give_up(path, "it has no token for a letter of the prompt");
+        seen[tokens[i]] = 1;
+    }
     for (size_t i = 0; i < max_tokens; i++) {
-        size_t token = mk_draw(session, temperature, top_k, top_p, min_p, seed, (uint32_t)i);
+        size_t token = mk_draw(session, temperature, top_k, top_p, min_p, penalty, seen, seed, (uint32_t)i);
         if (token == separator) break;
+        seen[token] = 1;
         fwrite(tokenizer.pieces[token].bytes, 1, tokenizer.pieces[token].size, stdout);
         fflush(stdout);
         mk_step(session, (int64_t)token);

@@ -1684,17 +1684,22 @@ static void sort(size_t *order, const float *weights, size_t n) {
     }
 }
 
-/* The next token, of the logits behind the last one; temperature 0 takes the most likely one, top_k 0, top_p 1 and min_p
-   0 keep all. */
-size_t mk_draw(Session *s, float temperature, size_t top_k, double top_p, double min_p, uint64_t seed, uint32_t index) {
+/* The next token, of the logits behind the last one; temperature 0 takes the most likely one, top_k 0, top_p 1, min_p 0
+   and penalty 1 keep all as it is. seen has a byte for each token, not 0 where the penalty is for it; or is NULL. */
+size_t mk_draw(Session *s, float temperature, size_t top_k, double top_p, double min_p, float penalty,
+               const uint8_t *seen, uint64_t seed, uint32_t index) {
     const Model *m = s->model;
     size_t W = m->vocab_size, best = 0, last = 0;
     float *weights = s->weights;
-    for (size_t w = 1; w < W; w++)
-        if (s->logits[w] > s->logits[best]) best = w;
+    for (size_t w = 0; w < W; w++) {
+        float logit = s->logits[w];
+        if (seen && seen[w] && penalty != 1.0f) logit = logit > 0.0f ? logit / penalty : logit * penalty;
+        weights[w] = logit;
+        if (logit > weights[best]) best = w;
+    }
     if (temperature == 0.0f) return best;
-    for (size_t w = 0; w < whole(W, LANES); w++)
-        weights[w] = w < W ? (s->logits[w] - s->logits[best]) / temperature : 0.0f;
+    float most = weights[best];
+    for (size_t w = 0; w < whole(W, LANES); w++) weights[w] = w < W ? (weights[w] - most) / temperature : 0.0f;
     m->kernels->exps(weights, weights, whole(W, LANES));
     if ((top_k && top_k < W) || top_p < 1) sort(s->order, weights, W);
     if (top_k && top_k < W) {

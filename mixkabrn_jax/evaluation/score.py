@@ -10,7 +10,9 @@ import numpy as np
 
 from mixkabrn_jax.data.documents import Document
 from mixkabrn_jax.data.tokenizers import Tokenizer
-from mixkabrn_jax.evaluation import completion, rows
+from mixkabrn_jax.evaluation import rows
+from mixkabrn_jax.inference import completion
+from mixkabrn_jax.inference.sampling import Sampling
 from mixkabrn_jax.models import surgery
 from mixkabrn_jax.models.language import LanguageModel
 from mixkabrn_jax.ops import retention
@@ -164,8 +166,13 @@ class Scorer:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> list[bytes]:
-        """What the model writes behind each prompt, in their order; see `completion.complete`."""
-        return completion.complete(self.model, self.tokenizer, prompts, max_tokens, stop, temperature, seed)
+        """What the model writes behind each prompt, in their order; see `completion.complete`.
+
+        With a temperature above 0 equal prompts get different continuations, and the same call the same ones.
+        """
+        seeds = np.random.SeedSequence(seed).generate_state(len(prompts)).tolist()
+        options = {"max_tokens": max_tokens, "sampling": Sampling(temperature), "seeds": seeds, "stop": stop}
+        return completion.complete(self.model, self.tokenizer, prompts, **options)
 
     def _pair_runs(self, pairs, owners):
         """A run for each pair, whose owner knows how many of its targets are context."""

@@ -54,7 +54,7 @@ def test_completions_come_in_the_order_of_requests_of_any_options(scorer):
     found = harness.Requests(scorer).generate_until([request(f"ab{i}", own) for i, own in enumerate(options)])
     hows = [(4, [b"q"], 0.0), (9, [b"q"], 0.0), (4, [], 1.0), (4, [b"q"], 0.0)]
     want = [scorer.complete([f"ab{i}".encode()], *how)[0] for i, how in enumerate(hows)]
-    # A sampled one depends on its group, which is itself here.
+    # A sampled one depends on its place in its group, which is itself here.
     assert found == [text.decode(errors="replace") for text in want]
 
 

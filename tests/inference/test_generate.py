@@ -21,9 +21,9 @@ def model(mixer="retention", linear="dense", num_experts=0):
     return toy.make(toy.model_config(mixer=mixer, linear=linear, num_experts=num_experts, ffn="mlp"))
 
 
-def generate(model, prompt, max_tokens, sampling=DRAWN, seed=0, stop_token=None):
+def generate(model, prompt, max_tokens, sampling=DRAWN, seed=0, stop_token=None, mask=None):
     """The continuation of each row, `[B, number]`."""
-    options = {"max_tokens": max_tokens, "sampling": sampling, "seed": seed, "stop_token": stop_token}
+    options = {"max_tokens": max_tokens, "sampling": sampling, "seed": seed, "stop_token": stop_token, "mask": mask}
     return np.array(list(generation.generate(model, prompt, **options)), np.int32).T
 
 
@@ -94,21 +94,37 @@ def test_rows_do_not_see_each_other(mixer, length):
     np.testing.assert_array_equal(together, alone)
 
 
-def test_rows_of_one_prompt_are_drawn_apart():
+def test_rows_of_one_prompt_are_drawn_apart_by_seeds_that_count_up():
     prompt = np.repeat(toy.tokens(1, 1, 6), 3, axis=0)
-    got = generate(model(), prompt, generation.STRIDE)
+    got = generate(model(), prompt, generation.STRIDE, seed=2**32 - 2)
     assert len({tuple(row) for row in got}) == 3
+    np.testing.assert_array_equal(generate(model(), prompt, generation.STRIDE, seed=[2**32 - 2, 2**32 - 1, 0]), got)
 
 
-@pytest.mark.parametrize("mixer", ["retention", pytest.param("attention", marks=pytest.mark.slow)])
-def test_rows_of_different_lengths_are_continued_as_each_alone(mixer):
-    prompt, mask = toy.tokens(1, 3, 9), np.ones((3, 9), np.int32)
+def test_a_penalty_is_for_tokens_of_the_prompt_and_what_was_written_but_not_for_the_stop():
+    prompt, number, stop = toy.tokens(1, 2, 6), 20, 4
+    prompt[:, 2] = stop
+    sampling = Sampling(temperature=0.0, repetition_penalty=100.0)
+    got = generate(model(), prompt, number, sampling, stop_token=stop)
+    tokens = np.concatenate([prompt, np.zeros((2, number), np.int32)], axis=1)
+    for t in range(6, 6 + got.shape[1]):
+        for row, logits in enumerate(np.asarray(forward(model(), tokens))[:, t - 1]):
+            has_stopped = stop in tokens[row, 6:t]
+            seen = np.isin(np.arange(len(logits)), tokens[row, :t]) & (np.arange(len(logits)) != stop)
+            penalized = np.where(seen, np.where(logits > 0, logits / 100, logits * 100), logits)
+            tokens[row, t] = stop if has_stopped else penalized.argmax()
+    np.testing.assert_array_equal(got, tokens[:, 6 : 6 + got.shape[1]])
+    assert (got != generate(model(), prompt, number, GREEDY, stop_token=stop)[:, : got.shape[1]]).any()
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_rows_of_different_lengths_are_continued_as_each_alone_with_its_seed(mixer):
+    prompt, mask, drawn = toy.tokens(1, 3, 9), np.ones((3, 9), np.int32), Sampling(repetition_penalty=1.5)
     mask[0, :4], mask[1, 5:] = 0, 0
-    together = np.stack(
-        list(generation.generate(model(mixer), prompt, max_tokens=9, sampling=GREEDY, seed=0, mask=mask)), axis=1
-    )
+    seeds = [7, 2**32 - 1, 7]
+    together = generate(model(mixer), prompt, 9, drawn, seeds, mask=mask)
     for row in range(3):
-        alone = generate(model(mixer), prompt[row : row + 1, mask[row] == 1], 9, GREEDY)
+        alone = generate(model(mixer), prompt[row : row + 1, mask[row] == 1], 9, drawn, seeds[row])
         np.testing.assert_array_equal(together[row : row + 1], alone)
     with pytest.raises(ValueError, match="at least one token in each row"):
         generation.generate(model(mixer), prompt, max_tokens=9, sampling=GREEDY, seed=0, mask=0 * mask)
@@ -162,3 +178,9 @@ def test_an_empty_prompt_is_refused_at_the_call(shape):
 def test_a_negative_number_of_tokens_is_refused_at_the_call():
     with pytest.raises(ValueError, match="max_tokens=-1"):
         generation.generate(model(), np.zeros((1, 1), np.int32), max_tokens=-1, sampling=GREEDY, seed=0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, [0, -1], [0], [0, 1, 2]])
+def test_seeds_that_cannot_be_are_refused_at_the_call(seed):
+    with pytest.raises(ValueError, match=r"seed=.*(0 to 4294967295|each of the 2 rows,) is needed"):
+        generation.generate(model(), np.zeros((2, 1), np.int32), max_tokens=1, sampling=GREEDY, seed=seed)

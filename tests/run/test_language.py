@@ -111,11 +111,25 @@ def test_draws_are_those_of_jax(changes):
     logits = np.random.default_rng(0).normal(size=50).astype(np.float32) * 3
     theirs = JaxSampling(**{"temperature": 0.7} | changes)
     keys = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(5), index))(jnp.arange(200))
-    want = jax.vmap(lambda key: sample(key, logits[None], theirs)[0])(keys)
+    want = jax.vmap(lambda key: sample(key[None], logits[None], theirs)[0])(keys)
     assert [draw(logits, Sampling(**{"temperature": 0.7} | changes), 5, index) for index in range(200)] == want.tolist()
 
 
-@pytest.mark.parametrize("changes", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}, {"min_p": 2.0}])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_penalized_draws_are_those_of_jax(temperature):
+    logits = np.random.default_rng(0).normal(size=(200, 50)).astype(np.float32) * 3
+    seen = np.random.default_rng(1).random((200, 50)) < 0.5
+    keys = jax.vmap(lambda index: jax.random.fold_in(jax.random.key(5), index))(jnp.arange(200))
+    want = sample(keys, logits, JaxSampling(temperature, repetition_penalty=1.7), seen).tolist()
+    mine = Sampling(temperature, repetition_penalty=1.7)
+    assert [draw(logits[i], mine, 5, i, seen[i]) for i in range(200)] == want
+    assert [draw(logits[i], Sampling(temperature), 5, i, seen[i]) for i in range(200)] != want
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}, {"min_p": 2.0}, {"repetition_penalty": 0.0}],
+)
 def test_impossible_sampling_is_refused(changes):
     with pytest.raises(ValueError, match=f"{next(iter(changes))}=.*is needed"):
         Sampling(**changes)
@@ -182,9 +196,50 @@ def test_a_conversation_goes_on_where_it_was(path, tmp_path):
     assert first.stdout.rpartition("> ")[0] + second.stdout == in_one.stdout
 
 
+def test_text_ends_before_a_stop_and_the_session_has_read_it(path):
+    language = load(path)
+    prompt = language.tokenizer.encode("The people")
+    tokens = list(language._drawn(prompt, language.session(), 60, Sampling(), 3))
+    whole = "".join(language.tokenizer.texts(tokens))
+    stops, session = [whole[20:25], whole[10:13]], language.session()
+    found = "".join(language.complete("The people", max_tokens=60, seed=3, stop=stops, session=session))
+    assert found == whole.partition(stops[1])[0]
+    number = session.position - 1 - len(prompt)
+    ends = [stops[1].encode() in language.tokenizer.decode(tokens[:n]) for n in (number - 1, number)]
+    assert ends == [False, True]
+    np.testing.assert_array_equal(language.read([*prompt, *tokens[:number]], language.session()), session.logits)
+
+
+def test_a_penalty_is_for_tokens_of_the_prompt_and_what_was_drawn(path):
+    language, prompt = load(path), "The people"
+    sampling = Sampling(temperature=0, repetition_penalty=100)
+    tokens = [*language.tokenizer.encode(prompt)]
+    for token in language._drawn([*tokens], language.session(), 30, sampling, 0):
+        logits = language.read(tokens, language.session())
+        seen = np.isin(np.arange(len(logits)), tokens)
+        assert token == np.argmax(np.where(seen, np.where(logits > 0, logits / 100, logits * 100), logits))
+        tokens.append(token)
+    assert len(tokens) > 20
+
+
+def test_the_command_ends_before_a_stop(path):
+    options = ["--prompt=The people", "--max_tokens=60", "--seed=3", "--repetition_penalty=1.2"]
+    whole = run("complete", path, *options).stdout
+    for stop in (whole[10:13], whole[20:22]):
+        escaped = stop.replace("\\", r"\\").replace("\n", r"\n").replace("\t", r"\t")
+        assert run("complete", path, *options, f"--stop={escaped}").stdout == whole.partition(stop)[0] + "\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["complete", "missing"], "No such file"), (["score", "{path}", "missing"], "No such file")],
+    [
+        (["complete", "missing"], "No such file"),
+        (["score", "{path}", "missing"], "No such file"),
+        (["complete", "{path}", "--stop="], "stop=['']: a list of texts is needed"),
+        (["complete", "{path}", "--seed=-1"], "seed=-1: 0 to 4294967295 is needed"),
+        (["complete", "{path}", "--max_tokens=-1"], "max_tokens=-1: 0 or more is needed"),
+        (["chat", "{path}", "--repetition_penalty=0"], "repetition_penalty=0.0: 0.01 to 100 is needed"),
+    ],
 )
 def test_what_cannot_be_is_an_error_of_one_line(path, arguments, message):
     done = run(*(argument.format(path=path) for argument in arguments))
@@ -232,6 +287,14 @@ def test_the_program_in_c_writes_the_text_of_python(program, path, prompt, tempe
     assert in_c.returncode == 0, in_c.stderr
     options = ("--max_tokens=40", f"--temperature={temperature}", "--seed=9")
     assert run("complete", path, f"--prompt={prompt}", *options).stdout == in_c.stdout.decode(errors="replace")
+
+
+@needs_compiler
+def test_the_program_in_c_filters_and_penalizes_as_python(program, path):
+    in_c = subprocess.run([program, path, "The", "40", "0.7", "9", "20", "0.9", "0.01", "1.5"], capture_output=True)
+    filters = ("--top_k=20", "--top_p=0.9", "--min_p=0.01", "--repetition_penalty=1.5")
+    in_python = run("complete", path, "--prompt=The", "--max_tokens=40", "--seed=9", *filters)
+    assert in_python.stdout == in_c.stdout.decode(errors="replace")
 
 
 @needs_compiler

@@ -20,10 +20,12 @@ WebAssembly.instantiate(fs.readFileSync(wasm), {}).then(({instance: {exports: c}
   const file = fs.readFileSync(model), at = c.allocate(file.length), error = c.allocate(256);
   new Uint8Array(c.memory.buffer, at, file.length).set(file);
   const m = c.mk_load(at, file.length, 0, 1, error), s = c.mk_new(m, 64), rows = [], drawn = [];
+  const seen = c.allocate(c.mk_vocab_size(m));
   JSON.parse(tokens).forEach((token, i) => {
     c.mk_step(s, BigInt(token));
     rows.push(Buffer.from(new Uint8Array(c.memory.buffer, c.mk_logits(s), 4 * c.mk_vocab_size(m))).toString("base64"));
-    drawn.push(c.mk_draw(s, 0.8, 9, 0.9, 0.01, 5n, i));
+    new Uint8Array(c.memory.buffer)[seen + token] = 1;
+    drawn.push([1, 1.7].map(penalty => c.mk_draw(s, 0.8, 9, 0.9, 0.01, penalty, seen, 5n, i)));
   });
   console.log(JSON.stringify({rows, drawn}));
 });
@@ -56,8 +58,11 @@ def test_webassembly_has_the_bits_of_numpy_and_draws_alike(wasm, name, tmp_path)
     found = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)
     want = read_all(Model(file.parse(content)), TOKENS)
     assert_same_bits(np.stack([np.frombuffer(b64decode(row), np.float32) for row in found["rows"]]), want)
-    sampling = Sampling(0.8, 9, 0.9, 0.01)
-    assert found["drawn"] == [draw(row, sampling, 5, i) for i, row in enumerate(want)]
+    samplings = [Sampling(0.8, 9, 0.9, 0.01, penalty) for penalty in (1, 1.7)]
+    seen = [np.isin(np.arange(want.shape[1]), TOKENS[: i + 1]) for i in range(len(want))]
+    drawn = [[draw(row, each, 5, i, seen[i]) for each in samplings] for i, row in enumerate(want)]
+    assert found["drawn"] == drawn
+    assert any(plain != penalized for plain, penalized in drawn)
 
 
 def test_a_page_holds_all_that_it_needs_and_asks_for_nothing():

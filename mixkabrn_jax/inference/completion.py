@@ -18,46 +18,49 @@ def complete(
     model: LanguageModel,
     tokenizer: Tokenizer,
     prompts: Sequence[bytes],
+    *,
     max_tokens: int,
+    sampling: Sampling,
+    seeds: Sequence[int],
     stop: Sequence[bytes] = (),
-    temperature: float = 0.0,
-    seed: int = 0,
 ) -> list[bytes]:
     """What the model writes behind each prompt, until a stop, the end of the document or `max_tokens` tokens.
 
-    Prompts of about the same length go together, filled up in front, so that few programs are compiled. With a
-    temperature above 0 equal prompts get different continuations, and the same call the same ones.
+    Prompts of about the same length go together, filled up in front, so that few programs are compiled.
 
     Args:
+        seeds: one of each prompt: it is continued as it would be alone, see `generate`.
         stop: of a continuation only what stands before the first of these is returned.
-        temperature: 0 takes the most likely token each time.
-    Raises: ValueError for an empty stop.
+    Raises: ValueError for an empty stop, and as `generate`.
     """
     if b"" in stop:
         raise ValueError("stop: an empty text would stop everything; leave it out")
-    encoded = [np.concatenate([[tokenizer.separator], tokenizer.encode(prompt)]) for prompt in prompts]
+    encoded = [encode(tokenizer, prompt, f"prompt {number}") for number, prompt in enumerate(prompts, 1)]
     order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
     found = [b""] * len(prompts)
-    sampling = Sampling(temperature)
     for start in range(0, len(order), BATCH_SIZE):
         group = order[start : start + BATCH_SIZE]
-        tokens_BT, mask_BT = _filled([encoded[index] for index in group])
-        own_seed = int(np.random.SeedSequence([seed, start]).generate_state(1)[0])
-        options = {"max_tokens": max_tokens, "sampling": sampling, "seed": own_seed, "mask": mask_BT}
-        steps = generate(model, tokens_BT, stop_token=tokenizer.separator, **options)
+        rows = [*group, *[group[-1]] * (BATCH_SIZE - len(group))]  # missing ones are copies
+        tokens_BT, mask_BT = pad([encoded[index] for index in rows])
+        options = {"max_tokens": max_tokens, "sampling": sampling, "seed": [seeds[index] for index in rows]}
+        steps = generate(model, tokens_BT, stop_token=tokenizer.separator, mask=mask_BT, **options)
         for index, text in zip(group, _until(steps, len(group), tokenizer, stop), strict=True):
             found[index] = text
     return found
 
 
-def _filled(encoded):
-    """(tokens `[B, T]`, mask) of at most `BATCH_SIZE` prompts: T is a power of two, missing rows are copies."""
+def encode(tokenizer: Tokenizer, prompt: bytes, name: str) -> np.ndarray:
+    """A prompt as the beginning of a document, int32 `[T]`; `name` says in messages which one it is."""
+    return np.concatenate([[tokenizer.separator], tokenizer.encode(prompt, name)]).astype(np.int32)
+
+
+def pad(encoded: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens `[B, T]`, mask) of prompts, filled up in front to a power of two, so that few shapes are compiled."""
     longest = max(len(tokens) for tokens in encoded)
     length = max(1 << (longest - 1).bit_length(), _SHORTEST)
-    tokens_BT = np.zeros((BATCH_SIZE, length), np.int32)
-    mask_BT = np.zeros((BATCH_SIZE, length), np.int32)
-    for row in range(BATCH_SIZE):
-        tokens = encoded[min(row, len(encoded) - 1)]
+    tokens_BT = np.zeros((len(encoded), length), np.int32)
+    mask_BT = np.zeros((len(encoded), length), np.int32)
+    for row, tokens in enumerate(encoded):
         tokens_BT[row, length - len(tokens) :] = tokens
         mask_BT[row, length - len(tokens) :] = 1
     return tokens_BT, mask_BT
@@ -72,9 +75,10 @@ def _until(steps, num_rows, tokenizer, stop):
                 continue
             token = int(token_B[row])
             texts[row] += tokenizer.piece(token)
-            places = [place for text in stop if (place := texts[row].find(text)) >= 0]
+            # The stop that is whole first, as if the text had come byte by byte; of two, the longer one.
+            places = [(place + len(text), place) for text in stop if (place := texts[row].find(text)) >= 0]
             if places:
-                texts[row] = texts[row][: min(places)]
+                texts[row] = texts[row][: min(places)[1]]
             is_done[row] = bool(places) or token == tokenizer.separator
         if all(is_done):
             break
