@@ -1,6 +1,7 @@
 import base64
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -35,6 +36,79 @@ def test_a_page_holds_the_file_of_the_run(entry, trained, capsys, tmp_path):
     np.testing.assert_allclose(logits, model(tokens).logits_BTW, atol=5e-3)
     assert "<title>model</title>" in text
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["bytes"] == len(text.encode())
+
+
+def test_a_folder_for_the_hub_holds_the_file_and_a_command_that_trains_such_a_model(entry, trained, capsys, tmp_path):
+    directory, _ = trained
+    out = tmp_path / "folder"
+    entry("export").run(f"--workdir={directory / 'run'}", f"--out={out}", "--format=huggingface", "--license=cc0-1.0")
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    sizes = {path.name: path.stat().st_size for path in out.iterdir()}
+    assert found["files"] == sizes
+    assert found["bytes"] == sum(sizes.values())
+    text = (out / "README.md").read_text()
+    assert "license: cc0-1.0" in text
+    command = shlex.split(re.search(r"^python -m experiments\.train .*", text, re.MULTILINE)[0])
+    config = json.loads((out / "config.json").read_text())
+    assert f"--config.data.path={config['data']['path']}" in command
+    assert set(command) >= {
+        "--config=configs/lm.py:tiny",
+        "--config.model.num_experts=0",
+        "--config.data.tokenizer=bytes",
+    }
+    assert not [part for part in command if part.startswith("--config.model.mixer")]  # as it is in tiny
+
+
+def test_a_file_is_exported_as_it_is(entry, trained, tmp_path):
+    directory, _ = trained
+    out = tmp_path / "model.safetensors"
+    entry("export").run(f"--workdir={directory / 'run'}", f"--out={out}")
+    entry("export").run(f"--workdir={out}", f"--out={tmp_path / 'folder'}", "--format=huggingface")
+    assert (tmp_path / "folder" / "model.safetensors").read_bytes() == out.read_bytes()
+    assert "None came with the file" in (tmp_path / "folder" / "README.md").read_text()
+
+
+def test_graphs_are_written_one_beside_the_other(entry, trained, capsys, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    directory, _ = trained
+    entry("export").run(f"--workdir={directory / 'run'}", f"--out={tmp_path / 'model.onnx'}", "--format=onnx")
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert found["files"] == sizes
+    assert found["bytes"] == sizes["model.onnx"]
+    assert found["tensors"]["float"]["bytes"] == 4 * found["tensors"]["float"]["numbers"]
+    assert onnx.load(tmp_path / "model.onnx").graph.input[0].name == "token"
+    assert onnx.load(tmp_path / "model.prefill.onnx").graph.input[0].name == "tokens"
+
+
+def test_a_model_is_pushed_where_it_is_asked_for_alone(entry, trained, capsys, tmp_path, monkeypatch):
+    from mixkabrn_jax.export import huggingface
+
+    pushed = []
+    monkeypatch.setattr(huggingface, "push", lambda *given: pushed.append(given) or "its address")
+    run = f"--workdir={trained[0] / 'run'}", "--format=huggingface"
+    entry("export").run(*run, f"--out={tmp_path / 'a'}")
+    assert not pushed
+    entry("export").run(*run, f"--out={tmp_path / 'b'}", "--push=me/model")
+    assert pushed == [(tmp_path / "b", "me/model")]
+    assert "its address" in capsys.readouterr().out
+    assert "# model\n" in (tmp_path / "b" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--format=huggingface", "--push=model"), "--push=model: owner/name is needed"),
+        (("--push=me/model",), "--push=me/model is of --format=huggingface alone"),
+        (("--license=mit", "--format=html"), "--license=mit is of --format=huggingface alone"),
+    ],
+)
+def test_flags_of_the_hub_are_checked_before_anything_is_opened(entry, tmp_path, flags, message):
+    with pytest.raises(SystemExit, match=message):
+        entry("export").run(f"--workdir={tmp_path / 'none'}", f"--out={tmp_path / 'new'}", *flags)
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(SystemExit, match="new or empty folder"):
+        entry("export").run(f"--workdir={tmp_path / 'none'}", f"--out={tmp_path}", "--format=huggingface")
 
 
 @pytest.mark.parametrize(("out", "message"), [("nowhere/a.safetensors", "there is no folder"), (".", "is a folder")])
