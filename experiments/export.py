@@ -4,72 +4,160 @@ The file holds what the model multiplies by, exactly: packed codes with their sc
 no codes; with its config and tokenizer. docs/format.md has its form. experiments.evaluate and experiments.generate take
 it in place of a workdir, and mixkabrn_run runs it without JAX. One line of JSON says what takes how many bytes.
 
-With --format=html it is a page that holds the file and what runs it, for any browser, offline.
+With --format=html it is a page that holds the file and what runs it, for any browser, offline. With --format=onnx it is
+the model's step as a graph, and a whole text's beside it. With --format=huggingface it is a folder for that hub, with
+a card that tells of the model; --push=owner/name uploads it too.
 """
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 from absl import flags
 
+from configs import lm
 from experiments import command_line
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "workdir of a trained run, or the file of a model")
-_OUT = flags.DEFINE_string("out", None, "the file to write")
-_FORMAT = flags.DEFINE_enum("format", "safetensors", ["safetensors", "html"], "form of the file")
-_NOTE = flags.DEFINE_string("note", "", "words for the file's header, such as the command that trained the model")
+_FORMATS = ["safetensors", "html", "onnx", "huggingface"]
+_WORKDIR = flags.DEFINE_string("workdir", None, "workdir of a trained run, or a file that was written from one")
+_OUT = flags.DEFINE_string("out", None, "the file to write, or the folder")
+_FORMAT = flags.DEFINE_enum("format", "safetensors", _FORMATS, "form of the file")
+_LICENSE = flags.DEFINE_string("license", "", "of the weights, as the Hugging Face hub names it, such as apache-2.0")
+_PUSH = flags.DEFINE_string("push", "", "owner/name on the Hugging Face hub, to upload the folder to")
 command_line.require("workdir", "runs/tiny")
 command_line.require("out", "model.safetensors")
 
 
 def main():
     # Only here, so that a wrong flag is answered at once: JAX comes with them.
+    from mixkabrn_jax import runs
     from mixkabrn_jax.runs import model_file
 
     with command_line.user_errors():
-        out = Path(_OUT.value)
-        if not out.parent.is_dir():
-            raise FileNotFoundError(f"--out={out}: there is no folder {out.parent}")
-        if out.is_dir():
-            raise IsADirectoryError(f"--out={out} is a folder: the name of a file is needed")
-        content = _model_file(Path(_WORKDIR.value))
-        written = _page(content, out.stem) if _FORMAT.value == "html" else content
-        model_file.write(out, written)
+        out, source = Path(_OUT.value), Path(_WORKDIR.value)
+        _check(out)
+        model, tokenizer, config = opened = runs.open(source)
+        if source.is_file():
+            content = source.read_bytes()
+        else:
+            content = model_file.to_bytes(model, tokenizer, config, _about(source, config))
+        tensors = model_file.describe(content)
+        match _FORMAT.value:
+            case "safetensors":
+                files = {out: content}
+            case "html":
+                files = {out: _page(out, config, content)}
+            case "onnx":
+                files, tensors = _graphs(out, content)
+            case "huggingface":
+                files = _folder(out, opened, content)
+                out.mkdir(exist_ok=True)
+        for path, written in files.items():
+            model_file.write(path, written)
+        if _PUSH.value:
+            from mixkabrn_jax.export import huggingface
+
+            print(huggingface.push(out, _PUSH.value))
+    sizes = {path.name: len(written) for path, written in files.items()}
+    size = len(files[out]) if out in files else sum(sizes.values())
     # Every number format of training is stored as it is multiplied by.
-    print(json.dumps({"bytes": len(written), "tensors": model_file.describe(content), "exact": True}))
+    print(json.dumps({"bytes": size, "files": sizes, "tensors": tensors, "exact": True}))
     return 0
 
 
-def _model_file(path):
-    """The bytes of a model's file: of a run, or of the file that is there already."""
-    from mixkabrn_jax import runs
-    from mixkabrn_jax.runs import metrics, model_file, workdir
+def training_command(config: dict) -> str:
+    """The command that trains such a model, from the size of configs/lm.py that it differs least from."""
+    from mixkabrn_jax.runs import workdir
+    from mixkabrn_jax.runs.config import flatten
 
-    if path.is_file():
-        if _NOTE.value:
-            raise ValueError(f"--note={_NOTE.value!r} goes with the workdir of a run: {path} has its header already")
-        return path.read_bytes()
-    model, tokenizer, config = runs.open(path)
-    records = metrics.read(path / "metrics.jsonl") if (path / "metrics.jsonl").exists() else []
-    scores = [record for record in records if record["split"] == "validation"]
-    about = {
-        "data": workdir.load_data(path),
-        "validation": {key: scores[-1][key] for key in ("step", "loss", "bits_per_byte")} if scores else {},
-        "note": _NOTE.value,
+    changes = {}
+    for size in lm.SIZES:
+        there = flatten(lm.get_config(size).to_dict())
+        mine = {field: value for field, value in flatten(config).items() if field in there}
+        changes[size] = {
+            field: value for field, value in mine.items() if value != there[field] and not workdir.is_bookkeeping(field)
+        }
+    size = min(changes, key=lambda size: len(changes[size]))
+    command = ["python", "-m", "experiments.train", f"--config=configs/lm.py:{size}", "--workdir=runs/again"]
+    return shlex.join([*command, *(f"--config.{field}={value}" for field, value in changes[size].items())])
+
+
+def _check(out):
+    """Raises: OSError, ValueError where nothing can be written."""
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"--out={out}: there is no folder {out.parent}")
+    is_folder = _FORMAT.value == "huggingface"
+    if out.is_dir() and not is_folder:
+        raise IsADirectoryError(f"--out={out} is a folder: the name of a file is needed")
+    if is_folder and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"--out={out}: the name of a new or empty folder is needed")
+    for flag in (_LICENSE, _PUSH):
+        if flag.value and not is_folder:
+            raise ValueError(f"--{flag.name}={flag.value} is of --format=huggingface alone")
+    if _PUSH.value and not re.fullmatch(r"[\w.-]+/[\w.-]+", _PUSH.value):
+        raise ValueError(f"--push={_PUSH.value}: owner/name is needed")
+
+
+def _about(source, config):
+    """Where the model comes from, for the header of its file."""
+    from mixkabrn_jax.runs import metrics, workdir
+
+    told = source / "metrics.jsonl"
+    scores = [record for record in metrics.read(told) if record["split"] == "validation"] if told.is_file() else []
+    return {
+        "command": training_command(config),
+        "data": workdir.load_data(source),
+        "validation": {key: scores[-1][key] for key in ("step", "tokens", "loss", "bits_per_byte")} if scores else {},
     }
-    return model_file.to_bytes(model, tokenizer, config, about)
 
 
-def _page(content, title):
-    from mixkabrn_jax.runs import model_file
+def _page(out, config, content):
     from mixkabrn_run import page
 
-    data = model_file.header(content).config["data"]
-    if not data["path"] and not data["mixture"] and data["source"] in ("auto", "sotu"):
-        about, prompt = "the State of the Union addresses", "The American people"
-    else:
-        about, prompt = data["mixture"] or data["path"] or data["source"], ""
-    return page.page(content, title=title, about=about, prompt=prompt).encode()
+    about, language = _data(config)
+    prompt = "The American people" if language else ""
+    return page.page(content, title=out.stem, about=about, prompt=prompt).encode()
+
+
+def _graphs(out, content):
+    """The step where it was asked for, a whole text's graph beside it; and what takes how many bytes in the step."""
+    from mixkabrn_jax.export import onnx
+    from mixkabrn_run import file
+
+    parsed = file.parse(content)
+    step, prefill = onnx.step(parsed), onnx.prefill(parsed)
+    beside = out.with_suffix(".prefill.onnx")
+    return {out: step.SerializeToString(), beside: prefill.SerializeToString()}, onnx.describe(step)
+
+
+def _folder(out, opened, content):
+    from mixkabrn_jax.export import huggingface
+    from mixkabrn_jax.runs import model_file
+
+    learnt_from, language = _data(opened[-1])
+    about = model_file.header(content).about
+    origin = huggingface.Origin(
+        command=about.get("command") or training_command(opened[-1]),
+        learnt_from=learnt_from,
+        data=about.get("data", {}),
+        validation=about.get("validation", {}),
+        language=language,
+        license=_LICENSE.value,
+    )
+    files = huggingface.files(_PUSH.value.split("/")[-1] or out.name, *opened, content, origin)
+    return {out / name: written for name, written in files.items()}
+
+
+def _data(config):
+    """(what a model has learnt from, in a few words; its language as the hub names it, or "")."""
+    from mixkabrn_jax.data.config import DataConfig
+    from mixkabrn_jax.runs.config import build
+
+    data = build(DataConfig, config["data"], "config.data", is_complete=False)
+    if data.family == "sotu" and not data.mixture:
+        return "the State of the Union addresses", "en"
+    return data.mixture or data.path or data.family, ""
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ ROOMS = {
         room: {"ops", "sharding", "processes", "locks", "layers", "models", "data", "runs"}
         for room in ("training", "inference", "interop")
     },
+    "export": {"data", "layers", "models", "runs"},
     "evaluation": {"ops", "sharding", "processes", "layers", "models", "data", "runs", "training", "inference"},
 }
 HOMES = {
@@ -33,6 +34,8 @@ HOMES = {
     "tokenizers": ("mixkabrn_jax/data/tokenizers/",),
     "matplotlib": ("mixkabrn_jax/training/curve.py", "mixkabrn_jax/evaluation/pictures.py"),
     "safetensors": ("mixkabrn_jax/runs/model_file.py",),
+    "onnx": ("mixkabrn_jax/export/onnx/",),
+    "mixkabrn_run": ("mixkabrn_jax/export/",),
     "flax": (
         *("mixkabrn_jax/layers/", "mixkabrn_jax/models/", "mixkabrn_jax/interop/"),
         # Models are split and merged here, and made for a run.

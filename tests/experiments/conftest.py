@@ -18,6 +18,8 @@ class Entry:
 
     def parse(self, *arguments):
         """Ends with SystemExit where the program would."""
+        for flag in flags.FLAGS.flags_by_module_dict().get(self._module.__name__, ()):
+            flag.unparse()  # a flag that may be given more than once would keep what it had
         sys.modules.pop("config_config", None)  # ml_collections would execute the next file in the last one's module
         sys.argv[:] = [f"experiments/{self._module.__name__}.py", *arguments]  # ml_collections looks into it
         return command_line.parse(sys.argv, self._module.main)

@@ -1,6 +1,7 @@
 import base64
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
@@ -37,19 +38,92 @@ def test_a_page_holds_the_file_of_the_run(entry, trained, capsys, tmp_path):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["bytes"] == len(text.encode())
 
 
-def test_the_header_says_where_the_model_comes_from_and_a_page_is_made_of_the_file_too(entry, trained, tmp_path):
+def test_a_folder_for_the_hub_holds_the_file_and_a_command_that_trains_such_a_model(entry, trained, capsys, tmp_path):
+    directory, _ = trained
+    out = tmp_path / "folder"
+    entry("export").run(f"--workdir={directory / 'run'}", f"--out={out}", "--format=huggingface", "--license=cc0-1.0")
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    sizes = {path.name: path.stat().st_size for path in out.iterdir()}
+    assert found["files"] == sizes
+    assert found["bytes"] == sum(sizes.values())
+    text = (out / "README.md").read_text()
+    assert "license: cc0-1.0" in text
+    command = shlex.split(re.search(r"^python -m experiments\.train .*", text, re.MULTILINE)[0])
+    config = json.loads((out / "config.json").read_text())
+    assert f"--config.data.path={config['data']['path']}" in command
+    assert set(command) >= {
+        "--config=configs/lm.py:tiny",
+        "--config.model.num_experts=0",
+        "--config.data.tokenizer=bytes",
+    }
+    assert not [part for part in command if part.startswith("--config.model.mixer")]  # as it is in tiny
+
+
+def test_the_header_says_where_the_model_comes_from(entry, trained, tmp_path):
     directory, _ = trained
     out, page = tmp_path / "model.safetensors", tmp_path / "model.html"
-    last = {"step": 12, "split": "validation", "loss": 2.5, "bits_per_byte": 3.6}
-    (directory / "run" / "metrics.jsonl").write_text(json.dumps({**last, "loss": 9.0}) + "\n" + json.dumps(last) + "\n")
-    entry("export").run(f"--workdir={directory / 'run'}", f"--out={out}", "--note=by hand")
+    last = {"step": 12, "split": "validation", "tokens": 90, "loss": 2.5, "bits_per_byte": 3.6}
+    records = {**last, "loss": 9.0}, last, {"step": 13, "split": "train"}
+    (directory / "run" / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    entry("export").run(f"--workdir={directory / 'run'}", f"--out={out}")
     about = model_file.read_header(out).about
-    assert about["note"] == "by hand"
-    assert about["validation"] == {"step": 12, "loss": 2.5, "bits_per_byte": 3.6}
-    entry("export").run(f"--workdir={out}", f"--out={page}", "--format=html", "--note=")
+    assert about["validation"] == {key: last[key] for key in ("step", "tokens", "loss", "bits_per_byte")}
+    assert about["command"].startswith("python -m experiments.train --config=configs/lm.py:tiny")
+    entry("export").run(f"--workdir={out}", f"--out={page}", "--format=html")
     assert base64.b64encode(out.read_bytes()).decode() in page.read_text()
-    with pytest.raises(SystemExit, match="--note='again' goes with the workdir of a run"):
-        entry("export").run(f"--workdir={out}", f"--out={tmp_path / 'other'}", "--note=again")
+    (directory / "run" / "metrics.jsonl").unlink()
+
+
+def test_a_file_is_exported_as_it_is(entry, trained, tmp_path):
+    directory, _ = trained
+    out = tmp_path / "model.safetensors"
+    entry("export").run(f"--workdir={directory / 'run'}", f"--out={out}")
+    entry("export").run(f"--workdir={out}", f"--out={tmp_path / 'folder'}", "--format=huggingface")
+    assert (tmp_path / "folder" / "model.safetensors").read_bytes() == out.read_bytes()
+    assert "None came with the file" in (tmp_path / "folder" / "README.md").read_text()
+
+
+def test_graphs_are_written_one_beside_the_other(entry, trained, capsys, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    directory, _ = trained
+    entry("export").run(f"--workdir={directory / 'run'}", f"--out={tmp_path / 'model.onnx'}", "--format=onnx")
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert found["files"] == sizes
+    assert found["bytes"] == sizes["model.onnx"]
+    assert found["tensors"]["float"]["bytes"] == 4 * found["tensors"]["float"]["numbers"]
+    assert onnx.load(tmp_path / "model.onnx").graph.input[0].name == "token"
+    assert onnx.load(tmp_path / "model.prefill.onnx").graph.input[0].name == "tokens"
+
+
+def test_a_model_is_pushed_where_it_is_asked_for_alone(entry, trained, capsys, tmp_path, monkeypatch):
+    from mixkabrn_jax.export import huggingface
+
+    pushed = []
+    monkeypatch.setattr(huggingface, "push", lambda *given: pushed.append(given) or "its address")
+    run = f"--workdir={trained[0] / 'run'}", "--format=huggingface"
+    entry("export").run(*run, f"--out={tmp_path / 'a'}")
+    assert not pushed
+    entry("export").run(*run, f"--out={tmp_path / 'b'}", "--push=me/model")
+    assert pushed == [(tmp_path / "b", "me/model")]
+    assert "its address" in capsys.readouterr().out
+    assert "# model\n" in (tmp_path / "b" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--format=huggingface", "--push=model"), "--push=model: owner/name is needed"),
+        (("--push=me/model",), "--push=me/model is of --format=huggingface alone"),
+        (("--license=mit", "--format=html"), "--license=mit is of --format=huggingface alone"),
+    ],
+)
+def test_flags_of_the_hub_are_checked_before_anything_is_opened(entry, tmp_path, flags, message):
+    with pytest.raises(SystemExit, match=message):
+        entry("export").run(f"--workdir={tmp_path / 'none'}", f"--out={tmp_path / 'new'}", *flags)
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(SystemExit, match="new or empty folder"):
+        entry("export").run(f"--workdir={tmp_path / 'none'}", f"--out={tmp_path}", "--format=huggingface")
 
 
 @pytest.mark.parametrize(("out", "message"), [("nowhere/a.safetensors", "there is no folder"), (".", "is a folder")])

@@ -57,7 +57,7 @@ def test_webassembly_has_its_bits():
 def test_it_is_small_and_says_where_it_comes_from():
     about = file.read(TINY).about
     assert TINY.stat().st_size < 1e6
-    assert "python -m experiments.train --config=configs/lm.py:tiny" in about["note"]
+    assert about["command"].startswith("python -m experiments.train --config=configs/lm.py:tiny")
     assert about["validation"]["bits_per_byte"] < 1.4
     demo = (page.WASM.parent.parent / "docs" / "demo.html").read_text()
     assert demo == page.page(
