@@ -1,6 +1,6 @@
 /* Runs a MixKABRN model one token after the other, with the same bits on every machine. C99.
 
-   cc -O3 -std=c99 -ffp-contract=off -shared -fPIC -o runtime.so runtime.c -lm
+   cc -O3 -std=c99 -ffp-contract=off -shared -fPIC -o runtime.so runtime.c -lm [-pthread -DMK_THREADS]
 
    What is computed is mixkabrn_jax/models/language.py; arithmetic.py has the definition of every function and of the
    order of every sum, which this follows operation by operation. Memory is allocated by mk_load and mk_new alone.
@@ -18,6 +18,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef MK_THREADS
+#include <pthread.h>
+#endif
 #endif
 
 #define LANES 8
@@ -1186,6 +1189,19 @@ typedef struct { /* a feed-forward layer at work */
 
 typedef struct Session Session;
 
+#ifdef MK_THREADS
+enum { MOST_THREADS = 16 };
+
+typedef struct { /* threads that take part in the caller's jobs, as they come to it */
+    uint64_t work; /* turn << 32 | parts of its jobs << 16 | those that are taken */
+    size_t num_threads, num_jobs, undone; /* parts */
+    int sleeping, is_waiting, ends;
+    pthread_mutex_t lock;
+    pthread_cond_t begins, done;
+    pthread_t threads[MOST_THREADS];
+} Pool;
+#endif
+
 typedef struct Job { /* outputs of a matrix, in groups of LANES, or heads: each is computed alike, whoever does it */
     void (*part)(Session *s, const struct Job *job, size_t begin, size_t end);
     size_t size;
@@ -1207,6 +1223,9 @@ struct Session {
     float *logits, *gates, *weights; /* of tokens, [W] */
     size_t *chosen, *order;          /* of tokens by weight, [W] */
     void *taken;
+#ifdef MK_THREADS
+    Pool pool;
+#endif
 };
 
 static size_t layer_bytes(const Model *m, size_t max_length) {
@@ -1215,12 +1234,132 @@ static size_t layer_bytes(const Model *m, size_t max_length) {
     return heads * sizeof(double) + whole(heads * m->key_width * m->value_width, 2) * sizeof(float);
 }
 
+/* One of some parts of the jobs. */
+static void do_part(Session *s, size_t num_jobs, size_t part, size_t parts) {
+    size_t size = 0, begin, end;
+    for (size_t i = 0; i < num_jobs; i++) size += s->jobs[i].size;
+    begin = size * part / parts, end = size * (part + 1) / parts;
+    for (Job *job = s->jobs; end; job++) {
+        size_t last = end < job->size ? end : job->size;
+        if (begin < last) job->part(s, job, begin, last);
+        begin -= begin < job->size ? begin : job->size;
+        end -= last;
+    }
+}
+
+#ifdef MK_THREADS
+static int is_open(uint64_t work) { return (work & 0xffff) < (work >> 16 & 0xffff); }
+
+/* Does parts of the jobs until all are taken. */
+static void take_part(Session *s) {
+    Pool *pool = &s->pool;
+    uint64_t work = __atomic_load_n(&pool->work, __ATOMIC_ACQUIRE);
+    while (is_open(work)) {
+        if (!__atomic_compare_exchange_n(&pool->work, &work, work + 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) continue;
+        do_part(s, pool->num_jobs, work & 0xffff, work >> 16 & 0xffff);
+        if (__atomic_sub_fetch(&pool->undone, 1, __ATOMIC_SEQ_CST) == 0 &&
+            __atomic_load_n(&pool->is_waiting, __ATOMIC_SEQ_CST)) {
+            pthread_mutex_lock(&pool->lock);
+            pthread_cond_signal(&pool->done);
+            pthread_mutex_unlock(&pool->lock);
+        }
+        work = __atomic_load_n(&pool->work, __ATOMIC_ACQUIRE);
+    }
+}
+
+enum { PATIENCE = 500 }; /* looks for what will come soon; no longer than it takes to wake a thread */
+
+static void pause_(void) {
+#ifdef MK_X86
+    _mm_pause();
+#endif
+}
+
+static void sleep_until_work(Pool *pool) {
+    pthread_mutex_lock(&pool->lock);
+    __atomic_add_fetch(&pool->sleeping, 1, __ATOMIC_SEQ_CST);
+    while (!is_open(__atomic_load_n(&pool->work, __ATOMIC_SEQ_CST)) && !__atomic_load_n(&pool->ends, __ATOMIC_SEQ_CST))
+        pthread_cond_wait(&pool->begins, &pool->lock);
+    __atomic_sub_fetch(&pool->sleeping, 1, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void *help(void *argument) {
+    Session *s = argument;
+    Pool *pool = &s->pool;
+    while (!__atomic_load_n(&pool->ends, __ATOMIC_SEQ_CST)) {
+        int looks = 0;
+        while (looks++ < PATIENCE && !is_open(__atomic_load_n(&pool->work, __ATOMIC_ACQUIRE))) pause_();
+        if (!is_open(__atomic_load_n(&pool->work, __ATOMIC_ACQUIRE))) sleep_until_work(pool);
+        take_part(s);
+    }
+    return NULL;
+}
+
+static void wake(Pool *pool) {
+    if (!__atomic_load_n(&pool->sleeping, __ATOMIC_SEQ_CST)) return;
+    pthread_mutex_lock(&pool->lock);
+    pthread_cond_broadcast(&pool->begins);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void run(Session *s, size_t num_jobs) {
+    Pool *pool = &s->pool;
+    if (pool->num_threads < 2) {
+        do_part(s, num_jobs, 0, 1);
+        return;
+    }
+    uint64_t parts = 2 * pool->num_threads, turn = (pool->work >> 32) + 1;
+    pool->num_jobs = num_jobs;
+    __atomic_store_n(&pool->undone, parts, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&pool->work, turn << 32 | parts << 16, __ATOMIC_SEQ_CST);
+    wake(pool);
+    take_part(s);
+    for (int looks = 0; looks < PATIENCE; looks++) {
+        if (!__atomic_load_n(&pool->undone, __ATOMIC_ACQUIRE)) return;
+        pause_();
+    }
+    pthread_mutex_lock(&pool->lock);
+    __atomic_store_n(&pool->is_waiting, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&pool->undone, __ATOMIC_SEQ_CST)) pthread_cond_wait(&pool->done, &pool->lock);
+    __atomic_store_n(&pool->is_waiting, 0, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* So many threads share a session's steps from now on, which changes no bit; returns how many there are. */
+size_t mk_threads(Session *s, size_t count) {
+    Pool *pool = &s->pool;
+    if (pool->num_threads > 1) {
+        __atomic_store_n(&pool->ends, 1, __ATOMIC_SEQ_CST);
+        wake(pool);
+        for (size_t i = 1; i < pool->num_threads; i++) pthread_join(pool->threads[i], NULL);
+        pthread_mutex_destroy(&pool->lock);
+        pthread_cond_destroy(&pool->begins);
+        pthread_cond_destroy(&pool->done);
+    }
+    memset(pool, 0, sizeof *pool);
+    pool->num_threads = 1;
+    if (count < 2 || pthread_mutex_init(&pool->lock, NULL) || pthread_cond_init(&pool->begins, NULL) ||
+        pthread_cond_init(&pool->done, NULL))
+        return 1;
+    while (pool->num_threads < count && pool->num_threads < MOST_THREADS &&
+           !pthread_create(&pool->threads[pool->num_threads], NULL, help, s))
+        pool->num_threads++;
+    return pool->num_threads;
+}
+#else
+static void run(Session *s, size_t num_jobs) { do_part(s, num_jobs, 0, 1); }
+
+size_t mk_threads(Session *s, size_t count) { return (void)s, (void)count, 1; }
+#endif
+
 size_t mk_state_bytes(const Session *s) { return s->num_bytes; }
 void *mk_state(Session *s) { return s->memory; }
 const float *mk_logits(const Session *s) { return s->logits; }
 
 void mk_end(Session *s) {
     if (!s) return;
+    mk_threads(s, 1);
     free(s->taken);
     free(s);
 }
@@ -1290,11 +1429,6 @@ Session *mk_new(const Model *m, size_t max_length) {
 }
 
 void mk_reset(Session *s) { memset(s->memory, 0, s->num_bytes); }
-
-/* Does all parts of some jobs. */
-static void run(Session *s, size_t count) {
-    for (size_t i = 0; i < count; i++) s->jobs[i].part(s, &s->jobs[i], 0, s->jobs[i].size);
-}
 
 /* What a matrix makes of x before it multiplies. */
 static void read_input(Session *s, Input *in, const float *x, const Linear *w) {

@@ -184,7 +184,11 @@ def test_a_conversation_goes_on_where_it_was(path, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["complete", "missing"], "No such file"), (["score", "{path}", "missing"], "No such file")],
+    [
+        (["complete", "missing"], "No such file"),
+        (["score", "{path}", "missing"], "No such file"),
+        (["complete", "{path}", "--threads=0"], "threads=0: 1 or more is needed"),
+    ],
 )
 def test_what_cannot_be_is_an_error_of_one_line(path, arguments, message):
     done = run(*(argument.format(path=path) for argument in arguments))
