@@ -567,7 +567,7 @@ typedef struct Kernels {
     float (*round)(int8_t *codes, const float *x, size_t n, float largest, int32_t *sum);
     void (*exps)(float *y, const float *x, size_t n); /* n in whole lanes */
     void (*bumps)(const Grid *g, float *out, float *held, const float *x, size_t n); /* out [G, n] */
-    /* memory [n] = kept memory + key value, y += query memory */
+    /* memory [n] = kept memory + key value; y [n] += query memory */
     void (*recall)(float *y, float *memory, const float *value, float kept, float key, float query, size_t n);
 } Kernels;
 
@@ -606,7 +606,8 @@ typedef int8x16_t Int8x16;
 #define STORE vst1q_s32
 INLINE int32x4_t ADD_FOURS(int32x4_t sum, int16x8_t low, int16x8_t high) {
     int32x4_t a = vpaddlq_s16(low), b = vpaddlq_s16(high);
-    int32x2_t first = vpadd_s32(vget_low_s32(a), vget_high_s32(a)), second = vpadd_s32(vget_low_s32(b), vget_high_s32(b));
+    int32x2_t first = vpadd_s32(vget_low_s32(a), vget_high_s32(a));
+    int32x2_t second = vpadd_s32(vget_low_s32(b), vget_high_s32(b));
     return vaddq_s32(sum, vcombine_s32(first, second));
 }
 #endif
@@ -781,7 +782,8 @@ static int read_linear(Model *m, const File *f, const char *prefix, const char *
     if (!s.is_coded)
         return make_tiles(m, &out->floats, FLOATS, d_in, d_out, error) &&
                put_floats(&out->floats, &s, first, d_out, named, error);
-    if (s.kind > BINARY || s.num_scales != 1 || !largest) return fail(error, "its codes are of another kind: ", named), 0;
+    if (s.kind > BINARY || s.num_scales != 1 || !largest) /* 0: only floats will do */
+        return fail(error, "its codes are of another kind: ", named), 0;
     out->scale = scale_at(&s, index);
     if (!(out->scale - out->scale == 0.0f)) return fail(error, "its scale is not finite: ", named), 0;
     uint8_t *codes = out->codes = take(m, whole(d_out, LANES) / LANES * blocks * BLOCK);
@@ -1832,7 +1834,7 @@ static void project(Session *s, const float *x, const Block *block) {
     run(s, s->model->is_retention ? 4 : 3);
 }
 
-/* y [H, V] = what heads recall, normalised and gated; what they keep is y's job's */
+/* y [H, V] = what heads recall, normalised; s->scratch has what each keeps, and the job's `what` their memory */
 static void recall_part(Session *s, const Job *job, size_t begin, size_t end) {
     const Model *m = s->model;
     const Kernels *k = m->kernels;
@@ -2074,8 +2076,8 @@ size_t mk_draw(Session *s, float temperature, size_t top_k, double top_p, double
 
 #else /* --- the inner loops, read once for each kind of processor ----------------------------------------------- */
 
-/* The sums of a few groups of outputs, whose number is known to the compiler, so that they stay in registers; a row of w
-   has its numbers `share` to one of `type`. INNER adds a times a row. */
+/* The sums of a few groups of outputs, whose number is known to the compiler, so that they stay in registers. INNER adds
+   a times a row of w, which has `share` numbers in one of `type`. */
 #define SUMS(name, type, share, INNER)                                                                               \
     TARGET INLINE void NAME(name##_of)(const size_t n, float *restrict y, const type *restrict w, size_t stride,     \
                                        const uint32_t *rows, const float *values, size_t count, float scale) {       \
