@@ -210,10 +210,10 @@ def table(found):
     ]
     lines += ["|---|---:|---:|---:|---:|"]
     for name, row in rows.items():
-        bits = 8 * row["loaded_bytes"] / row["ternary_weights"]
+        bits = f"{8 * row['loaded_bytes'] / row['ternary_weights']:.2f}" if "float" not in name else ""
         lines.append(
             f"| {name} | {row['file_bytes'] / 1e6:.2f} | {row['loaded_bytes'] / 1e6:.2f} | {row['ternary_weights']:,} "
-            f"| {bits:.2f} |"
+            f"| {bits} |"
         )
     lines += [
         "",
