@@ -23,7 +23,7 @@ def main() -> int:
     """Runs a command line; the exit status."""
     options = _options()
     try:
-        language = load(options.model, options.backend)
+        language = load(options.model, options.backend, options.threads)
         return options.run(language, options)
     except (OSError, ValueError, Unavailable) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -112,6 +112,7 @@ def _options():
         command.set_defaults(run=run)
         command.add_argument("model", nargs="?", default=TINY, help="file that experiments.export has written")
         command.add_argument("--backend", choices=BACKENDS, default="auto")
+        command.add_argument("--threads", type=int, default=1, help="that share each step, of large models")
         if run is about:
             continue
         if run is score:

@@ -16,22 +16,25 @@ TINY = Path(__file__).parent / "tiny.safetensors"
 """The model in the box: configs/lm.py:tiny after an hour of two cores; its header says how it was trained."""
 
 
-def load(path: str | Path = TINY, backend: str = "auto") -> "Language":
+def load(path: str | Path = TINY, backend: str = "auto", threads: int = 1) -> "Language":
     """The model of a file; without one, of the file that comes with the package.
 
     Args:
         backend: "c", compiled by the C compiler on first use; "numpy"; "auto" for the first where it can be.
+        threads: that share each step in C, on cores that have nothing else to do; NumPy takes one.
     Raises: OSError; ValueError, saying what is wrong with the file; `native.Unavailable`.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r}: one of {BACKENDS} is needed")
+    if threads < 1:
+        raise ValueError(f"threads={threads}: 1 or more is needed")
     content = Path(path).read_bytes()
     try:
         found = file.parse(content)
         model = None
         if backend != "numpy":
             try:
-                model = native.NativeModel(content, found.model)
+                model = native.NativeModel(content, found.model, threads=threads)
             except native.Unavailable:
                 if backend == "c":
                     raise

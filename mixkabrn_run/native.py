@@ -12,6 +12,7 @@ import numpy as np
 
 SOURCE = Path(__file__).parent / "runtime.c"
 FLAGS = ("-O3", "-std=c99", "-ffp-contract=off", "-shared", "-fPIC")
+THREADS = ("-pthread", "-DMK_THREADS")
 
 
 class Unavailable(RuntimeError):
@@ -22,7 +23,7 @@ def library() -> ctypes.CDLL:
     """The compiled runtime, out of the user's cache where it is there. Raises: `Unavailable`."""
     source = SOURCE.read_bytes()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixkabrn_run"
-    path = cache / f"runtime-{hashlib.sha256(source + repr(FLAGS).encode()).hexdigest()[:16]}.so"
+    path = cache / f"runtime-{hashlib.sha256(source + repr(FLAGS + THREADS).encode()).hexdigest()[:16]}.so"
     if not path.exists():
         try:
             _build(path)
@@ -40,6 +41,7 @@ def library() -> ctypes.CDLL:
         ("mk_vocab_size", size, pointer),
         ("mk_new", pointer, pointer, size),
         ("mk_end", None, pointer),
+        ("mk_threads", size, pointer, size),
         ("mk_step", ctypes.c_int, pointer, ctypes.c_int64),
         ("mk_logits", ctypes.POINTER(ctypes.c_float), pointer),
         ("mk_state", pointer, pointer),
@@ -57,8 +59,11 @@ def _build(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # several processes may build at once
         built = Path(folder) / path.name
-        command = [*compiler.split(), *FLAGS, "-o", str(built), str(SOURCE), "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        for threads in (THREADS, ()):  # not every machine has POSIX threads
+            command = [*compiler.split(), *FLAGS, *threads, "-o", str(built), str(SOURCE), "-lm"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if not done.returncode:
+                break
         if done.returncode:
             raise Unavailable(f"{compiler} does not build {SOURCE.name}: {done.stderr.strip().splitlines()[-1:]}")
         built.replace(path)
@@ -67,11 +72,12 @@ def _build(path):
 class NativeModel:
     """As `model.Model`."""
 
-    def __init__(self, content: bytes, config: dict, processor: str | None = None):
+    def __init__(self, content: bytes, config: dict, processor: str | None = None, threads: int = 1):
         """
         Args:
             content: of the model's file, whose hash `file.parse` has checked; config: of the model, from it.
             processor: whose inner loops to run, "plain", "ssse3" or "avx2"; None for this one.
+            threads: that share a step.
         Raises: `Unavailable`; ValueError for a file that cannot be read.
         """
         self._library = library()
@@ -81,7 +87,7 @@ class NativeModel:
             raise ValueError(error.value.decode(errors="replace"))
         self.processor = self._library.mk_kernels(self._model).decode()
         self.vocab_size = self._library.mk_vocab_size(self._model)
-        self.config, self.is_retention = config, config["mixer"] == "retention"
+        self.config, self.is_retention, self.threads = config, config["mixer"] == "retention", threads
 
     def session(self, max_length: int) -> "NativeSession":
         """An empty one; an attention keeps so many positions."""
@@ -100,6 +106,7 @@ class NativeSession:
         self._session = self._library.mk_new(model._model, max_length)
         if not self._session:
             raise MemoryError("there is not enough memory for the model's state")
+        self._library.mk_threads(self._session, model.threads)
         self._head, self.layers = self._memory(model.config)
         self.logits = np.ctypeslib.as_array(self._library.mk_logits(self._session), (model.vocab_size,))
 

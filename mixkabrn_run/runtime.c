@@ -1,6 +1,6 @@
 /* Runs a MixKABRN model one token after the other, with the same bits on every machine. C99.
 
-   cc -O3 -std=c99 -ffp-contract=off -shared -fPIC -o runtime.so runtime.c -lm
+   cc -O3 -std=c99 -ffp-contract=off -shared -fPIC -o runtime.so runtime.c -lm [-pthread -DMK_THREADS]
 
    What is computed is mixkabrn_jax/models/language.py; arithmetic.py has the definition of every function and of the
    order of every sum, which this follows operation by operation. Memory is allocated by mk_load and mk_new alone.
@@ -18,58 +18,31 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef MK_THREADS
+#include <pthread.h>
+#endif
 #endif
 
 #define LANES 8
-#define BLOCK 128 /* inputs of a matrix of codes at a time: 32 bytes of 2 bits */
+#define TILE 64   /* outputs whose sums grow side by side */
+#define INPUTS 16 /* of a matrix of codes, whose 2 bits for LANES outputs are 32 bytes */
+#define BLOCK 32
 
-static float CODES_OF_BYTE[256][4]; /* of 2 bits each, as -1, 0, 1 */
-
-/* The inner loops, once for each kind of processor. Those of float give the same bits whatever their vectors hold:
-   every output is a sum of its own, from the first input to the last, and nothing is fused (-ffp-contract=off). */
-typedef struct {
-    const char *name;
-    int32_t (*dot)(const uint8_t *w, const int8_t *x, size_t n); /* sum of (code + 1) x; n a multiple of BLOCK */
-    void (*add)(float *y, float a, const float *w, size_t n);    /* y += a w; n a multiple of LANES, here and below */
-    void (*add2)(float *y, float a, const uint8_t *w, size_t n); /* codes of 2 bits */
-    void (*add8)(float *y, float a, const int8_t *w, size_t n);  /* codes of 8 bits */
-    void (*head8)(float *y, const float *x, const int8_t *w, size_t n, size_t blocks);
-    void (*head)(float *y, const float *x, const float *w, size_t n, size_t blocks);
-    void (*exps)(float *y, const float *x, size_t n);
-} Kernels;
-
-#define MK_KERNELS
-#define NAME(name) plain_##name
-#define TARGET
-#include "runtime.c"
-#undef NAME
-#undef TARGET
-
-static const Kernels PLAIN = {"plain",    plain_dot,   plain_add,  plain_add2,
-                              plain_add8, plain_head8, plain_head, plain_exps};
-
-#if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__)) && !defined(MK_PLAIN)
-#define MK_X86
-#include <immintrin.h>
-#define NAME(name) ssse3_##name
-#define TARGET __attribute__((target("ssse3")))
-#define MK_SSSE3
-#include "runtime.c"
-#undef MK_SSSE3
-#undef NAME
-#undef TARGET
-#define NAME(name) avx2_##name
-#define TARGET __attribute__((target("avx2")))
-#define MK_AVX2
-#include "runtime.c"
-#undef MK_AVX2
-#undef NAME
-#undef TARGET
-static const Kernels SSSE3 = {"ssse3",    ssse3_dot,   ssse3_add,  ssse3_add2,
-                              ssse3_add8, ssse3_head8, ssse3_head, ssse3_exps};
-static const Kernels AVX2 = {"avx2", avx2_dot, avx2_add, avx2_add2, avx2_add8, avx2_head8, avx2_head, avx2_exps};
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-trapping-math") /* nobody asks for its flags, and it vectorises what has conditions */
 #endif
-#undef MK_KERNELS
+
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL
+#endif
+
+#ifdef __GNUC__
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static
+#endif
 
 /* --- arithmetic ------------------------------------------------------------------------------------------------ */
 
@@ -77,11 +50,20 @@ static float round_even(float x) { /* to the nearest whole number; |x| < 2^22 */
     return (x + 12582912.0f) - 12582912.0f;
 }
 
-static float total(const float *x, size_t n) {
-    float lane[LANES] = {0};
-    for (size_t i = 0; i < n; i++) lane[i % LANES] += x[i];
+static size_t whole(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
+
+static float total_of_lanes(float *lane) {
     for (size_t i = 0; i < 4; i++) lane[i] += lane[i + 4];
     return (lane[0] + lane[2]) + (lane[1] + lane[3]);
+}
+
+static float total(const float *x, size_t n) {
+    float lane[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (size_t j = 0; j < LANES; j++) lane[j] += x[i + j];
+    for (size_t j = 0; i + j < n; j++) lane[j] += x[i + j];
+    return total_of_lanes(lane);
 }
 
 static double exp64(double x) {
@@ -119,29 +101,16 @@ static void cos_and_sin(double turns, float *cos_out, float *sin_out) {
     }
 }
 
-static void rms_norm(float *y, const float *x, const float *scale, size_t n, float epsilon, float *scratch) {
-    for (size_t i = 0; i < n; i++) scratch[i] = x[i] * x[i];
-    float factor = 1.0f / sqrtf(total(scratch, n) / (float)n + epsilon);
-    for (size_t i = 0; i < n; i++) y[i] = x[i] * factor;
+static void rms_norm(float *y, const float *x, const float *scale, size_t n, float epsilon) {
+    float lane[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (size_t j = 0; j < LANES; j++) lane[j] += x[i + j] * x[i + j];
+    for (size_t j = 0; i + j < n; j++) lane[j] += x[i + j] * x[i + j];
+    float factor = 1.0f / sqrtf(total_of_lanes(lane) / (float)n + epsilon);
+    for (i = 0; i < n; i++) y[i] = x[i] * factor;
     if (scale)
-        for (size_t i = 0; i < n; i++) y[i] = y[i] * scale[i];
-}
-
-/* scratch holds n rounded up to LANES */
-static void sigmoids(const Kernels *k, float *y, const float *x, size_t n) {
-    size_t wide = (n + LANES - 1) / LANES * LANES;
-    for (size_t i = 0; i < n; i++) y[i] = -x[i];
-    for (size_t i = n; i < wide; i++) y[i] = 0.0f;
-    k->exps(y, y, wide);
-    for (size_t i = 0; i < n; i++) y[i] = 1.0f / (1.0f + y[i]);
-}
-
-static void silus(const Kernels *k, float *y, const float *x, size_t n) { /* y is not x */
-    size_t wide = (n + LANES - 1) / LANES * LANES;
-    for (size_t i = 0; i < n; i++) y[i] = -x[i];
-    for (size_t i = n; i < wide; i++) y[i] = 0.0f;
-    k->exps(y, y, wide);
-    for (size_t i = 0; i < n; i++) y[i] = x[i] / (1.0f + y[i]);
+        for (i = 0; i < n; i++) y[i] = y[i] * scale[i];
 }
 
 /* --- reading a file ---------------------------------------------------------------------------------------------
@@ -507,14 +476,22 @@ typedef struct { /* an array of the file, whose numbers are asked for one by one
     const uint8_t *scales;
     int is_coded, kind, num_dimensions;
     size_t shape[MOST_DIMENSIONS], size, num_scales; /* scales of each matrix */
+    size_t per_byte;
+    int8_t codes_of[256][8]; /* each byte */
 } Source;
 
-typedef struct {
-    size_t d_in, d_out, wide; /* outputs in whole lanes */
+typedef struct { /* a matrix [D, F in whole lanes]: TILE outputs of all rows, then the next TILE of them */
     int kind;
-    void *data;   /* FLOATS: [D, wide]; CODES2: [F, D / 4], each row in whole blocks */
-    float scale;  /* of codes */
-    float largest; /* code of the input */
+    size_t rows, wide;
+    void *data;
+} Tiles;
+
+typedef struct {
+    size_t d_in, d_out;
+    Tiles floats;   /* of a matrix that has no codes */
+    uint8_t *codes; /* [F / LANES, D / INPUTS, BLOCK], NULL without */
+    float scale;    /* of codes */
+    float largest;  /* code of the input */
     int normalize;
 } Linear;
 
@@ -531,8 +508,7 @@ typedef struct {
 
 typedef struct {
     Linear base;
-    int kind;
-    void *spline;   /* [G D, wide] in FLOATS, CODES2 or CODES8 */
+    Tiles spline;   /* [G D, F] */
     float *scales;  /* [G], NULL for FLOATS */
     float *knots;   /* [M, D], NULL where they are equally spaced */
     float *numerator, *denominator; /* [6, D] and [4, D] */
@@ -549,11 +525,12 @@ typedef struct {
 typedef struct {
     float *mixer_norm, *ffn_norm;
     Linear query, key, value, gate, out;
-    float *decay_gate; /* [D, heads in whole lanes] */
-    double *decay;     /* [H] */
+    Linear decay_gate;
+    double *decay; /* [H] */
     int routed;
-    float *router, *bias; /* [D, experts in whole lanes], [E] */
-    FeedForward *ffn;     /* one, or experts and then shared ones */
+    Linear router;
+    float *bias;      /* [E] */
+    FeedForward *ffn; /* one, or experts and then shared ones */
 } Block;
 
 typedef struct {
@@ -566,13 +543,109 @@ typedef struct {
     double *turns; /* [K / 2] a position */
     Block *blocks;
     float *final_norm, *convolution;
-    int embedding_kind, head_kind;
-    void *embedding, *head; /* [W / 8, D, 8] */
-    float *embedding_scales, *head_scales;
-    const Kernels *kernels;
+    Tiles embedding, head;                  /* [D, W] */
+    float *embedding_scales, *head_scales; /* [W], NULL for FLOATS */
+    const struct Kernels *kernels;
     void **taken; /* all memory of its own */
     size_t num_taken, room;
 } Model;
+
+/* --- the inner loops, once for each kind of processor ------------------------------------------------------------
+
+   All give the same bits: every output is a sum of its own, from the first input to the last, and nothing is fused. */
+
+/* y [8 groups] += sum over i of (values[i] scale) w[rows[i]]; from row to row of w are `stride` numbers */
+typedef void Sums(float *y, size_t groups, const void *w, size_t stride, const uint32_t *rows, const float *values,
+                  size_t count, float scale);
+
+typedef struct Kernels {
+    const char *name;
+    /* y [8 groups] = ((codes + 1) x - sum) factor, of codes [groups, blocks, BLOCK] and x [blocks, INPUTS] */
+    void (*dots)(float *y, size_t groups, const uint8_t *w, const int8_t *x, size_t blocks, int32_t sum, float factor);
+    Sums *sums[3]; /* of FLOATS, CODES2 and CODES8; groups fill a TILE at most */
+    /* codes [n] of x, and their sum; returns their scale */
+    float (*round)(int8_t *codes, const float *x, size_t n, float largest, int32_t *sum);
+    void (*exps)(float *y, const float *x, size_t n); /* n in whole lanes */
+    void (*bumps)(const Grid *g, float *out, float *held, const float *x, size_t n); /* out [G, n] */
+    /* memory [n] = kept memory + key value; y [n] += query memory */
+    void (*recall)(float *y, float *memory, const float *value, float kept, float key, float query, size_t n);
+} Kernels;
+
+static float CODES_OF_BYTE[256][4]; /* of 2 bits each, as -1, 0, 1 */
+
+/* Vectors of 128 bits: ADD_LOW and ADD_HIGH add the products of 8 bytes, ADD_FOURS the sums of four of them. */
+#if defined(__wasm_simd128__) && !defined(MK_PLAIN)
+#define MK_128
+#include <wasm_simd128.h>
+typedef v128_t Int32x4, Int16x8, Int8x16;
+#define SPLAT32 wasm_i32x4_splat
+#define SPLAT16 wasm_i16x8_splat
+#define SPLAT_BYTES wasm_i32x4_splat
+#define CODES(w, shift) wasm_v128_and(wasm_u8x16_shr(wasm_v128_load(w), shift), wasm_i8x16_splat(3))
+#define ADD_LOW(sum, a, b) wasm_i16x8_add(sum, wasm_i16x8_extmul_low_i8x16(a, b))
+#define ADD_HIGH(sum, a, b) wasm_i16x8_add(sum, wasm_i16x8_extmul_high_i8x16(a, b))
+#define STORE wasm_v128_store
+INLINE v128_t ADD_FOURS(v128_t sum, v128_t low, v128_t high) {
+    v128_t a = wasm_i32x4_extadd_pairwise_i16x8(low), b = wasm_i32x4_extadd_pairwise_i16x8(high);
+    sum = wasm_i32x4_add(sum, wasm_i32x4_shuffle(a, b, 0, 2, 4, 6));
+    return wasm_i32x4_add(sum, wasm_i32x4_shuffle(a, b, 1, 3, 5, 7));
+}
+#elif defined(__ARM_NEON) && !defined(__ARM_BIG_ENDIAN) && !defined(MK_PLAIN)
+#define MK_128
+#include <arm_neon.h>
+typedef int32x4_t Int32x4;
+typedef int16x8_t Int16x8;
+typedef int8x16_t Int8x16;
+#define SPLAT32 vdupq_n_s32
+#define SPLAT16 vdupq_n_s16
+#define SPLAT_BYTES(four) vreinterpretq_s8_s32(vdupq_n_s32(four))
+#define CODES(w, shift) \
+    vreinterpretq_s8_u8(vandq_u8(vshlq_u8(vld1q_u8(w), vdupq_n_s8((int8_t)-(shift))), vdupq_n_u8(3)))
+#define ADD_LOW(sum, a, b) vmlal_s8(sum, vget_low_s8(a), vget_low_s8(b))
+#define ADD_HIGH(sum, a, b) vmlal_s8(sum, vget_high_s8(a), vget_high_s8(b))
+#define STORE vst1q_s32
+INLINE int32x4_t ADD_FOURS(int32x4_t sum, int16x8_t low, int16x8_t high) {
+    int32x4_t a = vpaddlq_s16(low), b = vpaddlq_s16(high);
+    int32x2_t first = vpadd_s32(vget_low_s32(a), vget_high_s32(a));
+    int32x2_t second = vpadd_s32(vget_low_s32(b), vget_high_s32(b));
+    return vaddq_s32(sum, vcombine_s32(first, second));
+}
+#endif
+
+#define MK_KERNELS
+#define KERNELS(of)                                                                                        \
+    {                                                                                                      \
+        #of, of##_dots, {of##_sums, of##_sums2, of##_sums8}, of##_round, of##_exps, of##_bumps, of##_recall \
+    }
+#define NAME(name) plain_##name
+#define TARGET
+#include "runtime.c"
+#undef NAME
+#undef TARGET
+static const Kernels PLAIN = KERNELS(plain);
+
+#if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__)) && !defined(MK_PLAIN)
+#define MK_X86
+#include <immintrin.h>
+#define NAME(name) ssse3_##name
+#define TARGET __attribute__((target("ssse3")))
+#define MK_SSSE3
+#include "runtime.c"
+#undef MK_SSSE3
+#undef NAME
+#undef TARGET
+#define NAME(name) avx2_##name
+#define TARGET __attribute__((target("avx2")))
+#define MK_AVX2
+#include "runtime.c"
+#undef MK_AVX2
+#undef NAME
+#undef TARGET
+static const Kernels SSSE3 = KERNELS(ssse3), AVX2 = KERNELS(avx2);
+#endif
+#undef MK_KERNELS
+
+/* --- a model out of its file -------------------------------------------------------------------------------------- */
 
 static void *take(Model *m, size_t size) {
     if (m->num_taken == m->room) {
@@ -585,8 +658,6 @@ static void *take(Model *m, size_t size) {
     if (p) m->taken[m->num_taken++] = p;
     return p;
 }
-
-static size_t whole(size_t n, size_t unit) { return (n + unit - 1) / unit * unit; }
 
 static void join(char *out, const char *a, const char *b, const char *c) {
     out[0] = 0;
@@ -616,6 +687,13 @@ static int find_source(const File *file, const char *name, Source *s) {
         return 0;
     for (s->kind = 0; s->kind < 4 && !text_is(kind, KINDS[s->kind]);) s->kind++;
     if (s->kind == 4 || codes->size != (s->size + PER_BYTE[s->kind] - 1) / PER_BYTE[s->kind]) return 0;
+    s->per_byte = PER_BYTE[s->kind];
+    for (int byte = 0; byte < 256; byte++)
+        for (int i = 0, left = byte; i < (int)s->per_byte; i++) {
+            static const int BASES[] = {3, 2, 16, 256}, SMALLEST[] = {-1, -1, -8, -128};
+            s->codes_of[byte][i] = (int8_t)(left % BASES[s->kind] * (s->kind == BINARY ? 2 : 1) + SMALLEST[s->kind]);
+            left /= BASES[s->kind];
+        }
     s->is_coded = 1, s->values = codes->data, s->scales = scales->data;
     size_t matrices = 1;
     for (int i = 0; i < s->num_dimensions - 2; i++) matrices *= s->shape[i];
@@ -624,13 +702,11 @@ static int find_source(const File *file, const char *name, Source *s) {
     return 1;
 }
 
-static int code_at(const Source *s, size_t i) {
-    static const int POWER[] = {1, 3, 9, 27, 81};
-    switch (s->kind) {
-        case TERNARY: return s->values[i / 5] / POWER[i % 5] % 3 - 1;
-        case BINARY: return (s->values[i / 8] >> i % 8 & 1) * 2 - 1;
-        case INT4: return (s->values[i / 2] >> 4 * (i % 2) & 15) - 8;
-        default: return s->values[i] - 128;
+static void read_codes(const Source *s, size_t first, size_t count, int8_t *out) {
+    size_t byte = first / s->per_byte, at = first % s->per_byte;
+    for (size_t i = 0; i < count; i++) {
+        out[i] = s->codes_of[s->values[byte]][at++];
+        if (at == s->per_byte) at = 0, byte++;
     }
 }
 static float number_at(const Source *s, size_t i) { return read_float(s->values + 4 * i); }
@@ -655,6 +731,41 @@ static float *read_rows(Model *m, const File *f, const char *name, size_t index,
     return out;
 }
 
+static size_t place(const Tiles *t, size_t row, size_t output) {
+    size_t first = output / TILE * TILE, stride = t->wide - first < TILE ? t->wide - first : TILE;
+    return first * t->rows + row * stride + output - first;
+}
+
+static int make_tiles(Model *m, Tiles *t, int kind, size_t rows, size_t d_out, char *error) {
+    static const size_t BITS[] = {32, 2, 8};
+    t->kind = kind, t->rows = rows, t->wide = whole(d_out, LANES);
+    t->data = take(m, rows * t->wide * BITS[kind] / 8);
+    return t->data ? 1 : (fail(error, "there is not enough memory", NO_NAME), 0);
+}
+
+static void put_codes(Tiles *t, const Source *s, size_t first, size_t d_out) {
+    int8_t codes[TILE];
+    for (size_t r = 0; r < t->rows; r++)
+        for (size_t o = 0, count; o < d_out; o += count) {
+            size_t at = place(t, r, o);
+            count = d_out - o < TILE ? d_out - o : TILE;
+            read_codes(s, first + r * d_out + o, count, codes);
+            if (t->kind == CODES8) memcpy((int8_t *)t->data + at, codes, count);
+            for (size_t i = 0; i < count && t->kind == CODES2; i++)
+                ((uint8_t *)t->data)[(at + i) / 4] |= (uint8_t)((codes[i] + 1) << 2 * (i % 4));
+        }
+}
+
+static int put_floats(Tiles *t, const Source *s, size_t first, size_t d_out, Text named, char *error) {
+    for (size_t r = 0; r < t->rows; r++)
+        for (size_t o = 0; o < d_out; o++) {
+            float value = number_at(s, first + r * d_out + o);
+            if (!(value - value == 0.0f)) return fail(error, "it has numbers that are not finite: ", named), 0;
+            ((float *)t->data)[place(t, r, o)] = value;
+        }
+    return 1;
+}
+
 static int read_linear(Model *m, const File *f, const char *prefix, const char *suffix, size_t index, size_t d_in,
                        size_t d_out, float largest, int normalize, Linear *out, char *error) {
     char name[LONGEST_NAME];
@@ -665,23 +776,28 @@ static int read_linear(Model *m, const File *f, const char *prefix, const char *
     if (!find_source(f, name, &s) || (n = s.num_dimensions) < 2 || s.shape[n - 2] != d_in || s.shape[n - 1] != d_out ||
         s.size < (index + 1) * d_in * d_out)
         return fail(error, "it is missing or of another size: ", named), 0;
-    out->d_in = d_in, out->d_out = d_out, out->wide = whole(d_out, LANES);
+    out->d_in = d_in, out->d_out = d_out;
     out->normalize = normalize, out->largest = largest;
-    if (!s.is_coded) {
-        out->kind = FLOATS;
-        return (out->data = read_rows(m, f, name, index, d_in, d_out, error)) != NULL;
-    }
-    if (s.kind > BINARY || s.num_scales != 1) return fail(error, "its codes are of another kind: ", named), 0;
-    out->kind = CODES2, out->scale = scale_at(&s, index);
+    size_t first = index * d_in * d_out, blocks = whole(d_in, INPUTS) / INPUTS;
+    if (!s.is_coded)
+        return make_tiles(m, &out->floats, FLOATS, d_in, d_out, error) &&
+               put_floats(&out->floats, &s, first, d_out, named, error);
+    if (s.kind > BINARY || s.num_scales != 1 || !largest) /* 0: only floats will do */
+        return fail(error, "its codes are of another kind: ", named), 0;
+    out->scale = scale_at(&s, index);
     if (!(out->scale - out->scale == 0.0f)) return fail(error, "its scale is not finite: ", named), 0;
-    size_t row = whole(d_in, BLOCK) / 4;
-    uint8_t *data = out->data = take(m, d_out * row);
-    if (!data) return fail(error, "there is not enough memory", NO_NAME), 0;
-    /* Four runs of 32 inputs share a block's 32 bytes, run r in bits 2 r and 2 r + 1. */
+    uint8_t *codes = out->codes = take(m, whole(d_out, LANES) / LANES * blocks * BLOCK);
+    if (!codes) return fail(error, "there is not enough memory", NO_NAME), 0;
+    /* Of a block, byte 4 o + i has input 4 r + i of output o in bits 2 r and 2 r + 1. */
     for (size_t d = 0; d < d_in; d++)
-        for (size_t o = 0; o < d_out; o++) {
-            int code = code_at(&s, (index * d_in + d) * d_out + o) + 1;
-            data[o * row + d / BLOCK * 32 + d % 32] |= (uint8_t)(code << 2 * (d % BLOCK / 32));
+        for (size_t o = 0, count; o < d_out; o += count) {
+            int8_t row[TILE];
+            count = d_out - o < TILE ? d_out - o : TILE;
+            read_codes(&s, first + d * d_out + o, count, row);
+            for (size_t i = 0; i < count; i++) {
+                size_t block = (o + i) / LANES * blocks + d / INPUTS, byte = i % LANES * 4 + d % 4;
+                codes[block * BLOCK + byte] |= (uint8_t)((row[i] + 1) << d % INPUTS / 4 * 2);
+            }
         }
     return 1;
 }
@@ -692,38 +808,27 @@ static int read_kan(Model *m, const File *f, const char *prefix, const char *whi
     Source s;
     join(layer, prefix, which, "");
     if (!read_linear(m, f, layer, "base", index, d_in, d_out, largest, 0, &out->base, error)) return 0;
-    size_t rows = (size_t)m->grid.num_basis * d_in, wide = whole(d_out, LANES);
+    size_t rows = (size_t)m->grid.num_basis * d_in, first = index * rows * d_out;
     join(name, layer, "spline", "");
     Text named = {name, name + strlen(name)};
     int n;
     if (!find_source(f, name, &s) || (n = s.num_dimensions) < 2 || s.shape[n - 2] != rows || s.shape[n - 1] != d_out ||
         s.size < (index + 1) * rows * d_out)
         return fail(error, "it is missing or of another size: ", named), 0;
+    if (!make_tiles(m, &out->spline, !s.is_coded ? FLOATS : s.kind <= BINARY ? CODES2 : CODES8, rows, d_out, error))
+        return 0;
     if (!s.is_coded) {
-        out->kind = FLOATS;
-        if (!(out->spline = read_rows(m, f, name, index, rows, d_out, error))) return 0;
+        if (!put_floats(&out->spline, &s, first, d_out, named, error)) return 0;
     } else {
         if (s.num_scales != (size_t)m->grid.num_basis) return fail(error, "its scales are too few: ", named), 0;
-        out->kind = s.kind <= BINARY ? CODES2 : CODES8;
-        out->spline = take(m, out->kind == CODES2 ? rows * wide / 4 : rows * wide);
         out->scales = take(m, s.num_scales * sizeof(float));
-        if (!out->spline || !out->scales) return fail(error, "there is not enough memory", NO_NAME), 0;
+        if (!out->scales) return fail(error, "there is not enough memory", NO_NAME), 0;
         for (size_t g = 0; g < s.num_scales; g++) {
             out->scales[g] = scale_at(&s, index * s.num_scales + g);
             if (!(out->scales[g] - out->scales[g] == 0.0f))
                 return fail(error, "its scale is not finite: ", named), 0;
         }
-        if (out->kind == CODES2) memset(out->spline, 0x55, rows * wide / 4); /* zeros in the lanes to spare */
-        for (size_t r = 0; r < rows; r++)
-            for (size_t o = 0; o < d_out; o++) {
-                int code = code_at(&s, (index * rows + r) * d_out + o);
-                if (out->kind == CODES8) {
-                    ((int8_t *)out->spline)[r * wide + o] = (int8_t)code;
-                } else {
-                    uint8_t *byte = (uint8_t *)out->spline + (r * wide + o) / 4;
-                    *byte = (uint8_t)((*byte & ~(3 << 2 * (o % 4))) | (code + 1) << 2 * (o % 4));
-                }
-            }
+        put_codes(&out->spline, &s, first, d_out);
     }
     if (m->grid.basis == RATIONAL) {
         for (int lower = 0; lower < 2; lower++) {
@@ -853,22 +958,23 @@ static void read_grid(Grid *g, Text kan, char *error) {
     }
 }
 
-static int read_table(Model *m, const File *f, const char *name, void **table, float **scales, int *kind, char *error) {
+static int read_table(Model *m, const File *f, const char *name, Tiles *table, float **scales, char *error) {
     Source s;
     Text named = {name, name + strlen(name)};
-    size_t W = m->vocab_size, D = m->d_model, blocks = whole(W, LANES) / LANES;
+    size_t W = m->vocab_size, D = m->d_model;
     if (!find_source(f, name, &s) || s.num_dimensions != 2 || s.shape[0] != W || s.shape[1] != D ||
         (s.is_coded && (s.kind < INT4 || s.num_scales != W)))
         return fail(error, "it is missing or of another size: ", named), 0;
-    *kind = s.is_coded ? CODES8 : FLOATS;
-    *table = take(m, blocks * D * LANES * (s.is_coded ? 1 : sizeof(float)));
-    *scales = s.is_coded ? take(m, blocks * LANES * sizeof(float)) : NULL;
-    if (!*table || (s.is_coded && !*scales)) return fail(error, "there is not enough memory", NO_NAME), 0;
+    if (!make_tiles(m, table, s.is_coded ? CODES8 : FLOATS, D, W, error)) return 0;
+    *scales = s.is_coded ? take(m, table->wide * sizeof(float)) : NULL;
+    if (s.is_coded && !*scales) return fail(error, "there is not enough memory", NO_NAME), 0;
+    int8_t codes[TILE];
     for (size_t w = 0; w < W; w++) {
         for (size_t d = 0; d < D; d++) {
-            size_t at = (w / LANES * D + d) * LANES + w % LANES;
-            if (s.is_coded) ((int8_t *)*table)[at] = (int8_t)code_at(&s, w * D + d);
-            else ((float *)*table)[at] = number_at(&s, w * D + d);
+            size_t at = place(table, d, w);
+            if (s.is_coded && d % TILE == 0) read_codes(&s, w * D + d, D - d < TILE ? D - d : TILE, codes);
+            if (s.is_coded) ((int8_t *)table->data)[at] = codes[d % TILE];
+            else ((float *)table->data)[at] = number_at(&s, w * D + d);
         }
         if (s.is_coded) (*scales)[w] = scale_at(&s, w);
     }
@@ -884,8 +990,8 @@ static int read_decays(Model *m, const File *f, const char *prefix, size_t layer
     char name[LONGEST_NAME];
     if (kind == 3) {
         m->is_gated = 1;
-        join(name, prefix, "mixer.decay_gate", "");
-        return (block->decay_gate = read_rows(m, f, name, layer, m->d_model, H, error)) != NULL;
+        return read_linear(m, f, prefix, "mixer.decay_gate", layer, m->d_model, H, 0, m->normalizes_input,
+                           &block->decay_gate, error);
     }
     if (!(block->decay = take(m, H * sizeof(double)))) return fail(error, "there is not enough memory", NO_NAME), 0;
     double first = member(retention, "first_decay_exponent", error);
@@ -929,8 +1035,7 @@ static int read_block(Model *m, const File *f, const char *prefix, size_t layer,
         return fail(error, "there is not enough memory", NO_NAME), 0;
     join(name, prefix, "ffn.", "");
     if (!routed) return read_feed_forward(m, f, name, layer, width, block->ffn, error);
-    join(name, prefix, "ffn.router", "");
-    if (!(block->router = read_rows(m, f, name, layer, D, E, error))) return 0;
+    if (!read_linear(m, f, prefix, "ffn.router", layer, D, E, 0, 0, &block->router, error)) return 0;
     join(name, prefix, "ffn.bias_E", "");
     if (!(block->bias = read_rows(m, f, name, layer, 1, E, error))) return 0;
     for (size_t e = 0; e < E + shared; e++) {
@@ -994,11 +1099,9 @@ static int read_model(Model *m, const File *f, char *error) {
     if (!find_source(f, "embedding_WD", &s) || s.num_dimensions != 2 || s.shape[1] != m->d_model || !s.shape[0])
         return fail(error, "its embedding is missing or of another size", NO_NAME), 0;
     m->vocab_size = s.shape[0];
-    if (!read_table(m, f, "embedding_WD", &m->embedding, &m->embedding_scales, &m->embedding_kind, error)) return 0;
-    m->head = m->embedding, m->head_scales = m->embedding_scales, m->head_kind = m->embedding_kind;
-    if (!flag(c, "tied_embeddings", error) &&
-        !read_table(m, f, "head_WD", &m->head, &m->head_scales, &m->head_kind, error))
-        return 0;
+    if (!read_table(m, f, "embedding_WD", &m->embedding, &m->embedding_scales, error)) return 0;
+    m->head = m->embedding, m->head_scales = m->embedding_scales;
+    if (!flag(c, "tied_embeddings", error) && !read_table(m, f, "head_WD", &m->head, &m->head_scales, error)) return 0;
     if (m->num_earlier &&
         !(m->convolution = read_rows(m, f, "convolution.weight_CD", 0, m->num_earlier, m->d_model, error)))
         return 0;
@@ -1069,18 +1172,63 @@ const char *mk_kernels(const Model *m) { return m->kernels->name; }
 
    A state is one piece of memory: position, earlier tokens, then each layer's; so it is saved and restored as it is. */
 
-typedef struct {
+typedef struct { /* what matrices read */
+    const float *x;
+    float *normal, *silu, *functions; /* x normalised; of edges, silu(x) and functions [G, D] */
+    int8_t *codes;                    /* of x, with zeros up to whole INPUTS */
+    float scale;
+    int32_t sum;
+    uint32_t *rows; /* of splines, whose functions are not 0, and their values */
+    float *values;
+    size_t *ends; /* [G], of each function's rows */
+} Input;
+
+typedef struct { /* a feed-forward layer at work */
+    const FeedForward *f;
+    Input input;
+    float *hidden, *gate, *y;
+} Branch;
+
+typedef struct Session Session;
+
+#ifdef MK_THREADS
+enum { MOST_THREADS = 16 };
+
+typedef struct { /* threads that take part in the caller's jobs, as they come to it */
+    uint64_t work; /* turn << 32 | parts of its jobs << 16 | those that are taken */
+    size_t num_threads, num_jobs, undone; /* parts */
+    int sleeping, is_waiting, ends;
+    pthread_mutex_t lock;
+    pthread_cond_t begins, done;
+    pthread_t threads[MOST_THREADS];
+} Pool;
+#endif
+
+typedef struct Job { /* outputs of a matrix, in groups of LANES, or heads: each is computed alike, whoever does it */
+    void (*part)(Session *s, const struct Job *job, size_t begin, size_t end);
+    size_t size;
+    const void *what;
+    const Input *input;
+    float *y;
+} Job;
+
+struct Session {
     const Model *model;
     size_t max_length; /* of an attention's cache */
     size_t num_bytes;
     uint8_t *memory; /* int64 position, int64 earlier tokens, then of each layer what layer_bytes says */
-    float *x, *read, *branch, *hidden, *wide, *scratch, *query, *key, *value, *gate, *silu, *scores;
-    float *functions, *first_silu, *first_functions; /* of edges; those of the layers that read the stream */
-    int8_t *codes;
+    float *x, *read, *branch, *query, *key, *value, *gate, *scratch, *turns, *scores;
+    Input input;
+    Branch *branches; /* the experts of a token and the shared ones, or one */
+    Job *jobs;
+    uint32_t *all_rows; /* 0, 1, ... */
     float *logits, *gates, *weights; /* of tokens, [W] */
     size_t *chosen, *order;          /* of tokens by weight, [W] */
-    void **taken;
-} Session;
+    void *taken;
+#ifdef MK_THREADS
+    Pool pool;
+#endif
+};
 
 static size_t layer_bytes(const Model *m, size_t max_length) {
     size_t heads = m->num_heads;
@@ -1088,119 +1236,273 @@ static size_t layer_bytes(const Model *m, size_t max_length) {
     return heads * sizeof(double) + whole(heads * m->key_width * m->value_width, 2) * sizeof(float);
 }
 
+/* One of some parts of the jobs. */
+static void do_part(Session *s, size_t num_jobs, size_t part, size_t parts) {
+    size_t size = 0, begin, end;
+    for (size_t i = 0; i < num_jobs; i++) size += s->jobs[i].size;
+    begin = size * part / parts, end = size * (part + 1) / parts;
+    for (Job *job = s->jobs; end; job++) {
+        size_t last = end < job->size ? end : job->size;
+        if (begin < last) job->part(s, job, begin, last);
+        begin -= begin < job->size ? begin : job->size;
+        end -= last;
+    }
+}
+
+#ifdef MK_THREADS
+static int is_open(uint64_t work) { return (work & 0xffff) < (work >> 16 & 0xffff); }
+
+/* Does parts of the jobs until all are taken. */
+static void take_part(Session *s) {
+    Pool *pool = &s->pool;
+    uint64_t work = __atomic_load_n(&pool->work, __ATOMIC_ACQUIRE);
+    while (is_open(work)) {
+        if (!__atomic_compare_exchange_n(&pool->work, &work, work + 1, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) continue;
+        do_part(s, pool->num_jobs, work & 0xffff, work >> 16 & 0xffff);
+        if (__atomic_sub_fetch(&pool->undone, 1, __ATOMIC_SEQ_CST) == 0 &&
+            __atomic_load_n(&pool->is_waiting, __ATOMIC_SEQ_CST)) {
+            pthread_mutex_lock(&pool->lock);
+            pthread_cond_signal(&pool->done);
+            pthread_mutex_unlock(&pool->lock);
+        }
+        work = __atomic_load_n(&pool->work, __ATOMIC_ACQUIRE);
+    }
+}
+
+enum { PATIENCE = 500 }; /* looks for what will come soon; no longer than it takes to wake a thread */
+
+static void pause_(void) {
+#ifdef MK_X86
+    _mm_pause();
+#endif
+}
+
+static void sleep_until_work(Pool *pool) {
+    pthread_mutex_lock(&pool->lock);
+    __atomic_add_fetch(&pool->sleeping, 1, __ATOMIC_SEQ_CST);
+    while (!is_open(__atomic_load_n(&pool->work, __ATOMIC_SEQ_CST)) && !__atomic_load_n(&pool->ends, __ATOMIC_SEQ_CST))
+        pthread_cond_wait(&pool->begins, &pool->lock);
+    __atomic_sub_fetch(&pool->sleeping, 1, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void *help(void *argument) {
+    Session *s = argument;
+    Pool *pool = &s->pool;
+    while (!__atomic_load_n(&pool->ends, __ATOMIC_SEQ_CST)) {
+        int looks = 0;
+        while (looks++ < PATIENCE && !is_open(__atomic_load_n(&pool->work, __ATOMIC_ACQUIRE))) pause_();
+        if (!is_open(__atomic_load_n(&pool->work, __ATOMIC_ACQUIRE))) sleep_until_work(pool);
+        take_part(s);
+    }
+    return NULL;
+}
+
+static void wake(Pool *pool) {
+    if (!__atomic_load_n(&pool->sleeping, __ATOMIC_SEQ_CST)) return;
+    pthread_mutex_lock(&pool->lock);
+    pthread_cond_broadcast(&pool->begins);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void run(Session *s, size_t num_jobs) {
+    Pool *pool = &s->pool;
+    if (pool->num_threads < 2) {
+        do_part(s, num_jobs, 0, 1);
+        return;
+    }
+    uint64_t parts = 2 * pool->num_threads, turn = (pool->work >> 32) + 1;
+    pool->num_jobs = num_jobs;
+    __atomic_store_n(&pool->undone, parts, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&pool->work, turn << 32 | parts << 16, __ATOMIC_SEQ_CST);
+    wake(pool);
+    take_part(s);
+    for (int looks = 0; looks < PATIENCE; looks++) {
+        if (!__atomic_load_n(&pool->undone, __ATOMIC_ACQUIRE)) return;
+        pause_();
+    }
+    pthread_mutex_lock(&pool->lock);
+    __atomic_store_n(&pool->is_waiting, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&pool->undone, __ATOMIC_SEQ_CST)) pthread_cond_wait(&pool->done, &pool->lock);
+    __atomic_store_n(&pool->is_waiting, 0, __ATOMIC_SEQ_CST);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* So many threads share a session's steps from now on, which changes no bit; returns how many there are. */
+size_t mk_threads(Session *s, size_t count) {
+    Pool *pool = &s->pool;
+    if (pool->num_threads > 1) {
+        __atomic_store_n(&pool->ends, 1, __ATOMIC_SEQ_CST);
+        wake(pool);
+        for (size_t i = 1; i < pool->num_threads; i++) pthread_join(pool->threads[i], NULL);
+        pthread_mutex_destroy(&pool->lock);
+        pthread_cond_destroy(&pool->begins);
+        pthread_cond_destroy(&pool->done);
+    }
+    memset(pool, 0, sizeof *pool);
+    pool->num_threads = 1;
+    if (count < 2 || pthread_mutex_init(&pool->lock, NULL) || pthread_cond_init(&pool->begins, NULL) ||
+        pthread_cond_init(&pool->done, NULL))
+        return 1;
+    while (pool->num_threads < count && pool->num_threads < MOST_THREADS &&
+           !pthread_create(&pool->threads[pool->num_threads], NULL, help, s))
+        pool->num_threads++;
+    return pool->num_threads;
+}
+#else
+static void run(Session *s, size_t num_jobs) { do_part(s, num_jobs, 0, 1); }
+
+size_t mk_threads(Session *s, size_t count) { return (void)s, (void)count, 1; }
+#endif
+
 size_t mk_state_bytes(const Session *s) { return s->num_bytes; }
 void *mk_state(Session *s) { return s->memory; }
 const float *mk_logits(const Session *s) { return s->logits; }
 
 void mk_end(Session *s) {
     if (!s) return;
-    free(s->taken ? s->taken[0] : NULL);
+    mk_threads(s, 1);
     free(s->taken);
     free(s);
+}
+
+static void *lay(uint8_t *begin, size_t *at, size_t size) { /* the next piece; NULL while pieces are only counted */
+    size_t from = *at;
+    *at += whole(size, 64);
+    return begin ? begin + from : NULL;
+}
+
+static void lay_input(uint8_t *p, size_t *at, Input *input, size_t widest, size_t functions) {
+    input->normal = lay(p, at, widest * sizeof(float));
+    input->silu = lay(p, at, widest * sizeof(float));
+    input->codes = lay(p, at, widest);
+    input->functions = lay(p, at, functions * widest * sizeof(float));
+    input->rows = lay(p, at, functions * widest * sizeof(uint32_t));
+    input->values = lay(p, at, functions * widest * sizeof(float));
+    input->ends = lay(p, at, functions * sizeof(size_t));
+}
+
+/* Where everything of a session lies; its bytes. */
+static size_t lay_out(Session *s, uint8_t *p) {
+    const Model *m = s->model;
+    size_t D = m->d_model, keys = m->num_heads * m->key_width, values = m->num_heads * m->value_width, at = 0;
+    size_t widest = keys > values ? keys : values, W = whole(m->vocab_size, LANES), N = m->experts_per_token;
+    if (D > widest) widest = D;
+    if (m->num_experts > widest) widest = m->num_experts;
+    size_t hidden = whole(m->width, INPUTS), functions = (size_t)m->grid.num_basis, stream = whole(D, INPUTS);
+    widest = whole(widest, INPUTS);
+    s->memory = lay(p, &at, s->num_bytes);
+    float **parts[] = {&s->x, &s->read, &s->branch, &s->query, &s->key, &s->value, &s->gate};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) *parts[i] = lay(p, &at, widest * sizeof(float));
+    s->scratch = lay(p, &at, (widest > hidden ? widest : hidden) * sizeof(float));
+    s->turns = lay(p, &at, m->key_width * sizeof(float));
+    s->scores = lay(p, &at, whole(s->max_length, LANES) * sizeof(float));
+    lay_input(p, &at, &s->input, widest, functions);
+    size_t num_branches = N + m->num_shared;
+    s->jobs = lay(p, &at, (2 * num_branches + 4) * sizeof *s->jobs);
+    s->branches = lay(p, &at, num_branches * sizeof *s->branches);
+    for (size_t i = 0; i < num_branches; i++) {
+        Branch held, *branch = p ? &s->branches[i] : &held;
+        lay_input(p, &at, &branch->input, stream > hidden ? stream : hidden, functions);
+        branch->hidden = lay(p, &at, hidden * sizeof(float));
+        branch->gate = lay(p, &at, hidden * sizeof(float));
+        branch->y = lay(p, &at, stream * sizeof(float));
+    }
+    s->all_rows = lay(p, &at, (widest > hidden ? widest : hidden) * sizeof(uint32_t));
+    for (size_t i = 0; p && i < (widest > hidden ? widest : hidden); i++) s->all_rows[i] = (uint32_t)i;
+    s->logits = lay(p, &at, W * sizeof(float));
+    s->weights = lay(p, &at, W * sizeof(float));
+    s->gates = lay(p, &at, N * sizeof(float));
+    s->chosen = lay(p, &at, (N + m->num_groups) * sizeof(size_t));
+    s->order = lay(p, &at, m->vocab_size * sizeof(size_t));
+    return at;
 }
 
 /* A session of a model, empty; NULL without memory. max_length: positions that an attention keeps. */
 Session *mk_new(const Model *m, size_t max_length) {
     Session *s = calloc(1, sizeof *s);
-    if (!s || !(s->taken = calloc(1, sizeof *s->taken))) return free(s), NULL;
+    if (!s) return NULL;
     s->model = m, s->max_length = m->is_retention ? 0 : max_length;
-    size_t keys = m->num_heads * m->key_width, values = m->num_heads * m->value_width, D = m->d_model;
-    size_t largest = keys > values ? keys : values;
-    if (D > largest) largest = D;
-    if (m->width > largest) largest = m->width;
-    if (m->num_experts > largest) largest = m->num_experts;
-    largest = whole(largest, BLOCK) + LANES;
     s->num_bytes = (1 + m->num_earlier) * sizeof(int64_t) + m->num_layers * layer_bytes(m, s->max_length);
-    size_t functions = largest * (size_t)(m->grid.num_basis + m->grid.degree + 4);
-    size_t scores = whole(s->max_length > largest ? s->max_length : largest, LANES);
-    size_t floats = 12 * largest + 2 * functions + scores + 2 * whole(m->vocab_size, LANES) + m->experts_per_token;
-    size_t bytes = whole(s->num_bytes, 64) + floats * sizeof(float) + largest +
-                   (m->experts_per_token + m->num_experts + m->vocab_size) * sizeof(size_t);
-    uint8_t *p = calloc(bytes + 1024, 1);
-    if (!p) return mk_end(s), NULL;
-    s->taken[0] = p;
-    s->memory = p, p += whole(s->num_bytes, 64);
-    s->chosen = (size_t *)p, p += (m->experts_per_token + m->num_experts) * sizeof(size_t);
-    s->order = (size_t *)p, p += m->vocab_size * sizeof(size_t);
-    float **parts[] = {&s->x,     &s->read, &s->branch, &s->hidden, &s->wide, &s->scratch,
-                       &s->query, &s->key,  &s->value,  &s->gate,   &s->silu, &s->first_silu};
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) *parts[i] = (float *)p, p += largest * sizeof(float);
-    s->functions = (float *)p, p += functions * sizeof(float);
-    s->first_functions = (float *)p, p += functions * sizeof(float);
-    s->scores = (float *)p, p += scores * sizeof(float);
-    s->logits = (float *)p, p += whole(m->vocab_size, LANES) * sizeof(float);
-    s->weights = (float *)p, p += whole(m->vocab_size, LANES) * sizeof(float);
-    s->gates = (float *)p, p += m->experts_per_token * sizeof(float);
-    s->codes = (int8_t *)p;
+    s->taken = calloc(lay_out(s, NULL) + 64, 1);
+    if (!s->taken) return mk_end(s), NULL;
+    lay_out(s, (uint8_t *)s->taken + (64 - (uintptr_t)s->taken % 64));
     return s;
 }
 
 void mk_reset(Session *s) { memset(s->memory, 0, s->num_bytes); }
 
-/* y [F] = x [D] W; x is normalised and rounded where the matrix asks for it. y has room for whole lanes. */
-static void multiply(Session *s, float *y, const float *x, const Linear *w) {
-    const Kernels *k = s->model->kernels;
+/* What a matrix makes of x before it multiplies. */
+static void read_input(Session *s, Input *in, const float *x, const Linear *w) {
+    in->x = x;
     if (w->normalize) {
-        rms_norm(s->wide, x, NULL, w->d_in, s->model->epsilon, s->scratch);
-        x = s->wide;
+        rms_norm(in->normal, x, NULL, w->d_in, s->model->epsilon);
+        in->x = in->normal;
     }
-    if (w->kind == FLOATS) {
-        memset(y, 0, w->wide * sizeof(float));
-        for (size_t d = 0; d < w->d_in; d++) k->add(y, x[d], (float *)w->data + d * w->wide, w->wide);
-        return;
-    }
-    float most = 0.0f;
-    for (size_t d = 0; d < w->d_in; d++) {
-        float size = fabsf(x[d]);
-        if (size > most) most = size;
-    }
-    float scale = (most > 1e-5f ? most : 1e-5f) / w->largest;
-    int32_t sum = 0;
-    size_t n = whole(w->d_in, BLOCK), row = n / 4;
-    for (size_t d = 0; d < w->d_in; d++) {
-        float code = round_even(x[d] / scale);
-        if (code > w->largest) code = w->largest;
-        if (code < -w->largest - 1.0f) code = -w->largest - 1.0f;
-        s->codes[d] = (int8_t)code;
-        sum += s->codes[d];
-    }
-    memset(s->codes + w->d_in, 0, n - w->d_in);
-    float factor = scale * w->scale;
-    for (size_t o = 0; o < w->d_out; o++)
-        y[o] = (float)(k->dot((uint8_t *)w->data + o * row, s->codes, n) - sum) * factor;
+    if (!w->codes) return;
+    in->scale = s->model->kernels->round(in->codes, in->x, w->d_in, w->largest, &in->sum);
+    memset(in->codes + w->d_in, 0, whole(w->d_in, INPUTS) - w->d_in);
 }
 
-static void bump_functions(const Grid *g, float *out, const float *x, size_t D) {
-    float last = (float)g->num_intervals, margin = g->extrapolation == FADE ? (float)(g->degree + 1) : 0.0f;
-    float per_unit = (float)(g->num_intervals / g->span);
-    for (size_t d = 0; d < D; d++) {
-        float free_ = x[d] == g->high ? last : (x[d] - g->low) * per_unit, held = free_;
-        if (held < -margin) held = -margin;
-        if (held > last + margin) held = last + margin;
-        float below = free_ < 0.0f ? free_ : 0.0f, above = free_ - last > 0.0f ? free_ - last : 0.0f;
-        for (int i = 0; i < g->num_basis; i++) {
-            float value;
-            if (g->degree == 0) {
-                int is_last = i == g->num_intervals - 1 && held == (float)(i + 1);
-                value = (float)(held >= (float)i && (held < (float)(i + 1) || is_last));
-            } else {
-                float distance = fabsf(held - (float)(i - (g->degree - 1) / 2.0));
-                value = 0.0f;
-                for (int j = 0; j <= g->degree / 2; j++) {
-                    float height = (float)((g->degree + 1) / 2.0 - j) - distance, term;
-                    if (!(height > 0.0f)) height = 0.0f;
-                    term = height;
-                    for (int p = 1; p < g->degree; p++) term = term * height;
-                    value = j ? value + g->bump[j] * term : g->bump[j] * term;
-                }
-            }
-            if (g->extrapolation == GO_ON) {
-                value = value + below * g->end_slope[i];
-                value = value - above * g->end_slope[g->num_basis - 1 - i];
-            }
-            out[(size_t)i * D + d] = value;
-        }
+/* y += values W of some rows of W, groups begin to end of LANES outputs; y is the first of these. */
+static void add_rows(const Model *m, float *y, const Tiles *w, const uint32_t *rows, const float *values, size_t count,
+                     float scale, size_t begin, size_t end) {
+    static const size_t BITS[] = {32, 2, 8};
+    for (size_t next; begin < end; begin = next) {
+        size_t tile = begin / (TILE / LANES), last = (tile + 1) * (TILE / LANES), groups = w->wide / LANES;
+        if (last > groups) last = groups;
+        next = last < end ? last : end;
+        size_t stride = (last - tile * (TILE / LANES)) * LANES, at = place(w, 0, begin * LANES);
+        m->kernels->sums[w->kind](y, next - begin, (uint8_t *)w->data + at * BITS[w->kind] / 8, stride, rows, values,
+                                  count, scale);
+        y += (next - begin) * LANES;
     }
+}
+
+/* y [F] = x [D] W */
+static void multiply_part(Session *s, float *y, const Input *in, const Linear *w, size_t begin, size_t end) {
+    const Model *m = s->model;
+    size_t blocks = whole(w->d_in, INPUTS) / INPUTS;
+    if (w->codes) {
+        const uint8_t *codes = w->codes + begin * blocks * BLOCK;
+        m->kernels->dots(y + begin * LANES, end - begin, codes, in->codes, blocks, in->sum, in->scale * w->scale);
+    } else {
+        memset(y + begin * LANES, 0, (end - begin) * LANES * sizeof(float));
+        add_rows(m, y + begin * LANES, &w->floats, s->all_rows, in->x, w->d_in, 1.0f, begin, end);
+    }
+}
+
+static void linear_part(Session *s, const Job *job, size_t begin, size_t end) {
+    multiply_part(s, job->y, job->input, job->what, begin, end);
+}
+
+/* The product of a matrix; y has room for whole lanes. */
+static Job linear(float *y, const Input *in, const Linear *w) {
+    Job job = {linear_part, whole(w->d_out, LANES) / LANES, w, in, y};
+    return job;
+}
+
+static void multiply(Session *s, float *y, const float *x, const Linear *w) {
+    read_input(s, &s->input, x, w);
+    s->jobs[0] = linear(y, &s->input, w);
+    run(s, 1);
+}
+
+/* y has room for whole lanes, and is not x */
+static void sigmoids(const Kernels *k, float *y, const float *x, size_t n) {
+    size_t wide = whole(n, LANES);
+    for (size_t i = 0; i < n; i++) y[i] = -x[i];
+    for (size_t i = n; i < wide; i++) y[i] = 0.0f;
+    k->exps(y, y, wide);
+    for (size_t i = 0; i < n; i++) y[i] = 1.0f / (1.0f + y[i]);
+}
+
+static void silus(const Kernels *k, float *y, const float *x, size_t n) {
+    size_t wide = whole(n, LANES);
+    for (size_t i = 0; i < n; i++) y[i] = -x[i];
+    for (size_t i = n; i < wide; i++) y[i] = 0.0f;
+    k->exps(y, y, wide);
+    for (size_t i = 0; i < n; i++) y[i] = x[i] / (1.0f + y[i]);
 }
 
 static float ratio(float a, float b) { return b > 0.0f ? a / b : 0.0f; }
@@ -1223,7 +1525,7 @@ static void recursion(float *v, float x, const float *t, size_t step, int knots,
         }
 }
 
-static void knot_functions(const Grid *g, const float *knots, float *out, const float *x, size_t D) {
+static void knot_functions(const Grid *g, const float *knots, float *out, const float *x, size_t D, size_t wide) {
     int count = g->num_basis + g->degree + 1, p = g->degree;
     float v[128], lower[128];
     for (size_t d = 0; d < D; d++) {
@@ -1243,7 +1545,7 @@ static void knot_functions(const Grid *g, const float *knots, float *out, const 
                 for (int i = 0; i < g->num_basis; i++) v[i] = v[i] + beyond[end] * (lower[i] - lower[i + 1]);
             }
         }
-        for (int i = 0; i < g->num_basis; i++) out[(size_t)i * D + d] = v[i];
+        for (int i = 0; i < g->num_basis; i++) out[(size_t)i * wide + d] = v[i];
     }
 }
 
@@ -1265,22 +1567,23 @@ static void tanhs(const Kernels *k, float *y, const float *x, size_t n) {
     for (size_t i = 0; i < n; i++) y[i] = 1.0f - 2.0f / (y[i] + 1.0f);
 }
 
-/* The functions on the edges at x: out [G, D], with D floats of room behind them. */
+/* The functions on the edges at x: out [G, D in whole lanes] */
 static void edge_functions(Session *s, const KanLayer *layer, float *out, const float *x, size_t D) {
     const Grid *g = &s->model->grid;
     const Kernels *k = s->model->kernels;
+    size_t wide = whole(D, LANES);
     if (layer->knots) {
-        knot_functions(g, layer->knots, out, x, D);
+        knot_functions(g, layer->knots, out, x, D, wide);
     } else if (g->basis == BSPLINE) {
-        bump_functions(g, out, x, D);
+        k->bumps(g, out, s->scratch, x, wide);
     } else if (g->basis == RATIONAL) {
         rational(layer, out, x, D);
     } else if (g->basis == CHEBYSHEV) {
         tanhs(k, s->scratch, x, D);
         for (int i = 0; i < g->num_basis; i++)
             for (size_t d = 0; d < D; d++) {
-                float t = s->scratch[d], *at = out + (size_t)i * D + d;
-                *at = i == 0 ? 1.0f : i == 1 ? t : 2.0f * t * at[-(ptrdiff_t)D] - at[-2 * (ptrdiff_t)D];
+                float t = s->scratch[d], *at = out + (size_t)i * wide + d;
+                *at = i == 0 ? 1.0f : i == 1 ? t : 2.0f * t * at[-(ptrdiff_t)wide] - at[-2 * (ptrdiff_t)wide];
             }
     } else if (g->basis == FOURIER) {
         for (size_t d = 0; d < D; d++) {
@@ -1289,45 +1592,55 @@ static void edge_functions(Session *s, const KanLayer *layer, float *out, const 
             for (int i = 1; i < g->num_basis; i += 2) {
                 float c, sine;
                 cos_and_sin(turns * ((i + 1) / 2), &c, &sine);
-                out[(size_t)i * D + d] = c;
-                if (i + 1 < g->num_basis) out[(size_t)(i + 1) * D + d] = sine;
+                out[(size_t)i * wide + d] = c;
+                if (i + 1 < g->num_basis) out[(size_t)(i + 1) * wide + d] = sine;
             }
         }
     } else {
         float step = (float)(g->span / (g->num_basis > 1 ? g->num_basis - 1 : 1));
         for (int i = 0; i < g->num_basis; i++) {
-            float *row = out + (size_t)i * D;
+            float *row = out + (size_t)i * wide;
             for (size_t d = 0; d < D; d++) {
                 float position = (x[d] - g->low) / step, most = (float)(g->num_basis + 31);
                 position = position < -32.0f ? -32.0f : position > most ? most : position;
                 row[d] = -((position - (float)i) * (position - (float)i));
             }
-            for (size_t d = D; d < whole(D, LANES); d++) s->scratch[d] = 0.0f;
-            memcpy(s->scratch, row, D * sizeof(float));
-            k->exps(s->scratch, s->scratch, whole(D, LANES));
-            memcpy(row, s->scratch, D * sizeof(float));
+            for (size_t d = D; d < wide; d++) row[d] = 0.0f;
+            k->exps(row, row, wide);
         }
     }
 }
 
-/* y [F] = silu(x) W + B(x) C, of silu(x) and B(x) */
-static void kan_layer(Session *s, float *y, const float *silu, const float *functions, const KanLayer *layer) {
-    const Model *m = s->model;
-    const Kernels *k = m->kernels;
-    size_t D = layer->base.d_in, wide = layer->base.wide;
-    multiply(s, s->value, silu, &layer->base);
-    memset(y, 0, wide * sizeof(float));
-    for (int g = 0; g < m->grid.num_basis; g++)
+/* What a KAN layer reads: silu(x) for its base matrix, and the functions at x. */
+static void read_edges(Session *s, Input *in, const float *x, const KanLayer *layer) {
+    size_t D = layer->base.d_in, wide = whole(D, LANES), count = 0;
+    silus(s->model->kernels, in->silu, x, D);
+    read_input(s, in, in->silu, &layer->base);
+    edge_functions(s, layer, in->functions, x, D);
+    for (size_t g = 0; g < (size_t)s->model->grid.num_basis; g++) {
         for (size_t d = 0; d < D; d++) {
-            float value = functions[(size_t)g * D + d];
-            size_t row = (size_t)g * D + d;
-            if (value == 0.0f) continue; /* most are: a sum stays what it is by adding 0 */
-            if (layer->kind == FLOATS) k->add(y, value, (float *)layer->spline + row * wide, wide);
-            else if (layer->kind == CODES2)
-                k->add2(y, value * layer->scales[g], (uint8_t *)layer->spline + row * wide / 4, wide);
-            else k->add8(y, value * layer->scales[g], (int8_t *)layer->spline + row * wide, wide);
+            float value = in->functions[g * wide + d];
+            in->rows[count] = (uint32_t)(g * D + d), in->values[count] = value;
+            count += value != 0.0f; /* a cubic spline has four that are not, and no sum is changed by adding 0 */
         }
-    for (size_t o = 0; o < layer->base.d_out; o++) y[o] = s->value[o] + y[o];
+        in->ends[g] = count;
+    }
+}
+
+/* y [F] = silu(x) W + B(x) C */
+static void kan_part(Session *s, const Job *job, size_t begin, size_t end) {
+    const KanLayer *layer = job->what;
+    const Input *in = job->input;
+    multiply_part(s, job->y, in, &layer->base, begin, end);
+    for (size_t next; begin < end; begin = next) {
+        float sum[TILE] = {0}, *y = job->y + begin * LANES;
+        next = (begin / (TILE / LANES) + 1) * (TILE / LANES);
+        if (next > end) next = end;
+        for (size_t g = 0, from = 0; g < (size_t)s->model->grid.num_basis; from = in->ends[g++])
+            add_rows(s->model, sum, &layer->spline, in->rows + from, in->values + from, in->ends[g] - from,
+                     layer->scales ? layer->scales[g] : 1.0f, begin, next);
+        for (size_t i = 0; i < (next - begin) * LANES; i++) y[i] = y[i] + sum[i];
+    }
 }
 
 static float erf_of(const Kernels *k, float x) {
@@ -1340,46 +1653,71 @@ static float erf_of(const Kernels *k, float x) {
     return x < 0.0f || (x == 0.0f && 1.0f / x < 0.0f) ? -size : size;
 }
 
-/* y [D] = f(x); y is not x. is_known: the edges of the first layer have been computed, for another expert. */
-static void feed_forward(Session *s, float *y, const float *x, const FeedForward *f, int is_known) {
+/* branches' y = f(x) of two KAN layers, normalised in between */
+static void kan_networks(Session *s, const float *x, size_t count) {
     const Model *m = s->model;
-    const Kernels *k = m->kernels;
-    if (m->ffn == KAN) {
-        size_t D = m->d_model, F = f->layers[0].base.d_out;
-        const KanLayer *up = &f->layers[0], *down = &f->layers[1];
-        if (!is_known || up->knots || up->numerator) { /* which are each expert's own */
-            silus(k, s->first_silu, x, D);
-            edge_functions(s, up, s->first_functions, x, D);
+    const KanLayer *first = &s->branches[0].f->layers[0];
+    int is_own = first->knots || first->numerator; /* each expert's functions, else all read the same */
+    if (!is_own) read_edges(s, &s->input, x, first);
+    for (int second = 0; second < 2; second++) {
+        for (size_t i = 0; i < count; i++) {
+            Branch *branch = &s->branches[i];
+            const KanLayer *layer = &branch->f->layers[second];
+            if (second || is_own) read_edges(s, &branch->input, second ? branch->hidden : x, layer);
+            Job job = {kan_part, whole(layer->base.d_out, LANES) / LANES, layer,
+                       second || is_own ? &branch->input : &s->input, second ? branch->y : branch->hidden};
+            s->jobs[i] = job;
         }
-        kan_layer(s, s->hidden, s->first_silu, s->first_functions, up);
-        rms_norm(s->hidden, s->hidden, NULL, F, m->epsilon, s->scratch);
-        silus(k, s->silu, s->hidden, F);
-        edge_functions(s, down, s->functions, s->hidden, F);
-        kan_layer(s, y, s->silu, s->functions, down);
+        run(s, count);
+        for (size_t i = 0; i < count && !second; i++) {
+            float *hidden = s->branches[i].hidden;
+            rms_norm(hidden, hidden, NULL, first->base.d_out, m->epsilon);
+        }
+    }
+}
+
+/* hidden = activation(hidden, gate) of an MLP or a gated layer; its gate is overwritten */
+static void activate(Session *s, float *hidden, float *gate, size_t F) {
+    const Kernels *k = s->model->kernels;
+    float *scratch = s->scratch;
+    if (s->model->ffn == MLP) {
+        for (size_t i = 0; i < F; i++) {
+            float up = hidden[i];
+            gate[i] = 0.7978845608028654f * (up + 0.044715f * (up * up * up));
+        }
+        tanhs(k, scratch, gate, F);
+        for (size_t i = 0; i < F; i++) hidden[i] = 0.5f * hidden[i] * (1.0f + scratch[i]);
+    } else if (s->model->ffn == SWIGLU) {
+        silus(k, scratch, gate, F);
+        for (size_t i = 0; i < F; i++) hidden[i] = scratch[i] * hidden[i];
+    } else {
+        for (size_t i = 0; i < F; i++)
+            hidden[i] = 0.5f * gate[i] * (1.0f + erf_of(k, gate[i] * 0.7071067811865476f)) * hidden[i];
+    }
+}
+
+/* y [D] = f(x) of the first so many branches, whose f is set */
+static void feed_forward(Session *s, const float *x, size_t count) {
+    const Model *m = s->model;
+    if (m->ffn == KAN) {
+        kan_networks(s, x, count);
         return;
     }
-    size_t F = f->up.d_out;
-    multiply(s, s->hidden, x, &f->up);
-    if (m->ffn == MLP) {
-        for (size_t i = 0; i < F; i++) {
-            float up = s->hidden[i];
-            s->gate[i] = 0.7978845608028654f * (up + 0.044715f * (up * up * up));
-        }
-        tanhs(k, s->value, s->gate, F);
-        for (size_t i = 0; i < F; i++) s->hidden[i] = 0.5f * s->hidden[i] * (1.0f + s->value[i]);
-    } else {
-        multiply(s, s->gate, x, &f->gate);
-        if (m->ffn == SWIGLU) {
-            silus(k, s->value, s->gate, F);
-            for (size_t i = 0; i < F; i++) s->hidden[i] = s->value[i] * s->hidden[i];
-        } else {
-            for (size_t i = 0; i < F; i++) {
-                float gate = s->gate[i];
-                s->hidden[i] = 0.5f * gate * (1.0f + erf_of(k, gate * 0.7071067811865476f)) * s->hidden[i];
-            }
-        }
+    size_t num_jobs = 0;
+    read_input(s, &s->input, x, &s->branches[0].f->up);
+    for (size_t i = 0; i < count; i++) {
+        Branch *branch = &s->branches[i];
+        s->jobs[num_jobs++] = linear(branch->hidden, &s->input, &branch->f->up);
+        if (m->ffn != MLP) s->jobs[num_jobs++] = linear(branch->gate, &s->input, &branch->f->gate);
     }
-    multiply(s, y, s->hidden, &f->down);
+    run(s, num_jobs);
+    for (size_t i = 0; i < count; i++) {
+        Branch *branch = &s->branches[i];
+        activate(s, branch->hidden, branch->gate, branch->f->up.d_out);
+        read_input(s, &branch->input, branch->hidden, &branch->f->down);
+        s->jobs[i] = linear(branch->y, &branch->input, &branch->f->down);
+    }
+    run(s, count);
 }
 
 static void softmax(const Kernels *k, float *y, size_t n) { /* in place, with room for whole lanes */
@@ -1408,10 +1746,9 @@ static void best_of(float *values, size_t n, size_t count, size_t *out) {
 static void route(Session *s, const float *x, const Block *block) {
     const Model *m = s->model;
     const Kernels *k = m->kernels;
-    size_t E = m->num_experts, wide = whole(E, LANES), N = m->experts_per_token, size = E / m->num_groups;
+    size_t E = m->num_experts, N = m->experts_per_token, size = E / m->num_groups;
     float *logits = s->query, *score = s->key, *choice = s->value;
-    memset(logits, 0, wide * sizeof(float));
-    for (size_t d = 0; d < m->d_model; d++) k->add(logits, x[d], block->router + d * wide, wide);
+    multiply(s, logits, x, &block->router);
     if (m->is_sigmoid) {
         sigmoids(k, score, logits, E);
     } else {
@@ -1420,7 +1757,7 @@ static void route(Session *s, const float *x, const Block *block) {
     }
     for (size_t e = 0; e < E; e++) choice[e] = score[e] + block->bias[e];
     if (m->num_groups > 1) {
-        float *groups = s->gate, *kept = s->wide;
+        float *groups = s->gate, *kept = s->scratch;
         for (size_t g = 0; g < m->num_groups; g++) {
             float first = -INFINITY, second = -INFINITY;
             for (size_t e = g * size; e < (g + 1) * size; e++) {
@@ -1447,65 +1784,88 @@ static void route(Session *s, const float *x, const Block *block) {
     for (size_t c = 0; c < N; c++) s->gates[c] = gates[c] * m->gate_scale;
 }
 
-/* s->branch = f(x), of a mixture; x is s->read, s->x untouched */
+/* s->branch = f(x), of a mixture; x is s->read */
 static void mixture(Session *s, const float *x, const Block *block) {
     const Model *m = s->model;
-    size_t D = m->d_model;
+    size_t D = m->d_model, N = m->experts_per_token, count = N + m->num_shared;
     const float *read = x;
     if (!block->ffn_norm) {
-        rms_norm(s->hidden, x, NULL, D, m->epsilon, s->scratch);
-        read = s->hidden;
+        rms_norm(s->branch, x, NULL, D, m->epsilon);
+        read = s->branch;
     }
     route(s, read, block);
-    float *y = s->key, *shared = s->scores;
+    for (size_t i = 0; i < count; i++) s->branches[i].f = &block->ffn[i < N ? s->chosen[i] : m->num_experts + i - N];
+    feed_forward(s, x, count);
     memset(s->branch, 0, D * sizeof(float));
-    for (size_t c = 0; c < m->experts_per_token; c++) {
-        feed_forward(s, y, x, &block->ffn[s->chosen[c]], c > 0);
-        for (size_t d = 0; d < D; d++) s->branch[d] = s->branch[d] + s->gates[c] * y[d];
-    }
-    for (size_t e = 0; e < m->num_shared; e++) {
-        feed_forward(s, y, x, &block->ffn[m->num_experts + e], 1);
-        for (size_t d = 0; d < D; d++) shared[d] = e ? shared[d] + y[d] : y[d];
-    }
-    for (size_t d = 0; m->num_shared && d < D; d++) s->branch[d] = s->branch[d] + shared[d];
+    for (size_t i = 0; i < N; i++)
+        for (size_t d = 0; d < D; d++) s->branch[d] = s->branch[d] + s->gates[i] * s->branches[i].y[d];
+    if (!m->num_shared) return;
+    float *shared = s->branches[N].y;
+    for (size_t i = N + 1; i < count; i++)
+        for (size_t d = 0; d < D; d++) shared[d] = shared[d] + s->branches[i].y[d];
+    for (size_t d = 0; d < D; d++) s->branch[d] = s->branch[d] + shared[d];
 }
 
-static void rotate(const Model *m, float *x, int64_t position) { /* [H, K] */
+static void dense(Session *s, const float *x, const Block *block) { /* s->branch = f(x) */
+    s->branches[0].f = block->ffn;
+    feed_forward(s, x, 1);
+    memcpy(s->branch, s->branches[0].y, s->model->d_model * sizeof(float));
+}
+
+static void rotate(const Session *s, float *x) { /* [H, K] */
+    const Model *m = s->model;
     size_t P = m->key_width / 2;
-    for (size_t i = 0; i < P; i++) {
-        float c, sine;
-        cos_and_sin(m->turns[i] * (double)position, &c, &sine);
-        for (size_t h = 0; h < m->num_heads; h++) {
+    for (size_t h = 0; h < m->num_heads; h++)
+        for (size_t i = 0; i < P; i++) {
+            float c = s->turns[i], sine = s->turns[P + i];
             float *a = x + h * m->key_width + (m->halves ? i : 2 * i), *b = a + (m->halves ? P : 1);
             float first = *a * c - *b * sine, second = *b * c + *a * sine;
             *a = first, *b = second;
         }
+}
+
+/* s->query, s->key, s->value and, of a retention, s->gate */
+static void project(Session *s, const float *x, const Block *block) {
+    read_input(s, &s->input, x, &block->query);
+    s->jobs[0] = linear(s->query, &s->input, &block->query);
+    s->jobs[1] = linear(s->key, &s->input, &block->key);
+    s->jobs[2] = linear(s->value, &s->input, &block->value);
+    if (s->model->is_retention) s->jobs[3] = linear(s->gate, &s->input, &block->gate);
+    run(s, s->model->is_retention ? 4 : 3);
+}
+
+/* y [H, V] = what heads recall, normalised; s->scratch has what each keeps, and the job's `what` their memory */
+static void recall_part(Session *s, const Job *job, size_t begin, size_t end) {
+    const Model *m = s->model;
+    const Kernels *k = m->kernels;
+    size_t K = m->key_width, V = m->value_width;
+    const double *norms = job->what;
+    float *sums = (float *)(norms + m->num_heads), *kept = s->scratch;
+    for (size_t h = begin; h < end; h++) {
+        float *y = job->y + h * V;
+        memset(y, 0, V * sizeof(float));
+        for (size_t i = h * K; i < (h + 1) * K; i++)
+            k->recall(y, sums + i * V, s->value + h * V, kept[h], s->key[i], s->query[i], V);
+        if (m->divides_rows) {
+            float factor = (float)(1.0 / sqrt(norms[h]));
+            for (size_t v = 0; v < V; v++) y[v] = y[v] * factor;
+        }
+        rms_norm(y, y, NULL, V, m->epsilon);
     }
 }
 
-static void retention(Session *s, const float *x, const Block *block, uint8_t *memory, int64_t position) {
+static void retention(Session *s, const float *x, const Block *block, uint8_t *memory) {
     const Model *m = s->model;
     const Kernels *k = m->kernels;
     size_t H = m->num_heads, K = m->key_width, V = m->value_width;
     double *norms = (double *)memory;
-    float *sums = (float *)(memory + H * sizeof(double)), *kept = s->hidden;
-    float key_scale = (float)(1 / sqrt((double)K));
-    multiply(s, s->query, x, &block->query);
-    multiply(s, s->key, x, &block->key);
-    multiply(s, s->value, x, &block->value);
-    multiply(s, s->gate, x, &block->gate);
-    rotate(m, s->query, position);
+    float key_scale = (float)(1 / sqrt((double)K)), *kept = s->scratch, *y = s->branch;
+    project(s, x, block);
+    rotate(s, s->query);
     for (size_t i = 0; i < H * K; i++) s->key[i] = s->key[i] * key_scale;
-    rotate(m, s->key, position);
+    rotate(s, s->key);
     if (m->is_gated) {
-        const float *read = x;
-        size_t wide = whole(H, LANES);
-        if (m->normalizes_input) {
-            rms_norm(s->wide, x, NULL, m->d_model, m->epsilon, s->scratch);
-            read = s->wide;
-        }
-        memset(s->branch, 0, wide * sizeof(float));
-        for (size_t d = 0; d < m->d_model; d++) k->add(s->branch, read[d], block->decay_gate + d * wide, wide);
+        multiply(s, s->branch, x, &block->decay_gate);
         sigmoids(k, kept, s->branch, H);
         for (size_t h = 0; h < H; h++)
             for (int i = 0; i < 4; i++) kept[h] = sqrtf(kept[h]); /* the sixteenth root */
@@ -1515,29 +1875,13 @@ static void retention(Session *s, const float *x, const Block *block, uint8_t *m
             norms[h] = block->decay[h] * norms[h] + 1.0;
         }
     }
-    float *y = s->branch;
-    for (size_t h = 0; h < H; h++) {
-        float *head = y + h * V, *sum = sums + h * K * V;
-        for (size_t v = 0; v < V; v++) head[v] = 0.0f;
-        for (size_t i = 0; i < K; i++) {
-            float key = s->key[h * K + i], query = s->query[h * K + i], *row = sum + i * V;
-            const float *value = s->value + h * V;
-            for (size_t v = 0; v < V; v++) {
-                row[v] = kept[h] * row[v] + key * value[v];
-                head[v] = head[v] + query * row[v];
-            }
-        }
-        if (m->divides_rows) {
-            float factor = (float)(1.0 / sqrt(norms[h]));
-            for (size_t v = 0; v < V; v++) head[v] = head[v] * factor;
-        }
-        rms_norm(head, head, NULL, V, m->epsilon, s->scratch);
-    }
-    silus(k, s->hidden, s->gate, H * V);
-    for (size_t i = 0; i < H * V; i++) y[i] = s->hidden[i] * y[i];
-    if (m->sub_norm && !m->normalizes_input) rms_norm(y, y, NULL, H * V, m->epsilon, s->scratch);
-    memcpy(s->hidden, y, H * V * sizeof(float));
-    multiply(s, s->branch, s->hidden, &block->out);
+    Job job = {recall_part, H, norms, NULL, y};
+    s->jobs[0] = job;
+    run(s, 1);
+    silus(k, s->value, s->gate, H * V);
+    for (size_t i = 0; i < H * V; i++) s->value[i] = s->value[i] * y[i];
+    if (m->sub_norm && !m->normalizes_input) rms_norm(s->value, s->value, NULL, H * V, m->epsilon);
+    multiply(s, s->branch, s->value, &block->out);
 }
 
 static void attention(Session *s, const float *x, const Block *block, uint8_t *memory, int64_t position) {
@@ -1545,11 +1889,9 @@ static void attention(Session *s, const float *x, const Block *block, uint8_t *m
     size_t H = m->num_heads, K = m->key_width, V = m->value_width, S = s->max_length, length = (size_t)position + 1;
     float *keys = (float *)memory, *values = keys + S * H * K;
     float query_scale = (float)(1 / sqrt((double)K));
-    multiply(s, s->query, x, &block->query);
-    multiply(s, s->key, x, &block->key);
-    multiply(s, s->value, x, &block->value);
-    rotate(m, s->query, position);
-    rotate(m, s->key, position);
+    project(s, x, block);
+    rotate(s, s->query);
+    rotate(s, s->key);
     memcpy(keys + (size_t)position * H * K, s->key, H * K * sizeof(float));
     memcpy(values + (size_t)position * H * V, s->value, H * V * sizeof(float));
     for (size_t h = 0; h < H; h++) {
@@ -1559,12 +1901,12 @@ static void attention(Session *s, const float *x, const Block *block, uint8_t *m
             s->scores[p] = score * query_scale;
         }
         softmax(m->kernels, s->scores, length);
-        float *y = s->hidden + h * V;
+        float *y = s->gate + h * V;
         for (size_t v = 0; v < V; v++) y[v] = 0.0f;
         for (size_t p = 0; p < length; p++)
             for (size_t v = 0; v < V; v++) y[v] = y[v] + s->scores[p] * values[(p * H + h) * V + v];
     }
-    multiply(s, s->branch, s->hidden, &block->out);
+    multiply(s, s->branch, s->gate, &block->out);
 }
 
 static void add_branch(Session *s, const float *scale) {
@@ -1575,28 +1917,36 @@ static void add_branch(Session *s, const float *scale) {
         return;
     }
     for (size_t d = 0; d < D; d++) s->x[d] = m->alpha * s->x[d] + s->branch[d];
-    rms_norm(s->x, s->x, scale, D, m->epsilon, s->scratch);
+    rms_norm(s->x, s->x, scale, D, m->epsilon);
 }
 
 static void read_stream(Session *s, const float *scale) {
     const Model *m = s->model;
-    if (scale && !m->is_deepnorm) rms_norm(s->read, s->x, scale, m->d_model, m->epsilon, s->scratch);
+    if (scale && !m->is_deepnorm) rms_norm(s->read, s->x, scale, m->d_model, m->epsilon);
     else memcpy(s->read, s->x, m->d_model * sizeof(float));
 }
 
 static float embedded(const Model *m, size_t token, size_t d) {
-    size_t at = (token / LANES * m->d_model + d) * LANES + token % LANES;
-    float value = m->embedding_kind == CODES8 ? (float)((int8_t *)m->embedding)[at] * m->embedding_scales[token]
-                                              : ((float *)m->embedding)[at];
+    size_t at = place(&m->embedding, d, token);
+    float value = m->embedding_scales ? (float)((int8_t *)m->embedding.data)[at] * m->embedding_scales[token]
+                                      : ((float *)m->embedding.data)[at];
     return m->embedding_scale == 1.0f ? value : value * m->embedding_scale;
+}
+
+static void head_part(Session *s, const Job *job, size_t begin, size_t end) {
+    const Model *m = s->model;
+    float *y = job->y + begin * LANES;
+    memset(y, 0, (end - begin) * LANES * sizeof(float));
+    add_rows(m, y, &m->head, s->all_rows, job->input->x, m->d_model, 1.0f, begin, end);
+    if (!m->head_scales) return;
+    for (size_t i = 0; i < (end - begin) * LANES; i++) y[i] = y[i] * m->head_scales[begin * LANES + i];
 }
 
 /* Reads a token; the logits of the next one are mk_logits afterwards. 0 for a token that there is not, or where an
    attention's cache is full. */
 int mk_step(Session *s, int64_t token) {
     const Model *m = s->model;
-    const Kernels *k = m->kernels;
-    size_t D = m->d_model, bytes = layer_bytes(m, s->max_length);
+    size_t D = m->d_model, P = m->key_width / 2, bytes = layer_bytes(m, s->max_length);
     int64_t *position = (int64_t *)s->memory, *previous = position + 1;
     if (token < 0 || (size_t)token >= m->vocab_size || (!m->is_retention && (size_t)*position >= s->max_length)) return 0;
     for (size_t d = 0; d < D; d++) s->x[d] = embedded(m, (size_t)token, d);
@@ -1606,29 +1956,28 @@ int mk_step(Session *s, int64_t token) {
         for (size_t d = 0; d < D; d++)
             s->x[d] = s->x[d] + embedded(m, earlier, d) * m->convolution[(i - 1) * whole(D, LANES) + d];
     }
+    for (size_t i = 0; i < P; i++) cos_and_sin(m->turns[i] * (double)*position, &s->turns[i], &s->turns[P + i]);
     uint8_t *memory = (uint8_t *)(previous + m->num_earlier);
     for (size_t layer = 0; layer < m->num_layers; layer++, memory += bytes) {
         const Block *block = &m->blocks[layer];
         read_stream(s, block->mixer_norm);
-        (m->is_retention ? retention : attention)(s, s->read, block, memory, *position);
+        if (m->is_retention) retention(s, s->read, block, memory);
+        else attention(s, s->read, block, memory, *position);
         add_branch(s, block->mixer_norm);
         read_stream(s, block->ffn_norm);
         if (block->routed) mixture(s, s->read, block);
-        else feed_forward(s, s->branch, s->read, block->ffn, 0);
+        else dense(s, s->read, block);
         add_branch(s, block->ffn_norm);
     }
     const float *h = s->x;
     if (m->final_norm) {
-        rms_norm(s->read, s->x, m->final_norm, D, m->epsilon, s->scratch);
+        rms_norm(s->read, s->x, m->final_norm, D, m->epsilon);
         h = s->read;
     }
-    size_t blocks = whole(m->vocab_size, LANES) / LANES;
-    if (m->head_kind == CODES8) {
-        k->head8(s->logits, h, m->head, D, blocks);
-        for (size_t w = 0; w < m->vocab_size; w++) s->logits[w] = s->logits[w] * m->head_scales[w];
-    } else {
-        k->head(s->logits, h, m->head, D, blocks);
-    }
+    s->input.x = h;
+    Job job = {head_part, whole(m->vocab_size, LANES) / LANES, NULL, &s->input, s->logits};
+    s->jobs[0] = job;
+    run(s, 1);
     for (size_t i = m->num_earlier; i > 1; i--) previous[i - 1] = previous[i - 2];
     if (m->num_earlier) previous[0] = token;
     *position += 1;
@@ -1732,44 +2081,174 @@ size_t mk_draw(Session *s, float temperature, size_t top_k, double top_p, double
 
 #else /* --- the inner loops, read once for each kind of processor ----------------------------------------------- */
 
-TARGET static void NAME(add)(float *restrict y, float a, const float *restrict w, size_t n) {
-    for (size_t i = 0; i < n; i++) y[i] = y[i] + a * w[i];
+/* The sums of a few groups of outputs, whose number is known to the compiler, so that they stay in registers. INNER adds
+   a times a row of w, which has `share` numbers in one of `type`. */
+#define SUMS(name, type, share, INNER)                                                                               \
+    TARGET INLINE void NAME(name##_of)(const size_t n, float *restrict y, const type *restrict w, size_t stride,     \
+                                       const uint32_t *rows, const float *values, size_t count, float scale) {       \
+        Group sum[GROUPS];                                                                                           \
+        memcpy(sum, y, n * sizeof *sum);                                                                             \
+        for (size_t i = 0; i < count; i++) {                                                                         \
+            const type *row = w + rows[i] * (stride / (share));                                                      \
+            const float a = values[i] * scale;                                                                       \
+            INNER                                                                                                    \
+        }                                                                                                            \
+        memcpy(y, sum, n * sizeof *sum);                                                                             \
+    }                                                                                                                \
+    TARGET static void NAME(name)(float *y, size_t groups, const void *w, size_t stride, const uint32_t *rows,       \
+                                  const float *values, size_t count, float scale) {                                  \
+        for (size_t n; groups; groups -= n, y += n * LANES, w = (const type *)w + n * LANES / (share)) {             \
+            n = groups < GROUPS ? groups : GROUPS;                                                                   \
+            switch (n) { CASES(NAME(name##_of)) }                                                                    \
+        }                                                                                                            \
+    }
+#define CASE(n, of)                                             \
+    case n:                                                     \
+        of(n, y, w, stride, rows, values, count, scale); \
+        break;
+
+TARGET INLINE int32_t NAME(four)(const void *p) { /* bytes as they lie */
+    int32_t bytes;
+    memcpy(&bytes, p, 4);
+    return bytes;
 }
 
-TARGET static void NAME(add2)(float *restrict y, float a, const uint8_t *restrict w, size_t n) {
-    for (size_t i = 0; i < n; i += 4) {
-        const float *code = CODES_OF_BYTE[w[i / 4]];
-        for (size_t j = 0; j < 4; j++) y[i + j] = y[i + j] + a * code[j];
+#ifdef MK_AVX2
+#define GROUPS 8
+#define Group __m256
+#define CASES(of) CASE(1, of) CASE(2, of) CASE(3, of) CASE(4, of) CASE(5, of) CASE(6, of) CASE(7, of) CASE(8, of)
+#define ADD(all, product) \
+    const __m256 by = all; \
+    for (size_t j = 0; j < n; j++) sum[j] = _mm256_add_ps(sum[j], product);
+SUMS(sums, float, 1, ADD(_mm256_set1_ps(a), _mm256_mul_ps(by, _mm256_loadu_ps(row + j * LANES))))
+SUMS(sums8, int8_t, 1,
+     ADD(_mm256_set1_ps(a), _mm256_mul_ps(by, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(
+                                                  _mm_loadl_epi64((const __m128i *)(row + j * LANES)))))))
+/* 2 bits choose among the products of a and each code */
+SUMS(sums2, uint8_t, 4,
+     ADD(_mm256_mul_ps(_mm256_set1_ps(a), _mm256_setr_ps(-1, 0, 1, 2, -1, 0, 1, 2)),
+         _mm256_permutevar_ps(by, _mm256_srlv_epi32(_mm256_set1_epi32(NAME(four)(row + j / 2 * 4)),
+                                                    j % 2 ? _mm256_setr_epi32(16, 18, 20, 22, 24, 26, 28, 30)
+                                                          : _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14)))))
+#undef ADD
+#else
+#define GROUPS 4
+#define Group NAME(Group)
+typedef struct {
+    float lane[LANES];
+} Group;
+#define CASES(of) CASE(1, of) CASE(2, of) CASE(3, of) CASE(4, of)
+#define ADD(code)                                     \
+    UNROLL for (size_t j = 0; j < n; j++)             \
+        UNROLL for (size_t i_ = 0; i_ < LANES; i_++)  \
+            sum[j].lane[i_] = sum[j].lane[i_] + a * (code);
+SUMS(sums, float, 1, ADD(row[j * LANES + i_]))
+SUMS(sums8, int8_t, 1, ADD((float)row[j * LANES + i_]))
+SUMS(sums2, uint8_t, 4, ADD(CODES_OF_BYTE[row[j * 2 + i_ / 4]][i_ % 4]))
+#undef ADD
+#endif
+#undef GROUPS
+#undef Group
+#undef CASES
+#undef CASE
+#undef SUMS
+
+/* Sums of 16 blocks fit in 16 bits: 4 x 16 x 2 products of 2 x 128. */
+TARGET static void NAME(dots)(float *restrict y, size_t groups, const uint8_t *restrict w, const int8_t *restrict x,
+                              size_t blocks, int32_t sum, float factor) {
+    for (; groups; groups--, y += LANES) {
+#if defined(MK_AVX2)
+        const __m256i ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(3);
+        __m256i all = _mm256_set1_epi32(-sum);
+        for (size_t b = 0; b < blocks;) {
+            __m256i part = _mm256_setzero_si256();
+            for (size_t end = blocks - b < 16 ? blocks : b + 16; b < end; b++, w += BLOCK) {
+                __m256i packed = _mm256_loadu_si256((const __m256i *)w);
+                for (int r = 0; r < 4; r++) {
+                    __m256i code = _mm256_and_si256(_mm256_srli_epi16(packed, 2 * r), low);
+                    __m256i input = _mm256_set1_epi32(NAME(four)(x + b * INPUTS + 4 * r));
+                    part = _mm256_add_epi16(part, _mm256_maddubs_epi16(code, input));
+                }
+            }
+            all = _mm256_add_epi32(all, _mm256_madd_epi16(part, ones));
+        }
+        _mm256_storeu_ps(y, _mm256_mul_ps(_mm256_cvtepi32_ps(all), _mm256_set1_ps(factor)));
+#elif defined(MK_SSSE3)
+        const __m128i ones = _mm_set1_epi16(1), low = _mm_set1_epi8(3);
+        __m128i all[2] = {_mm_set1_epi32(-sum), _mm_set1_epi32(-sum)};
+        for (size_t b = 0; b < blocks;) {
+            __m128i part[2] = {_mm_setzero_si128(), _mm_setzero_si128()};
+            for (size_t end = blocks - b < 16 ? blocks : b + 16; b < end; b++, w += BLOCK)
+                for (int r = 0; r < 4; r++) {
+                    __m128i input = _mm_set1_epi32(NAME(four)(x + b * INPUTS + 4 * r));
+                    for (int half = 0; half < 2; half++) {
+                        __m128i packed = _mm_loadu_si128((const __m128i *)(w + 16 * half));
+                        __m128i code = _mm_and_si128(_mm_srli_epi16(packed, 2 * r), low);
+                        part[half] = _mm_add_epi16(part[half], _mm_maddubs_epi16(code, input));
+                    }
+                }
+            for (int half = 0; half < 2; half++) all[half] = _mm_add_epi32(all[half], _mm_madd_epi16(part[half], ones));
+        }
+        for (int half = 0; half < 2; half++)
+            _mm_storeu_ps(y + 4 * half, _mm_mul_ps(_mm_cvtepi32_ps(all[half]), _mm_set1_ps(factor)));
+#elif defined(MK_128)
+        Int32x4 all[2] = {SPLAT32(-sum), SPLAT32(-sum)};
+        for (size_t b = 0; b < blocks;) {
+            Int16x8 part[4] = {SPLAT16(0), SPLAT16(0), SPLAT16(0), SPLAT16(0)}; /* of two outputs each */
+            for (size_t end = blocks - b < 16 ? blocks : b + 16; b < end; b++, w += BLOCK)
+                UNROLL for (int r = 0; r < 4; r++) {
+                    Int8x16 input = SPLAT_BYTES(NAME(four)(x + b * INPUTS + 4 * r));
+                    for (int half = 0; half < 2; half++) {
+                        Int8x16 code = CODES(w + 16 * half, 2 * r);
+                        part[2 * half] = ADD_LOW(part[2 * half], code, input);
+                        part[2 * half + 1] = ADD_HIGH(part[2 * half + 1], code, input);
+                    }
+                }
+            for (int half = 0; half < 2; half++) all[half] = ADD_FOURS(all[half], part[2 * half], part[2 * half + 1]);
+        }
+        for (int half = 0; half < 2; half++) {
+            int32_t sums[4]; /* ARMv7's vectors of floats round otherwise */
+            STORE(sums, all[half]);
+            for (size_t i = 0; i < 4; i++) y[4 * half + i] = (float)sums[i] * factor;
+        }
+#else
+        int32_t all[LANES] = {0};
+        for (size_t b = 0; b < blocks;) {
+            int16_t part[BLOCK] = {0};
+            for (size_t end = blocks - b < 16 ? blocks : b + 16; b < end; b++, w += BLOCK)
+                for (size_t r = 0; r < 4; r++) {
+                    int8_t input[BLOCK];
+                    for (size_t i = 0; i < BLOCK; i += 4) memcpy(input + i, x + b * INPUTS + 4 * r, 4);
+                    for (size_t i = 0; i < BLOCK; i++)
+                        part[i] = (int16_t)(part[i] + (int16_t)((w[i] >> 2 * r & 3) * input[i]));
+                }
+            for (size_t i = 0; i < BLOCK; i++) all[i / 4] += part[i];
+        }
+        for (size_t i = 0; i < LANES; i++) y[i] = (float)(all[i] - sum) * factor;
+#endif
     }
 }
 
-TARGET static void NAME(add8)(float *restrict y, float a, const int8_t *restrict w, size_t n) {
-    for (size_t i = 0; i < n; i++) y[i] = y[i] + a * (float)w[i];
-}
-
-/* Sums of n products for each of 8 tokens in a block. Several blocks at once, so that their additions overlap. */
-#define HEAD(name, type)                                                                                           \
-    TARGET static void NAME(name)(float *restrict y, const float *restrict x, const type *restrict w, size_t n,       \
-                                  size_t blocks) {                                                                    \
-        size_t b = 0;                                                                                                 \
-        for (; b + 4 <= blocks; b += 4) {                                                                             \
-            float sum[4][LANES] = {{0}};                                                                              \
-            for (size_t d = 0; d < n; d++)                                                                            \
-                for (size_t j = 0; j < 4; j++)                                                                        \
-                    for (size_t i = 0; i < LANES; i++)                                                                \
-                        sum[j][i] = sum[j][i] + x[d] * (float)w[((b + j) * n + d) * LANES + i];                       \
-            memcpy(y + b * LANES, sum, sizeof sum);                                                                   \
-        }                                                                                                             \
-        for (; b < blocks; b++) {                                                                                     \
-            float sum[LANES] = {0};                                                                                   \
-            for (size_t d = 0; d < n; d++)                                                                            \
-                for (size_t i = 0; i < LANES; i++) sum[i] = sum[i] + x[d] * (float)w[(b * n + d) * LANES + i];        \
-            memcpy(y + b * LANES, sum, sizeof sum);                                                                   \
-        }                                                                                                             \
+TARGET static float NAME(round)(int8_t *restrict codes, const float *restrict x, size_t n, float largest,
+                                int32_t *restrict sum) {
+    float lane[LANES] = {0}, most = 1e-5f;
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (size_t j = 0; j < LANES; j++) lane[j] = fabsf(x[i + j]) > lane[j] ? fabsf(x[i + j]) : lane[j];
+    for (; i < n; i++) lane[0] = fabsf(x[i]) > lane[0] ? fabsf(x[i]) : lane[0];
+    for (size_t j = 0; j < LANES; j++) most = lane[j] > most ? lane[j] : most;
+    float scale = most / largest;
+    int32_t all = 0;
+    for (i = 0; i < n; i++) {
+        float code = round_even(x[i] / scale);
+        code = code > largest ? largest : code;
+        code = code < -largest - 1.0f ? -largest - 1.0f : code;
+        codes[i] = (int8_t)(int32_t)code;
+        all += codes[i];
     }
-HEAD(head8, int8_t)
-HEAD(head, float)
-#undef HEAD
+    *sum = all;
+    return scale;
+}
 
 TARGET static void NAME(exps)(float *y, const float *x, size_t n) { /* y may be x */
     for (size_t i = 0; i < n; i++) {
@@ -1792,44 +2271,51 @@ TARGET static void NAME(exps)(float *y, const float *x, size_t n) { /* y may be 
     }
 }
 
-TARGET static int32_t NAME(dot)(const uint8_t *restrict w, const int8_t *restrict x, size_t n) {
-#if defined(MK_AVX2)
-    __m256i sum = _mm256_setzero_si256(), ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(3);
-    for (size_t i = 0; i < n; i += BLOCK, w += 32, x += BLOCK) {
-        __m256i packed = _mm256_loadu_si256((const __m256i *)w), block = _mm256_setzero_si256();
-        for (int r = 0; r < 4; r++) { /* sums of 2 x 4 products of at most 2 x 128 fit in 16 bits */
-            __m256i code = _mm256_and_si256(_mm256_srli_epi16(packed, 2 * r), low);
-            __m256i input = _mm256_loadu_si256((const __m256i *)(x + 32 * r));
-            block = _mm256_add_epi16(block, _mm256_maddubs_epi16(code, input));
-        }
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(block, ones));
+/* B-splines on equally spaced knots: one bump, shifted. */
+TARGET INLINE void NAME(bumps_of)(const int degree, const Grid *g, float *restrict out, float *restrict held,
+                                  const float *restrict x, size_t n) {
+    const float last = (float)g->num_intervals, margin = g->extrapolation == FADE ? (float)(degree + 1) : 0.0f;
+    const float per_unit = (float)(g->num_intervals / g->span), low = g->low, high = g->high;
+    for (size_t d = 0; d < n; d++) {
+        float at = x[d] == high ? last : (x[d] - low) * per_unit;
+        at = at < -margin ? -margin : at;
+        held[d] = at > last + margin ? last + margin : at;
     }
-    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
-    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1));
-    return _mm_cvtsi128_si32(half);
-#elif defined(MK_SSSE3)
-    __m128i sum = _mm_setzero_si128(), ones = _mm_set1_epi16(1), low = _mm_set1_epi8(3);
-    for (size_t i = 0; i < n; i += BLOCK, w += 32, x += BLOCK)
-        for (int part = 0; part < 2; part++) {
-            __m128i packed = _mm_loadu_si128((const __m128i *)(w + 16 * part)), block = _mm_setzero_si128();
-            for (int r = 0; r < 4; r++) {
-                __m128i code = _mm_and_si128(_mm_srli_epi16(packed, 2 * r), low);
-                __m128i input = _mm_loadu_si128((const __m128i *)(x + 32 * r + 16 * part));
-                block = _mm_add_epi16(block, _mm_maddubs_epi16(code, input));
+    for (int i = 0; i < g->num_basis; i++, out += n) {
+        const float centre = (float)(i - (degree - 1) / 2.0), left = (float)i, right = (float)(i + 1);
+        const int is_last = i == g->num_intervals - 1;
+        for (size_t d = 0; d < n && degree == 0; d++)
+            out[d] = (float)(held[d] >= left && (held[d] < right || (is_last && held[d] == right)));
+        for (int j = 0; j <= degree / 2 && degree; j++) {
+            const float reach = (float)((degree + 1) / 2.0 - j), bump = g->bump[j];
+            for (size_t d = 0; d < n; d++) {
+                float height = reach - fabsf(held[d] - centre), term;
+                term = height = height > 0.0f ? height : 0.0f;
+                for (int p = 1; p < degree; p++) term = term * height;
+                out[d] = j ? out[d] + bump * term : bump * term;
             }
-            sum = _mm_add_epi32(sum, _mm_madd_epi16(block, ones));
         }
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
-    return _mm_cvtsi128_si32(sum);
-#else
-    int32_t sum = 0;
-    for (size_t i = 0; i < n; i += BLOCK, w += 32, x += BLOCK)
-        for (size_t r = 0; r < 4; r++)
-            for (size_t j = 0; j < 32; j++) sum += (w[j] >> 2 * r & 3) * x[32 * r + j];
-    return sum;
-#endif
+        for (size_t d = 0; d < n && g->extrapolation == GO_ON; d++) {
+            float at = x[d] == high ? last : (x[d] - low) * per_unit;
+            float below = at < 0.0f ? at : 0.0f, above = at - last > 0.0f ? at - last : 0.0f;
+            out[d] = out[d] + below * g->end_slope[i];
+            out[d] = out[d] - above * g->end_slope[g->num_basis - 1 - i];
+        }
+    }
+}
+
+/* held [n] is lost */
+TARGET static void NAME(bumps)(const Grid *g, float *out, float *held, const float *x, size_t n) {
+    if (g->degree == 3) NAME(bumps_of)(3, g, out, held, x, n); /* as most are: a loop without a loop in it */
+    else NAME(bumps_of)(g->degree, g, out, held, x, n);
+}
+
+TARGET static void NAME(recall)(float *restrict y, float *restrict memory, const float *restrict value, float kept,
+                                float key, float query, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        memory[i] = kept * memory[i] + key * value[i];
+        y[i] = y[i] + query * memory[i];
+    }
 }
 
 #endif

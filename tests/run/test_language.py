@@ -238,6 +238,7 @@ def test_the_command_ends_before_a_stop(path):
         (["complete", "{path}", "--stop="], "stop=['']: a list of texts is needed"),
         (["complete", "{path}", "--seed=-1"], "seed=-1: 0 to 4294967295 is needed"),
         (["complete", "{path}", "--max_tokens=-1"], "max_tokens=-1: 0 or more is needed"),
+        (["complete", "{path}", "--threads=0"], "threads=0: 1 or more is needed"),
         (["chat", "{path}", "--repetition_penalty=0"], "repetition_penalty=0.0: 0.01 to 100 is needed"),
     ],
 )

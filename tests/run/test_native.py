@@ -1,6 +1,8 @@
 """The compiled runtime: the bits of the one in NumPy, whatever the processor's kernels, for every kind of model."""
 
 import functools
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -22,8 +24,8 @@ FORMATS = {
 TOKENS = np.asarray(toy.tokens(0, 1, 30))[0] % TOKENIZER.vocab_size
 
 
-def native_model(content, processor=None):
-    return native.NativeModel(content, file.parse(content).model, processor)
+def native_model(content, processor=None, threads=1):
+    return native.NativeModel(content, file.parse(content).model, processor, threads)
 
 
 @pytest.fixture(scope="module", params=["plain", "ssse3", "avx2"])
@@ -56,6 +58,52 @@ def test_all_processors_have_the_bits_of_numpy(name, numbers, processor):
 def test_widths_that_fill_no_block_and_no_lane(sizes, processor):
     content = content_of(CODED | sizes)
     assert_same_bits(read_all(native_model(content, processor), TOKENS), read_all(Model(file.parse(content)), TOKENS))
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("name", ["all four", "attention", "swiglu"])
+def test_threads_change_no_bit(name, threads):
+    content, want = expected(name, "ternary")
+    assert_same_bits(read_all(native_model(content, threads=threads), TOKENS), want)
+
+
+ARM = {
+    "aarch64": ["aarch64-linux-gnu-gcc", "qemu-aarch64"],
+    "ARMv7": ["arm-linux-gnueabihf-gcc", "qemu-arm", "-mfpu=neon"],
+}
+
+
+@pytest.mark.parametrize("machine", ARM)
+@pytest.mark.parametrize("form", ["-UMK_PLAIN", "-DMK_PLAIN"])
+def test_emulated_arm_has_the_bits_of_numpy(machine, form, tmp_path):
+    compiler, emulator, *flags = ARM[machine]
+    if not (shutil.which(compiler) and shutil.which(emulator)):
+        pytest.skip(f"{compiler} or {emulator} is missing")
+    content, want = expected("all four", "ternary")
+    (tmp_path / "model").write_bytes(content)
+    (tmp_path / "logits.c").write_text(PRINT_LOGITS)
+    flags += ["-O2", "-static", "-std=c99", "-ffp-contract=off", form, f"-I{native.SOURCE.parent}"]
+    subprocess.run([compiler, *flags, "-o", "logits", "logits.c", "-lm"], check=True, cwd=tmp_path)
+    command = [emulator, "./logits", "model", *map(str, TOKENS)]
+    found = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, timeout=60).stdout
+    assert_same_bits(np.frombuffer(found, np.float32).reshape(want.shape), want)
+
+
+PRINT_LOGITS = """
+#include "runtime.c"
+#include <stdio.h>
+int main(int argc, char **argv) {
+    static uint8_t content[1 << 20];
+    char error[256];
+    Model *m = mk_load(content, fread(content, 1, sizeof content, fopen(argv[1], "rb")), NULL, 1, error);
+    Session *s = mk_new(m, (size_t)argc);
+    for (int i = 2; i < argc; i++) {
+        mk_step(s, atoi(argv[i]));
+        fwrite(mk_logits(s), sizeof(float), mk_vocab_size(m), stdout);
+    }
+    return 0;
+}
+"""
 
 
 @pytest.mark.parametrize("name", ["all four", "attention", "gated decays"])
