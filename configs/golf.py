@@ -25,13 +25,13 @@ SIZES = {
         "model.embedding_scale": 9.8,
         "model.num_heads": 3,
         "model.num_layers": 3,
-        "model.expert_width": 6,
+        "model.expert_width": 5,
         "data.vocab_size": 512,
     },
     "400k": {
         "num_steps": 7000,
         "model.num_layers": 5,
-        "model.expert_width": 14,
+        "model.expert_width": 13,
     },
     "1m": {
         "num_steps": 11_000,
@@ -39,7 +39,7 @@ SIZES = {
         "model.embedding_scale": 13.9,
         "model.num_heads": 6,
         "model.num_layers": 6,
-        "model.expert_width": 17,
+        "model.expert_width": 16,
         "data.vocab_size": 4096,
     },
 }

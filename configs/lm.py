@@ -54,9 +54,9 @@ def get_config(size="tiny"):
     config.model.backend = "auto"  # or cpu, gpu, tpu, pallas: kernels for NVIDIA GPUs, which auto takes there
 
     config.model.retention = ConfigDict()
-    config.model.retention.decay = "paper"  # or lm, learned, gated
-    config.model.retention.first_decay_exponent = 3.0  # head h forgets 2^-(3 + h) a step; the paper's 5: long contexts
-    config.model.retention.normalization = "sqrt_sum"  # or none, which a gated decay needs
+    config.model.retention.decay = "gated"  # by each token; or paper, lm, learned: a constant of each head
+    config.model.retention.first_decay_exponent = 3.0  # of paper, learned: head h forgets 2^-(3 + h); the paper's 5
+    config.model.retention.normalization = "none"  # or sqrt_sum, which needs constant decays
     config.model.retention.chunk_size = 0  # positions handled in parallel; 0 chooses by the widths
 
     config.model.rotary = ConfigDict()

@@ -35,6 +35,8 @@ def get_config(size="300m"):
             "model.num_heads": num_heads,
             "model.key_width": width // num_heads,
             "model.value_width": value_width // num_heads,
+            "model.retention.decay": "paper",
+            "model.retention.normalization": "sqrt_sum",
             "model.retention.first_decay_exponent": 5.0,
             "model.rotary.kind": "linspace",
             "model.rotary.layout": "interleaved",

@@ -86,9 +86,10 @@ def candidates(config):
     yield {"model.sub_norm": True}
     # Retention.
     yield {"model.rotary.kind": "rope"}
-    yield {"model.retention.first_decay_exponent": 2.0}
-    yield {"model.retention.decay": "learned"}
-    yield {"model.retention.decay": "gated", "model.retention.normalization": "none"}
+    constant = {"model.retention.decay": "paper", "model.retention.normalization": "sqrt_sum"}
+    yield constant
+    yield constant | {"model.retention.first_decay_exponent": 2.0}
+    yield constant | {"model.retention.decay": "learned"}
     yield {"model.num_heads": 8, "model.key_width": 16, "model.value_width": 16}
     # Experts: none at all, few and wide, many and narrow; other balances.
     width = 5 * config.model.expert_width

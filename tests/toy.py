@@ -36,6 +36,8 @@ _CHANGES = {
     "model.embedding_scale": 1.0,
     "model.conv_size": 3,
     "model.sub_norm": True,
+    "model.retention.decay": "paper",
+    "model.retention.normalization": "sqrt_sum",
     "model.retention.chunk_size": 4,
     "model.kan.rational_groups": 2,
     "model.kan.spline_linear": "dense",
