@@ -52,6 +52,7 @@ VARIANTS = {
         "model.ffn": "mlp",
         "model.linear": "dense",
         "model.num_experts": 0,
+        "model.sub_norm": True,
         "model.hidden_width": 512,
         "model.quantization.embedding": "dense",
         "optimizer.schedule": "cosine",
