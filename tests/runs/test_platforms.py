@@ -27,6 +27,7 @@ sys.modules["msvcrt"] = types.ModuleType("msvcrt")
 EVERY_MODULE = """
 import importlib, pkgutil, mixkabrn_jax
 names = [module.name for module in pkgutil.walk_packages(mixkabrn_jax.__path__, "mixkabrn_jax.")]
+names = [name for name in names if not name.startswith("mixkabrn_jax.export.onnx")]
 for name in names:
     importlib.import_module(name)
 print(len(names))
@@ -50,7 +51,9 @@ def run(program, *arguments):
 
 
 def test_every_module_is_imported_without_what_windows_lacks():
-    assert int(run(EVERY_MODULE)) == len(list((ROOT / "mixkabrn_jax").rglob("*.py"))) - 1
+    files = list((ROOT / "mixkabrn_jax").rglob("*.py"))
+    graphs = list((ROOT / "mixkabrn_jax" / "export" / "onnx").rglob("*.py"))  # which need a package that may be missing
+    assert int(run(EVERY_MODULE)) == len(files) - len(graphs) - 1
 
 
 def test_a_run_is_opened_and_generated_from_without_what_windows_lacks(tmp_path):
