@@ -5,7 +5,7 @@
 
 | size | total | active | hardware | bits per byte of the held-out documents |
 |---|---|---|---|---|
-| tiny | 1.17 M | 0.94 M | 2 CPU cores, 1.5 GB | 1.477 after 2.8 M tokens (more in README) |
+| tiny | 1.17 M | 0.94 M | 2 CPU cores, 1.5 GB | 1.447 after 2.8 M tokens (more in README) |
 | small | 30.6 M | 18.2 M | meant for one GPU | not trained yet |
 | base | 350 M | 136 M | meant for one GPU | not trained yet |
 | large | 5.08 G | 1.40 G | meant for pods: see `--plan` | not trained yet |
