@@ -14,7 +14,7 @@ PEERS := .venv-peers
 SLURM := .slurm
 
 # In a bundle the packages lie beside the repository, and nothing is asked of a network.
-ifneq ($(wildcard ../wheels),)
+ifneq ($(wildcard ../wheels/jax-*.whl),)
 export PIP_NO_INDEX := 1
 export PIP_FIND_LINKS := $(abspath ../wheels)
 endif
@@ -72,7 +72,8 @@ bundle: $(VENV)/installed
 	mkdir -p $(BUNDLE)
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --only-binary=:all: \
 	  --dest $(BUNDLE)/wheels -r requirements.txt "setuptools>=77"
-	test -d $(BUNDLE)/mixkabrn || git clone --quiet --no-hardlinks . $(BUNDLE)/mixkabrn
+	if [ -d $(BUNDLE)/mixkabrn ]; then git -C $(BUNDLE)/mixkabrn pull --quiet --ff-only $(CURDIR) HEAD; \
+	  else git clone --quiet --no-hardlinks . $(BUNDLE)/mixkabrn; fi
 	cp docs/demo.html mixkabrn_run/tiny.safetensors $(BUNDLE)
 	cp docs/offline.md $(BUNDLE)/README.md
 
@@ -83,4 +84,4 @@ $(VENV)/installed: requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(SLURM) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(SLURM) build .pytest_cache .ruff_cache .hypothesis

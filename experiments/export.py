@@ -19,6 +19,7 @@ from absl import flags
 from configs import lm
 from experiments import command_line
 
+_SOTU = "the State of the Union addresses"
 _FORMATS = ["safetensors", "html", "onnx", "huggingface"]
 _WORKDIR = flags.DEFINE_string("workdir", None, "workdir of a trained run, or a file that was written from one")
 _OUT = flags.DEFINE_string("out", None, "the file to write, or the folder")
@@ -115,8 +116,8 @@ def _about(source, config):
 def _page(out, config, content):
     from mixkabrn_run import page
 
-    about, language = _data(config)
-    prompt = "The American people" if language else ""
+    about, _ = _data(config)
+    prompt = "The American people" if about == _SOTU else ""
     return page.page(content, title=out.stem, about=about, prompt=prompt).encode()
 
 
@@ -156,7 +157,7 @@ def _data(config):
 
     data = build(DataConfig, config["data"], "config.data", is_complete=False)
     if data.family == "sotu" and not data.mixture:
-        return "the State of the Union addresses", "en"
+        return _SOTU, "en"
     return data.mixture or data.path or data.family, ""
 
 

@@ -64,7 +64,9 @@ def chat(language, options):
         text = f" {line}" if session.position else line
         _print(language.complete(text, session=session, **drawing))
         if kept is not None:
-            kept.write_bytes(language.save(session))
+            partial = kept.with_name(f"{kept.name}.partial")  # whole or not at all
+            partial.write_bytes(language.save(session))
+            partial.replace(kept)
 
 
 def serve(language, options):

@@ -386,6 +386,14 @@ static int give_up(const char *path, const char *what) {
     return 1;
 }
 
+/* An argument as a number within bounds, NAN where it is none. */
+static double number(int argc, char **argv, int i, double otherwise, double low, double high) {
+    if (i >= argc) return otherwise;
+    char *end;
+    double value = strtod(argv[i], &end);
+    return *argv[i] && !*end && value >= low && value <= high ? value : NAN;
+}
+
 int main(int argc, char **argv) {
     if (argc < 3) {
         fprintf(stderr, "usage: %s model.safetensors PROMPT "
@@ -393,12 +401,22 @@ int main(int argc, char **argv) {
         return 2;
     }
     const char *path = argv[1], *prompt = argv[2];
-    size_t max_tokens = argc > 3 ? (size_t)strtoul(argv[3], NULL, 10) : 200;
-    float temperature = argc > 4 ? (float)strtod(argv[4], NULL) : 0.7f;
-    uint64_t seed = argc > 5 ? strtoull(argv[5], NULL, 10) : 0;
-    size_t top_k = argc > 6 ? (size_t)strtoul(argv[6], NULL, 10) : 0;
-    double top_p = argc > 7 ? strtod(argv[7], NULL) : 1.0, min_p = argc > 8 ? strtod(argv[8], NULL) : 0.0;
-    float penalty = argc > 9 ? (float)strtod(argv[9], NULL) : 1.0f; /* of tokens that were there before */
+    static const char *const NAMES[] = {"MAX_TOKENS", "TEMPERATURE", "SEED", "TOP_K", "TOP_P", "MIN_P", "PENALTY"};
+    static const double OTHERWISE[] = {200, 0.7, 0, 0, 1, 0, 1}, LOW[] = {0, 0, 0, 0, 1e-9, 0, 0.01},
+                        HIGH[] = {1e9, 1e9, 4294967295.0, 1e9, 1, 1, 100};
+    double given[7];
+    for (int i = 0; i < 7; i++) {
+        given[i] = number(argc, argv, i + 3, OTHERWISE[i], LOW[i], HIGH[i]);
+        if (isnan(given[i]) || (i == 1 && given[1] > 0 && given[1] < 1e-3)) {
+            fprintf(stderr, "error: %s=%s: %g to %g is needed%s\n", NAMES[i], argv[i + 3], LOW[i], HIGH[i],
+                    i == 1 ? ", and nothing between 0 and 0.001" : "");
+            return 2;
+        }
+    }
+    size_t max_tokens = (size_t)given[0], top_k = (size_t)given[3];
+    float temperature = (float)given[1], penalty = (float)given[6]; /* of tokens that were there before */
+    uint64_t seed = (uint64_t)given[2];
+    double top_p = given[4], min_p = given[5];
     FILE *in = fopen(path, "rb");
     if (!in || fseek(in, 0, SEEK_END)) return give_up(path, "it cannot be read");
     long size = ftell(in);

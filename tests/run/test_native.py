@@ -28,15 +28,6 @@ def native_model(content, processor=None, threads=1):
     return native.NativeModel(content, file.parse(content).model, processor, threads)
 
 
-@pytest.fixture(scope="module", params=["plain", "ssse3", "avx2"])
-def processor(request):
-    try:
-        native_model(content_of({}), request.param)
-    except ValueError:
-        pytest.skip(f"this processor has no {request.param}")
-    return request.param
-
-
 @functools.cache
 def expected(name, numbers):
     content = content_of(FORMATS[numbers] | KINDS[name])

@@ -21,7 +21,7 @@ from mixkabrn_jax.runs import model_file
 from mixkabrn_run import file, page
 from mixkabrn_run.language import TINY
 from tests.run.compiler import needs_compiler
-from tests.run.test_native import native_model, processor  # noqa: F401
+from tests.run.test_native import native_model
 from tests.run.test_page import SCRIPT
 
 BITS = "6835e1004f8bdd22abae36b630d5e155f9fce45553b0316d699f0815cffd75ba"
@@ -43,7 +43,7 @@ def test_numpy_has_its_bits():
 
 
 @needs_compiler
-def test_every_processor_has_its_bits(processor):  # noqa: F811
+def test_every_processor_has_its_bits(processor):
     assert bits(rows_of(native_model(TINY.read_bytes(), processor))) == BITS
 
 
