@@ -1,6 +1,7 @@
 """What a token costs in mixkabrn_run beside JAX's step: random models of three sizes, in turns in one process.
 
-    python -m benchmarks.runtime       # writes benchmarks/results/runtime.json and runtime.md
+    python -m benchmarks.runtime            # writes benchmarks/results/runtime.json and runtime.md
+    python -m benchmarks.runtime --peers    # beside ONNX Runtime and a Llama: in the environment of `make bench`
 
 CPU milliseconds are of all threads, medians of the turns; the least wall time of a turn stands beside them, since the
 machine may be busy. Memory is what loading a model adds to the process.
@@ -36,32 +37,36 @@ MODELS = {
     "90 M, float splines": ("tiny", WIDE | FLOATS, 2048),
 }
 """Size of configs/lm.py, what is changed, vocabulary."""
+DENSE = {"model.linear": "dense", **FLOATS}
 TOKENS = 4
 """In a turn."""
+PEERS = ("onnxruntime", "torch", "transformers")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=15)
-    turns = parser.parse_args().turns
+    parser.add_argument("--peers", action="store_true")
+    options = parser.parse_args()
     rows = {}
     for name in MODELS:
-        rows[name] = row(name, turns)
+        rows[name] = row(name, options.turns, options.peers)
         print(name, rows[name], flush=True)
     about = {
         "date": datetime.date.today().isoformat(),
         "cores": os.cpu_count(),
         "machine": platform.machine(),
         "python": platform.python_version(),
-        **{package: __import__(package).__version__ for package in ("numpy", "jax")},
+        **{package: __import__(package).__version__ for package in ("numpy", "jax", *PEERS * options.peers)},
     }
     found = {"about": about, "rows": rows, "long": long_text()}
-    (RESULTS / "runtime.json").write_text(json.dumps(found, indent=1) + "\n")
-    (RESULTS / "runtime.md").write_text(table(found))
+    name = f"runtime{'-peers' * options.peers}"
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text(table(found))
 
 
-def make(name):
-    """(model, the bytes of its file), with random parameters."""
+def make(name, **changed):
+    """(model, the bytes of its file), with random parameters; `changed` are further fields of its config."""
     import jax
     from flax import nnx
 
@@ -74,15 +79,15 @@ def make(name):
 
     size, changes, vocab_size = MODELS[name]
     config = lm.get_config(size)
-    config.update_from_flattened_dict(changes)
+    config.update_from_flattened_dict(changes | changed)
     tokenizer = tokenizers.Characters("".join(map(chr, range(0x4E00, 0x4E00 + vocab_size - 2))))
     fields = build(ModelConfig, config.model.to_dict(), "config.model")
     model = jax.jit(lambda: LanguageModel(fields, tokenizer.vocab_size, rngs=nnx.Rngs(0)))()
     return model, model_file.to_bytes(model, tokenizer, config.to_dict())
 
 
-def row(name, turns):
-    """The figures of one model."""
+def row(name, turns, peers):
+    """The figures of one model; with `peers`, theirs beside it."""
     import jax
 
     from mixkabrn_jax.runs import model_file
@@ -99,6 +104,14 @@ def row(name, turns):
         "C": steps(native.NativeModel(content, found.model)),
         "C, 2 threads": steps(native.NativeModel(content, found.model, threads=2)),
     }
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(model))
+    if peers:
+        from benchmarks import runtime_peers
+
+        shape = found.model["d_model"], found.model["num_layers"], model.vocab_size
+        contenders["ONNX Runtime, as exported"] = runtime_peers.onnx_runtime(content)
+        contenders["ONNX Runtime, all float32"] = runtime_peers.onnx_runtime(make(name, **DENSE)[1])
+        contenders["Llama of as many parameters"] = runtime_peers.llama(parameters, *shape)
     times = {each: [] for each in contenders}
     for turn in range(turns + 1):
         for each, step in contenders.items():
@@ -109,7 +122,7 @@ def row(name, turns):
                 [1e3 * (now - then) / TOKENS for now, then in ((time.process_time(), cpu), (time.perf_counter(), wall))]
             )
     return {
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(model)),
+        "parameters": parameters,
         "file_bytes": len(content),
         "ternary_weights": codes,
         "loaded_bytes": loaded_bytes(content),

@@ -4,6 +4,9 @@ The file holds what the model multiplies by, exactly: packed codes with their sc
 no codes; with its config and tokenizer. docs/format.md has its form. experiments.evaluate and experiments.generate take
 it in place of a workdir, and mixkabrn_run runs it without JAX. One line of JSON says what takes how many bytes.
 
+With --round=int8 or bfloat16, matrices that training did not round take less, and the line says what that costs in bits
+per byte of the text that the run held out.
+
 With --format=html it is a page that holds the file and what runs it, for any browser, offline. With --format=onnx it is
 the model's step as a graph, and a whole text's beside it. With --format=huggingface it is a folder for that hub, with
 a card that tells of the model; --push=owner/name uploads it too.
@@ -24,6 +27,7 @@ _FORMATS = ["safetensors", "html", "onnx", "huggingface"]
 _WORKDIR = flags.DEFINE_string("workdir", None, "workdir of a trained run, or a file that was written from one")
 _OUT = flags.DEFINE_string("out", None, "the file to write, or the folder")
 _FORMAT = flags.DEFINE_enum("format", "safetensors", _FORMATS, "form of the file")
+_ROUND = flags.DEFINE_enum("round", "", ["", "int8", "bfloat16"], "number format of matrices that have no codes")
 _LICENSE = flags.DEFINE_string("license", "", "of the weights, as the Hugging Face hub names it, such as apache-2.0")
 _PUSH = flags.DEFINE_string("push", "", "owner/name on the Hugging Face hub, to upload the folder to")
 command_line.require("workdir", "runs/tiny")
@@ -42,7 +46,8 @@ def main():
         if source.is_file():
             content = source.read_bytes()
         else:
-            content = model_file.to_bytes(model, tokenizer, config, _about(source, config))
+            content = model_file.to_bytes(model, tokenizer, config, _about(source, config), _ROUND.value)
+        cost = _cost(source, opened, content) if _ROUND.value else {}
         tensors = model_file.describe(content)
         match _FORMAT.value:
             case "safetensors":
@@ -63,7 +68,7 @@ def main():
     sizes = {path.name: len(written) for path, written in files.items()}
     size = len(files[out]) if out in files else sum(sizes.values())
     # Every number format of training is stored as it is multiplied by.
-    print(json.dumps({"bytes": size, "files": sizes, "tensors": tensors, "exact": True}))
+    print(json.dumps({"bytes": size, "files": sizes, "tensors": tensors, "exact": not cost, **cost}))
     return 0
 
 
@@ -93,6 +98,8 @@ def _check(out):
         raise IsADirectoryError(f"--out={out} is a folder: the name of a file is needed")
     if is_folder and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"--out={out}: the name of a new or empty folder is needed")
+    if _ROUND.value and Path(_WORKDIR.value).is_file():
+        raise ValueError(f"--round={_ROUND.value} is for the workdir of a run: a file has its numbers already")
     for flag in (_LICENSE, _PUSH):
         if flag.value and not is_folder:
             raise ValueError(f"--{flag.name}={flag.value} is of --format=huggingface alone")
@@ -111,6 +118,22 @@ def _about(source, config):
         "data": workdir.load_data(source),
         "validation": {key: scores[-1][key] for key in ("step", "tokens", "loss", "bits_per_byte")} if scores else {},
     }
+
+
+def _cost(source, opened, content):
+    """Bits per byte of what the run held out, of the model as it was trained and of what is in the file."""
+    from experiments.evaluating import documents
+    from mixkabrn_jax.evaluation.score import Scorer
+    from mixkabrn_jax.evaluation.tasks import bits_per_byte
+    from mixkabrn_jax.runs import model_file, workdir
+
+    model, tokenizer, config = opened
+    run = documents.Run(source, config, tokenizer, workdir.load_data(source))
+    found = {}
+    for name, each in (("trained", model), ("rounded", model_file.from_bytes(content)[0])):
+        scorer = Scorer(each, tokenizer, config["data"]["sequence_length"])
+        found[name] = bits_per_byte.run(scorer, documents.held_out(run))["bits_per_byte"]
+    return {"bits_per_byte": found}
 
 
 def _page(out, config, content):

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 FORMAT = "mixkabrn-1"
-_TYPES = {"F32": np.dtype("<f4"), "U8": np.dtype("u1")}
+_TYPES = {"F32": np.dtype("<f4"), "BF16": np.dtype("<u2"), "U8": np.dtype("u1")}
+_NAMES = {"uint16": "bfloat16"}
+"""Of the types that NumPy lacks, by those that stand for them."""
 _MOST_HEADER_BYTES = 2**24
 _MOST_TOKENIZER_BYTES = 2**28
 _PACKINGS = {"ternary": (5, 3, -1, 1), "binary": (8, 2, -1, 2), "int4": (2, 16, -8, 1), "int8": (1, 256, -128, 1)}
@@ -24,9 +26,11 @@ class Matrix(NamedTuple):
     """float32, or int8 codes: `[..., D, F]`."""
     scales: np.ndarray | None
     """`[..., G]`, of D / G rows each; None for values."""
+    kind: str = ""
+    """Of codes: their number format."""
 
     def __getitem__(self, index):
-        return Matrix(self.values[index], None if self.scales is None else self.scales[index])
+        return self._replace(values=self.values[index], scales=None if self.scales is None else self.scales[index])
 
 
 class File(NamedTuple):
@@ -67,7 +71,7 @@ def parse(content: bytes) -> File:
     if tokenizer is None or not isinstance(config.get("model"), dict):
         raise ValueError("it lacks a tokenizer or a model's config")
     arrays = {name: _decoded(name, entry, tensors) for name, entry in kinds.items()}
-    arrays |= {name: Matrix(tensor, None) for name, tensor in tensors.items()}
+    arrays |= {name: Matrix(_floats(tensor), None) for name, tensor in tensors.items()}
     for name, matrix in arrays.items():
         numbers = matrix.values if matrix.scales is None else matrix.scales
         if not np.isfinite(numbers).all():
@@ -125,8 +129,14 @@ def _digest(tensors):
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode() + tensor.tobytes())
+        dtype = _NAMES.get(tensor.dtype.name, tensor.dtype.name)
+        digest.update(f"{name} {dtype} {tensor.shape}\n".encode() + tensor.tobytes())
     return digest.hexdigest()
+
+
+def _floats(tensor):
+    """A bfloat16 is the upper half of a float32."""
+    return (tensor.astype(np.uint32) << 16).view(np.float32) if tensor.dtype == np.uint16 else tensor
 
 
 def _decoded(name, entry, tensors):
@@ -134,6 +144,8 @@ def _decoded(name, entry, tensors):
     kind, shape = (entry.get(key) for key in ("kind", "shape")) if isinstance(entry, dict) else (None, None)
     if packed is None or scales is None or kind not in _PACKINGS or not isinstance(shape, list):
         raise ValueError(f"its {name} lacks codes, scales, a shape, or a kind among {tuple(_PACKINGS)}")
+    if packed.dtype != np.uint8 or scales.dtype != np.float32:
+        raise ValueError(f"its {name} has codes of {packed.dtype} and scales of {scales.dtype}")
     per_byte, base, smallest, step = _PACKINGS[kind]
     if not all(type(n) is int and n >= 0 for n in shape) or packed.shape != (-(-_size(shape) // per_byte),):
         raise ValueError(f"its {name} has {packed.size} bytes, which do not hold {kind} codes of shape {shape}")
@@ -142,7 +154,7 @@ def _decoded(name, entry, tensors):
     # Through a table of all bytes: one look for each byte.
     table = np.arange(256)[:, None] // base ** np.arange(per_byte) % base * step + smallest
     codes = table.astype(np.int8)[packed].reshape(-1)[: _size(shape)]
-    return Matrix(codes.reshape(shape), scales)
+    return Matrix(codes.reshape(shape), scales, kind)
 
 
 def _inflate(packed):

@@ -247,7 +247,8 @@ static char *unescape(Text t, size_t *size) {
 enum { MOST_DIMENSIONS = 8, MOST_TENSORS = 4096 };
 typedef struct {
     Text name;
-    int is_float;
+    int is_float; /* float32 or bfloat16, else bytes */
+    size_t width; /* bytes of a number */
     int num_dimensions;
     size_t shape[MOST_DIMENSIONS], size; /* of numbers */
     const uint8_t *data;
@@ -306,6 +307,11 @@ static void close_file(File *file) {
     memset(file, 0, sizeof *file);
 }
 
+/* Bytes of a number of a type, 0 for a type that is not read. */
+static size_t width_of(Text dtype) {
+    return text_is(dtype, "\"F32\"") ? 4 : text_is(dtype, "\"BF16\"") ? 2 : text_is(dtype, "\"U8\"") ? 1 : 0;
+}
+
 static int open_file(File *file, const uint8_t *content, size_t size, char *error) {
     memset(file, 0, sizeof *file);
     uint64_t length = 0;
@@ -335,13 +341,13 @@ static int open_file(File *file, const uint8_t *content, size_t size, char *erro
         Text dtype, shape, offsets;
         double place[2];
         if (!find(value, "dtype", &dtype) || !find(value, "shape", &shape) || !find(value, "data_offsets", &offsets) ||
-            !(text_is(dtype, "\"F32\"") || text_is(dtype, "\"U8\"")) || 
+            !(tensor->width = width_of(dtype)) ||
             (tensor->num_dimensions = read_shape(shape, tensor->shape, &tensor->size)) < 0 ||
             read_numbers(offsets, place, 2) != 2)
             return fail(error, "damaged in the header: ", key), 0;
         tensor->name = key;
-        tensor->is_float = text_is(dtype, "\"F32\"");
-        size_t bytes = tensor->size * (tensor->is_float ? 4 : 1);
+        tensor->is_float = tensor->width > 1;
+        size_t bytes = tensor->size * tensor->width;
         if (place[1] > (double)num_bytes || place[1] - place[0] != (double)bytes)
             return fail(error, "it does not lie where the header says: ", key), 0;
         tensor->data = data + (size_t)place[0];
@@ -439,13 +445,14 @@ static int has_hash(File *file, Text expected) {
         Tensor held = file->tensors[first];
         file->tensors[first] = file->tensors[i], file->tensors[i] = held;
         hash(&s, held.name.p, (size_t)(held.name.end - held.name.p));
-        hash(&s, held.is_float ? " float32 (" : " uint8 (", held.is_float ? 10 : 8);
+        const char *type = held.width == 4 ? " float32 (" : held.width == 2 ? " bfloat16 (" : " uint8 (";
+        hash(&s, type, strlen(type));
         for (int d = 0; d < held.num_dimensions; d++) {
             if (d) hash(&s, ", ", 2);
             hash_number(&s, held.shape[d]);
         }
         hash(&s, held.num_dimensions == 1 ? ",)\n" : ")\n", held.num_dimensions == 1 ? 3 : 2);
-        hash(&s, held.data, held.size * (held.is_float ? 4 : 1));
+        hash(&s, held.data, held.size * held.width);
     }
     uint64_t bits = 8 * s.length;
     uint8_t length[8];
@@ -472,8 +479,9 @@ enum { FLOATS, CODES2, CODES8 };
 enum { TERNARY, BINARY, INT4, INT8 };
 
 typedef struct { /* an array of the file, whose numbers are asked for one by one */
-    const uint8_t *values; /* float32, or packed codes */
+    const uint8_t *values; /* numbers, or packed codes */
     const uint8_t *scales;
+    size_t width; /* bytes of a number */
     int is_coded, kind, num_dimensions;
     size_t shape[MOST_DIMENSIONS], size, num_scales; /* scales of each matrix */
     size_t per_byte;
@@ -488,9 +496,9 @@ typedef struct { /* a matrix [D, F in whole lanes]: TILE outputs of all rows, th
 
 typedef struct {
     size_t d_in, d_out;
-    Tiles floats;   /* of a matrix that has no codes */
+    Tiles plain;    /* of a matrix whose input is not rounded: floats, or codes of 8 bits */
     uint8_t *codes; /* [F / LANES, D / INPUTS, BLOCK], NULL without */
-    float scale;    /* of codes */
+    float scale;    /* of codes, 1 for floats */
     float largest;  /* code of the input */
     int normalize;
 } Linear;
@@ -672,6 +680,7 @@ static int find_source(const File *file, const char *name, Source *s) {
         const Tensor *tensor = find_tensor(file, name);
         if (!tensor || !tensor->is_float) return 0;
         s->values = tensor->data, s->size = tensor->size, s->num_dimensions = tensor->num_dimensions;
+        s->width = tensor->width;
         memcpy(s->shape, tensor->shape, sizeof s->shape);
         return 1;
     }
@@ -682,7 +691,7 @@ static int find_source(const File *file, const char *name, Source *s) {
     const Tensor *codes = find_tensor(file, full);
     join(full, name, ".scales", "");
     const Tensor *scales = find_tensor(file, full);
-    if (!codes || !scales || codes->is_float || !scales->is_float || !find(entry, "kind", &kind) ||
+    if (!codes || !scales || codes->is_float || scales->width != 4 || !find(entry, "kind", &kind) ||
         !find(entry, "shape", &shape) || (s->num_dimensions = read_shape(shape, s->shape, &s->size)) < 0)
         return 0;
     for (s->kind = 0; s->kind < 4 && !text_is(kind, KINDS[s->kind]);) s->kind++;
@@ -709,7 +718,10 @@ static void read_codes(const Source *s, size_t first, size_t count, int8_t *out)
         if (at == s->per_byte) at = 0, byte++;
     }
 }
-static float number_at(const Source *s, size_t i) { return read_float(s->values + 4 * i); }
+static float number_at(const Source *s, size_t i) {
+    const uint8_t *p = s->values + s->width * i, upper_half[4] = {0, 0, p[0], p[1]};
+    return read_float(s->width == 2 ? upper_half : p);
+}
 static float scale_at(const Source *s, size_t i) { return read_float(s->scales + 4 * i); }
 
 /* Vectors of floats, [.., n]: part number `index`; with lanes to spare if asked for rows of d_out. */
@@ -779,13 +791,18 @@ static int read_linear(Model *m, const File *f, const char *prefix, const char *
     out->d_in = d_in, out->d_out = d_out;
     out->normalize = normalize, out->largest = largest;
     size_t first = index * d_in * d_out, blocks = whole(d_in, INPUTS) / INPUTS;
+    out->scale = 1.0f;
     if (!s.is_coded)
-        return make_tiles(m, &out->floats, FLOATS, d_in, d_out, error) &&
-               put_floats(&out->floats, &s, first, d_out, named, error);
-    if (s.kind > BINARY || s.num_scales != 1 || !largest) /* 0: only floats will do */
+        return make_tiles(m, &out->plain, FLOATS, d_in, d_out, error) &&
+               put_floats(&out->plain, &s, first, d_out, named, error);
+    if (s.kind == INT4 || s.num_scales != 1 || !largest) /* 0: only floats will do */
         return fail(error, "its codes are of another kind: ", named), 0;
     out->scale = scale_at(&s, index);
     if (!(out->scale - out->scale == 0.0f)) return fail(error, "its scale is not finite: ", named), 0;
+    if (s.kind == INT8) {
+        if (!make_tiles(m, &out->plain, CODES8, d_in, d_out, error)) return 0;
+        return put_codes(&out->plain, &s, first, d_out), 1;
+    }
     uint8_t *codes = out->codes = take(m, whole(d_out, LANES) / LANES * blocks * BLOCK);
     if (!codes) return fail(error, "there is not enough memory", NO_NAME), 0;
     /* Of a block, byte 4 o + i has input 4 r + i of output o in bits 2 r and 2 r + 1. */
@@ -1468,7 +1485,7 @@ static void multiply_part(Session *s, float *y, const Input *in, const Linear *w
         m->kernels->dots(y + begin * LANES, end - begin, codes, in->codes, blocks, in->sum, in->scale * w->scale);
     } else {
         memset(y + begin * LANES, 0, (end - begin) * LANES * sizeof(float));
-        add_rows(m, y + begin * LANES, &w->floats, s->all_rows, in->x, w->d_in, 1.0f, begin, end);
+        add_rows(m, y + begin * LANES, &w->plain, s->all_rows, in->x, w->d_in, w->scale, begin, end);
     }
 }
 

@@ -13,7 +13,7 @@ from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped
 from mixkabrn_jax.data.splitting import Split
 from mixkabrn_jax.data.tokenizers import Tokenizer
-from mixkabrn_jax.evaluation.tasks import Task
+from mixkabrn_jax.evaluation.tasks import TASKS, Task
 from mixkabrn_jax.runs import workdir as workdirs
 from mixkabrn_jax.runs.config import build
 
@@ -95,6 +95,11 @@ def reader(task: Task, run: Run, wanted: Wanted) -> Callable[[Skipped], Iterator
             print(f"{component.family}: {legal}", file=sys.stderr)
     next(read(split, Skipped()), None)
     return lambda skipped: read(split, skipped)
+
+
+def held_out(run: Run) -> Documents:
+    """All that a run held out. Raises: as `reader`."""
+    return Documents(reader(TASKS["bits_per_byte"], run, Wanted("", "", None, {})), 0)
 
 
 def _require_data(run, parts, split):

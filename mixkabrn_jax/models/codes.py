@@ -36,6 +36,8 @@ PACKINGS = {
     "int4": Packing(2, 16, -8),
     "int8": Packing(1, 256, -128),
 }
+ROUNDINGS = ("int8", "bfloat16")
+"""What a file can hold of matrices that training did not round."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Coded:
     path: tuple[str, ...]
     """Of the variable in the model, as in ("embedding_WD",)."""
     kind: str
-    """Its number format, a key of `PACKINGS`."""
+    """Its number format, a key of `PACKINGS`, or bfloat16."""
     variable: nnx.Variable
     num_scales: int
     """Matrices of the second last dimension that have a scale each."""
@@ -70,8 +72,9 @@ class Coded:
         return ternary.quantize_absmax(matrix, BITS[self.kind])
 
 
-def coded(model: LanguageModel) -> Iterator[Coded]:
-    """Everything in a model that is not dense."""
+def coded(model: LanguageModel, rounding: str = "") -> Iterator[Coded]:
+    """Everything in a model that has codes, and with a rounding, one of `ROUNDINGS`, its dense matrices too."""
+    kinds = {kind: kind for kind in PACKINGS} | ({"dense": rounding} if rounding else {})
     for path, layer in surgery.layers(model, (Linear, KanLayer)):
         parts = tuple(path.split("."))
         if isinstance(layer, Linear):
@@ -80,12 +83,12 @@ def coded(model: LanguageModel) -> Iterator[Coded]:
             spline = "spline", layer.spline, layer.features.config.spline_linear, layer.features.num_basis
             found = [("base", layer.base, layer.linear.linear, 1), spline]
         for name, variable, kind, num_scales in found:
-            if kind in PACKINGS:
-                yield Coded((*parts, name), kind, variable, num_scales)
+            if kind in kinds:
+                yield Coded((*parts, name), kinds[kind], variable, num_scales)
     for name in ("embedding_WD", "head_WD"):
-        table = getattr(model, name)
-        if table is not None and model.config.quantization.embedding in PACKINGS:
-            yield Coded((name,), model.config.quantization.embedding, table, table.shape[0])
+        table, kind = getattr(model, name), model.config.quantization.embedding
+        if table is not None and kind in kinds:
+            yield Coded((name,), kinds[kind], table, table.shape[0])
 
 
 def decode(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """A trained model as one safetensors file, which holds its tokenizer and config too; docs/format.md has every byte.
 
-What the model multiplies by is stored exactly: codes and scales where a number format has them, float32 elsewhere.
+What the model multiplies by is stored exactly: codes and scales where a number format has them, float32 elsewhere. Only
+where a rounding is asked for do matrices that training did not round take 8 or 16 bits a number.
 """
 
 import dataclasses
@@ -11,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save
 
 from mixkabrn_jax.data import tokenizers
 from mixkabrn_jax.data.tokenizers import Tokenizer
@@ -29,19 +31,23 @@ from mixkabrn_jax.runs.model import abstract
 
 FORMAT = "mixkabrn-1"
 _TOKENIZER = "tokenizer.json.zlib"
+_TYPES = {"F32": np.float32, "BF16": jnp.bfloat16, "U8": np.uint8}
 
 
-def to_bytes(model: LanguageModel, tokenizer: Tokenizer, config: Mapping, about: Mapping = {}) -> bytes:
+def to_bytes(
+    model: LanguageModel, tokenizer: Tokenizer, config: Mapping, about: Mapping = {}, rounding: str = ""
+) -> bytes:
     """The file of a model.
 
     Args:
         config: that of the run; its model section becomes the model's own.
         about: where the model comes from; anything that JSON can hold.
+        rounding: of matrices without codes, one of `codes.ROUNDINGS`; "" keeps them.
     Raises: ValueError for a model of integer layers, whose weights are gone.
     """
     if any(linear_type(layer) == "integers" for _, layer in surgery.layers(model)):
         raise ValueError("the model has integer layers: save the model that to_integers was given")
-    tensors, kinds = _tensors(model)
+    tensors, kinds = _tensors(model, rounding)
     text = json.dumps(tokenizer.to_json(), ensure_ascii=False, separators=(",", ":")).encode()
     tensors[_TOKENIZER] = np.frombuffer(zlib.compress(text, 9), np.uint8)
     metadata = {
@@ -117,10 +123,10 @@ def write(path: Path, content: bytes) -> None:
 
 def describe(content: bytes) -> dict[str, dict[str, int]]:
     """By number format, how many tensors there are, the numbers that they stand for, and their bytes."""
-    tensors, kinds, found = load(content), json.loads(_metadata(content)["codes"]), {}
+    tensors, kinds, found = _arrays(deserialize(content)), json.loads(_metadata(content)["codes"]), {}
     for name, tensor in tensors.items():
         owner, _, part = name.rpartition(".")
-        kind = "scales" if part == "scales" and owner in kinds else kinds.get(owner, {}).get("kind", "float32")
+        kind = "scales" if part == "scales" and owner in kinds else kinds.get(owner, {}).get("kind", tensor.dtype.name)
         if name == _TOKENIZER:
             kind = "tokenizer"
         size = int(np.prod(kinds[owner]["shape"])) if part == "codes" else tensor.size
@@ -130,15 +136,15 @@ def describe(content: bytes) -> dict[str, dict[str, int]]:
     return found
 
 
-def _tensors(model):
+def _tensors(model, rounding):
     """(arrays by name, number format and shape of those that are codes by the name of their variable)."""
-    by_path = {each.path: each for each in codes.coded(model)}
+    by_path = {each.path: each for each in codes.coded(model, rounding)}
     tensors, kinds = {}, {}
     for path, variable in nnx.to_flat_state(nnx.state(model)):
         parts = tuple(map(str, path))
         name, each = ".".join(parts), by_path.get(parts)
-        if each is None:
-            tensors[name] = np.asarray(variable[...])
+        if each is None or each.kind == "bfloat16":
+            tensors[name] = np.asarray(variable[...], None if each is None else jnp.bfloat16)
             continue
         numbers, scales = each.encode()
         kinds[name] = {"kind": each.kind, "shape": list(numbers.shape)}
@@ -154,7 +160,7 @@ def _value(name, leaf, tensors, kinds):
             kind, shape = kinds[name]["kind"], tuple(kinds[name]["shape"])
             value = codes.decode(codes.unpack(tensors.pop(f"{name}.codes"), kind, shape), tensors.pop(f"{name}.scales"))
         else:
-            value = tensors.pop(name)
+            value = tensors.pop(name).astype(np.float32)
     except KeyError as error:
         raise ValueError(f"it lacks the tensor {error}") from error
     if value.shape != leaf.shape:
@@ -183,17 +189,28 @@ def _rounded(config):
 def _parts(content):
     """(tensors, metadata) that are whole and of this form."""
     try:
-        tensors, metadata = load(content), _metadata(content)
+        entries, metadata = deserialize(content), _metadata(content)
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"this is no safetensors file ({error})") from error
     if metadata.get("format") != FORMAT:
         raise ValueError(f"its format is {metadata.get('format')!r}, where {FORMAT!r} is needed")
+    tensors = _arrays(entries)
     if _digest(tensors) != metadata.get("sha256"):
         raise ValueError("its tensors are not those that were written: their SHA-256 is another")
     missing = {"config", "codes", "about", _TOKENIZER} - metadata.keys() - tensors.keys()
     if missing:
         raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     return tensors, metadata
+
+
+def _arrays(entries):
+    """Of a safetensors file, by name."""
+    tensors = {}
+    for name, entry in entries:
+        if entry["dtype"] not in _TYPES:
+            raise ValueError(f"its tensor {name!r} is of dtype {entry['dtype']!r}: one of {tuple(_TYPES)} is needed")
+        tensors[name] = np.frombuffer(entry["data"], _TYPES[entry["dtype"]]).reshape(entry["shape"])
+    return tensors
 
 
 def _tokenizer(tensors):

@@ -83,6 +83,25 @@ def test_a_file_is_exported_as_it_is(entry, trained, tmp_path):
     assert "None came with the file" in (tmp_path / "folder" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("rounding", ["int8", "bfloat16"])
+def test_a_rounding_is_smaller_and_its_cost_is_told(entry, trained, capsys, tmp_path, rounding):
+    directory, _ = trained
+    found = {}
+    for flags in ((), (f"--round={rounding}",)):
+        entry("export").run(f"--workdir={directory / 'run'}", f"--out={tmp_path / 'model.safetensors'}", *flags)
+        found[flags] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    exact, rounded = found.values()
+    assert (exact["exact"], rounded["exact"]) == (True, False)
+    assert rounded["bytes"] < exact["bytes"]
+    bits = rounded["bits_per_byte"]
+    assert bits["rounded"] == pytest.approx(bits["trained"], rel=2e-2)
+    assert bits["rounded"] != bits["trained"]
+    with pytest.raises(SystemExit, match=f"--round={rounding} is for the workdir of a run"):
+        entry("export").run(
+            f"--workdir={tmp_path / 'model.safetensors'}", f"--out={tmp_path / 'a'}", f"--round={rounding}"
+        )
+
+
 def test_graphs_are_written_one_beside_the_other(entry, trained, capsys, tmp_path):
     onnx = pytest.importorskip("onnx")
     directory, _ = trained

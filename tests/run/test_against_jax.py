@@ -54,9 +54,10 @@ KINDS = {
 
 
 def content_of(changes):
-    """The file of a random toy model."""
-    model = toy.make(toy.model_config(**changes), vocab_size=TOKENIZER.vocab_size)
-    return model_file.to_bytes(model, TOKENIZER, toy.document())
+    """The file of a random toy model; `rounding` among the changes is that of its dense matrices."""
+    fields = {name: value for name, value in changes.items() if name != "rounding"}
+    model = toy.make(toy.model_config(**fields), vocab_size=TOKENIZER.vocab_size)
+    return model_file.to_bytes(model, TOKENIZER, toy.document(), rounding=changes.get("rounding", ""))
 
 
 def read_all(model, tokens):

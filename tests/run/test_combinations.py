@@ -34,7 +34,7 @@ def test_a_combination_is_that_of_jax_and_has_one_result(names, numbers):
     assert_same_bits(read_all(native_model(content), TOKENS), mine)
     model = model_file.from_bytes(content)[0]
     want = np.asarray(jax.jit(lambda model, tokens: model(tokens).logits_BTW)(model, TOKENS[None])[0])
-    if numbers == "dense":
+    if numbers.startswith("dense"):
         np.testing.assert_allclose(mine, want, atol=1e-4 * max(1, np.abs(want).max()), rtol=0)
     else:  # a rounding elsewhere moves an input to the next code now and then, or a token to another expert
         assert np.median(np.abs(mine - want)) < 2e-2

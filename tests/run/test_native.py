@@ -18,6 +18,8 @@ pytestmark = needs_compiler
 CODED = {"linear": "ternary", "kan__spline_linear": "ternary", "quantization__embedding": "int8"}
 FORMATS = {
     "dense": DENSE,
+    "dense, kept in 8 bits": DENSE | {"rounding": "int8"},
+    "dense, kept in 16 bits": DENSE | {"rounding": "bfloat16"},
     "ternary": CODED,
     "binary": CODED | {"linear": "binary", "kan__spline_linear": "int4", "quantization__embedding": "int4"},
 }

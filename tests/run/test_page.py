@@ -11,7 +11,7 @@ import pytest
 from mixkabrn_run import file, page
 from mixkabrn_run.model import Model
 from tests.run.test_against_jax import KINDS, content_of, read_all
-from tests.run.test_native import CODED, TOKENS, assert_same_bits
+from tests.run.test_native import CODED, FORMATS, TOKENS, assert_same_bits
 
 NODE = shutil.which("node")
 SCRIPT = """
@@ -46,12 +46,13 @@ def wasm(request, tmp_path):
 
 @pytest.mark.skipif(NODE is None, reason="no Node to run WebAssembly")
 @pytest.mark.parametrize("name", ["all four", "attention", "gated decays"])
-def test_webassembly_has_the_bits_of_numpy_and_draws_alike(wasm, name, tmp_path):
+@pytest.mark.parametrize("numbers", ["ternary", "dense, kept in 8 bits", "dense, kept in 16 bits"])
+def test_webassembly_has_the_bits_of_numpy_and_draws_alike(wasm, name, numbers, tmp_path):
     from base64 import b64decode
 
     from mixkabrn_run.sampling import Sampling, draw
 
-    content = content_of(CODED | KINDS[name])
+    content = content_of(FORMATS[numbers] | KINDS[name])
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     command = [NODE, "-e", SCRIPT, wasm, path, json.dumps(TOKENS.tolist())]

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors import safe_open
+from safetensors import deserialize, safe_open
 from safetensors.numpy import load, save
 
 from mixkabrn_jax.data import tokenizers
@@ -48,6 +48,23 @@ def multiplied(model):
         else:
             found[f"{path}.base"], found[f"{path}.spline"] = layer._weights()
     return found
+
+
+@pytest.mark.parametrize(("rounding", "largest"), [("int8", 1 / 254), ("bfloat16", 1 / 256)])
+def test_a_rounding_is_of_dense_matrices_alone_and_moves_a_number_by_half_a_step(rounding, largest):
+    model, config = make(linear="ternary", kan__spline_linear="dense", quantization__embedding="dense")
+    content = model_file.to_bytes(model, TOKENIZER, config, rounding=rounding)
+    before, after = multiplied(model), multiplied(model_file.from_bytes(content)[0])
+    for path, weight in before.items():
+        if path.endswith("spline") or path == "embedding_WD":
+            # A scale of int8 is of the largest number of its rows, a step of bfloat16 of the number itself.
+            bound = largest * np.abs(weight) if rounding == "bfloat16" else largest * np.abs(weight).max()
+            assert np.abs(after[path] - weight).max() > 0
+            assert (np.abs(after[path] - weight) <= bound * 1.001).all()
+        else:
+            np.testing.assert_array_equal(after[path], weight, err_msg=path)
+    kept = {name: entry["dtype"] for name, entry in deserialize(content)}
+    assert [kept[name] for name in kept if name.endswith("router")] == ["F32"]
 
 
 def logits(model):

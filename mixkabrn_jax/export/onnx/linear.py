@@ -18,8 +18,9 @@ def linear(g: Graph, layers: Sequence[Linear], x: str) -> list[str]:
         x = rms_norm(g, x, first.values.shape[0], first.epsilon)
     widths = [layer.values.shape[1] for layer in layers]
     values_DF = np.concatenate([layer.values for layer in layers], axis=1)
-    if first.scale is None:
-        y = g("MatMul", x, values_DF)
+    if not first.is_rounded:
+        scales = [np.float32(1) if layer.scale is None else layer.scale for layer in layers]
+        y = g("MatMul", x, values_DF * np.repeat(scales, widths))
     else:
         codes, scale = _quantize(g, x, first.bits)
         y = g("MatMulInteger", codes, g.codes(values_DF, INT8), _ZERO)
