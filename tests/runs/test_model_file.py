@@ -128,7 +128,7 @@ def without_scales(tensors):
 
 
 def with_one_more(tensors):
-    tensors["more"] = np.zeros(1)
+    tensors["more"] = np.zeros(1, np.float32)
 
 
 def test_a_file_that_is_damaged_or_another_is_refused_with_what_is_wrong():
