@@ -205,18 +205,23 @@ def table(found):
     about, rows, long = found["about"], found["rows"], found["long"]
     contenders = list(next(iter(rows.values()))["milliseconds"])
     lines = [
-        f"`python -m benchmarks.runtime`, {'; '.join(f'{key} {value}' for key, value in about.items())}",
+        f"`python -m benchmarks.runtime{' --peers' * ('torch' in about)}`, {'; '.join(f'{key} {value}' for key, value in about.items())}",
         "",
         "Milliseconds a token: CPU time of all threads, median (least wall time).",
         "",
-        f"| model | parameters | {' | '.join(contenders)} | JAX / C |",
-        f"|---|---:|{'---:|' * (len(contenders) + 1)}",
+        f"| model | parameters | {' | '.join(contenders)} |",
+        f"|---|---:|{'---:|' * len(contenders)}",
     ]
     for name, row in rows.items():
         times = row["milliseconds"]
         cells = [f"{times[each]['cpu']:.3g} ({times[each]['least_wall']:.3g})" for each in contenders]
-        ratio = times["JAX"]["cpu"] / times["C"]["cpu"]
-        lines.append(f"| {name} | {row['parameters'] / 1e6:.3g} M | {' | '.join(cells)} | {ratio:.0f} |")
+        lines.append(f"| {name} | {row['parameters'] / 1e6:.3g} M | {' | '.join(cells)} |")
+    others = [each for each in contenders if not each.startswith("C")]
+    lines += ["", "CPU time over that of C:", "", f"| model | {' | '.join(others)} |", f"|---|{'---:|' * len(others)}"]
+    for name, row in rows.items():
+        times = row["milliseconds"]
+        cells = [f"{times[each]['cpu'] / times['C']['cpu']:.1f}" for each in others]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [
         "",
         "| model | file, MB | loaded, MB | ternary weights | bits of memory for each, of all that is loaded |",
