@@ -204,8 +204,9 @@ def table(found):
     """Markdown."""
     about, rows, long = found["about"], found["rows"], found["long"]
     contenders = list(next(iter(rows.values()))["milliseconds"])
+    command = f"python -m benchmarks.runtime{' --peers' * ('torch' in about)}"
     lines = [
-        f"`python -m benchmarks.runtime{' --peers' * ('torch' in about)}`, {'; '.join(f'{key} {value}' for key, value in about.items())}",
+        f"`{command}`, {'; '.join(f'{key} {value}' for key, value in about.items())}",
         "",
         "Milliseconds a token: CPU time of all threads, median (least wall time).",
         "",
