@@ -170,7 +170,11 @@ def test_no_file_is_named_for_what_does_not_belong_anywhere():
 
 
 @pytest.mark.parametrize(
-    "module", [f"{LIBRARY}.runs", "experiments.generate", "experiments.evaluate", "experiments.sweep"]
+    "module",
+    [
+        f"{LIBRARY}.runs",
+        *(f"experiments.{name}" for name in ("generate", "evaluate", "sweep", "report", "reporting.output")),
+    ],
 )
 def test_who_reads_a_run_imports_neither_optimiser_nor_pipeline(module):
     program = (

@@ -218,4 +218,4 @@ def _short(value):
 
 
 def _save(figure, path):
-    figure.savefig(path, dpi=160, metadata={"Software": None})  # the same bytes from the same runs
+    figure.savefig(path, dpi=150, metadata={"Software": None})  # the same bytes from the same runs
