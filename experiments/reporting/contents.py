@@ -75,16 +75,15 @@ def _configurations(design, folder):
         f"The lowest is {best.name} with {bits} bits per byte of the held-out text."
         if len(found) > 1
         else f"{best.name}: {bits} bits per byte of the held-out text.",
-        f"base is {design.describe(design.base)}; the others are named for what differs.",
+        f"base is {design.describe(design.base).replace(',', ', ')}; the others are named for what differs.",
         "± is the half width of the 95% interval of the mean over seeds (Student's t); one seed alone has none.",
     ]
     rows = [
-        figures.Row(
-            f"{rank}  {design.title(one)}", _estimate(one, "bits_per_byte"), list(one.of("bits_per_byte").values())
-        )
+        figures.Row(f"{rank}  {one.name}", _estimate(one, "bits_per_byte"), list(one.of("bits_per_byte").values()))
         for rank, one in enumerate(found, 1)
     ]
-    title, subtitle = "Bits per byte of held-out text, lowest first", "dot: mean; bar: its 95% interval; ticks: seeds"
+    title = "Bits per byte of held-out text, lowest first"
+    subtitle = f"dot: mean; bar: its 95% interval; ticks: seeds\n{design.title(design.base)}"
     figures.forest(rows, title, subtitle, _BITS, ".4f", folder / "configurations.png")
     return Section("Configurations", sentences, table, {"configurations.png": title})
 
@@ -115,17 +114,18 @@ def _differences(design, baseline, folder):
         f"{sum(p < ALPHA for p in tested)} of {len(tested)} differ from it in bits per byte at 5%, after Holm's "
         "correction for the number of comparisons."
         if tested
-        else "No two seeds are in both, so there are no intervals and no tests.",
+        else "None of them shares two seeds with it, so there are no intervals and no tests.",
     ]
     drawn = [
-        figures.Row(design.title(one), estimate, is_full=p is not None and p < ALPHA)
+        figures.Row(one.name, estimate, is_full=p is not None and p < ALPHA)
         for one, estimate, p in zip(others, found["bits_per_byte"], holm, strict=True)
         if estimate
     ]
     pictures = {}
     if drawn:
-        pictures["differences.png"] = title = f"Difference from {design.title(baseline)}"
+        pictures["differences.png"] = title = f"Difference from {baseline.name}"
         subtitle = "left is better; dot: mean of pairs of one seed; bar: 95% interval; full: not 0 at 5%, after Holm"
+        subtitle += f"\n{design.title(design.base)}"
         figures.forest(drawn, title, subtitle, "difference in bits per byte", "+.4f", folder / "differences.png")
     return Section(f"Differences from {baseline.name}", sentences, Table("differences", columns, rows), pictures)
 

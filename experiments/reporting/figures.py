@@ -17,6 +17,8 @@ _WIDTH, _ROW, _LINE = 5.2, 0.43, 0.165  # inches: of a figure, of a row with its
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#56b4e9", "#e69f00")  # Okabe and Ito 2008
 _STYLES = ("-", "--", "-.", ":")
 _GREY = "#666666"
+_LONGEST = 58
+"""Letters of a name that fit beside its figure."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,10 @@ def forest(rows: Sequence[Row], title: str, subtitle: str, x_label: str, spec: s
         if one.low is not None:
             axes.plot([one.low, one.high], [y, y], color=_COLOURS[0], linewidth=2, solid_capstyle="butt")
         axes.plot([one.mean], [y], "o", color=_COLOURS[0], markerfacecolor=_COLOURS[0] if row.is_full else "white")
-        above = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8, "clip_on": False}
+        above = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 8, "in_layout": False}
         above["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-        axes.text(0, y + 0.45, row.name, ha="left", **above)
+        name = row.name if len(row.name) <= _LONGEST else f"{row.name[: _LONGEST - 3]}..."  # the table has all of it
+        axes.text(0, y + 0.45, name, ha="left", **above)
         axes.text(1, y + 0.45, tables.figure(one, spec), ha="right", **above)
     axes.set_ylim(-len(rows) + 0.55, 0.8)
     axes.set_yticks([])
@@ -137,11 +140,11 @@ def scaling(families: Mapping, title: str, path: Path) -> None:
 
 def _figure(title, subtitle, height, legend=(), *, has_lines=True):
     """A figure with a title, and below its axes a list of names, each with its line."""
-    entries = [textwrap.wrap(name, 78, subsequent_indent="    ", break_on_hyphens=False) for name in legend]
+    entries = [_wrapped(name, 74, indent="    ") for name in legend]
     below = _LINE * sum(map(len, entries)) + 0.05
     figure = Figure(figsize=(_WIDTH, height + (below if entries else 0)), layout="constrained")
     FigureCanvasAgg(figure)  # draws without a display
-    figure.suptitle("\n".join(textwrap.wrap(title, 58)), fontsize=10, fontweight="bold", x=0.01, ha="left")
+    figure.suptitle("\n".join(_wrapped(title, 52)), fontsize=10, fontweight="bold", x=0.01, ha="left")
     if entries:
         axes, names = figure.subplots(2, 1, height_ratios=[height, below])
         names.axis("off")
@@ -156,13 +159,20 @@ def _figure(title, subtitle, height, legend=(), *, has_lines=True):
                 y -= _LINE
     else:
         axes = figure.subplots()
-    axes.set_title("\n".join(textwrap.wrap(subtitle, 78)), fontsize=8, color=_GREY, loc="left")
+    lines = [line for part in subtitle.splitlines() for line in _wrapped(part, 74)]
+    axes.set_title("\n".join(lines), fontsize=8, color=_GREY, loc="left")
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8)
     axes.xaxis.label.set_size(9)
     axes.yaxis.label.set_size(9)
     return figure, axes
+
+
+def _wrapped(text, width, indent=""):
+    """Lines that break behind the commas of names, too."""
+    lines = textwrap.wrap(text.replace(",", ", "), width, subsequent_indent=indent, break_on_hyphens=False)
+    return [line.replace(", ", ",") for line in lines]
 
 
 def _line(i):

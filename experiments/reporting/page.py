@@ -28,7 +28,7 @@ img {{ width: 100%; max-width: 36rem; height: auto; background: #fff; border-rad
 table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }}
 th, td {{ text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }}
 th {{ color: var(--faint); font-weight: 600; vertical-align: bottom; }}
-td {{ min-width: 7rem; overflow-wrap: anywhere; }}
+td {{ min-width: 7rem; }}
 .number {{ text-align: right; white-space: nowrap; min-width: 0; }}
 </style></head><body>
 <h1>{title}</h1>

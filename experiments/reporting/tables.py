@@ -66,7 +66,7 @@ def to_html(table: Table) -> str:
 
     def line(tag, texts):
         cells = [
-            f"<{tag} {kind}".rstrip() + f">{html.escape(text)}</{tag}>" for kind, text in zip(kinds, texts, strict=True)
+            f"<{tag} {kind}".rstrip() + f">{_breakable(text)}</{tag}>" for kind, text in zip(kinds, texts, strict=True)
         ]
         return f"<tr>{''.join(cells)}</tr>\n"
 
@@ -87,6 +87,11 @@ def figure(value: float | Estimate | None, spec: str) -> str:
     if abs(below - above) <= 1e-9 * max(abs(value.mean), above):
         return f"{value.mean:{spec}} ± {above:{spec.replace('+', '')}}"
     return f"{value.mean:{spec}} ({value.low:{spec}} to {value.high:{spec}})"
+
+
+def _breakable(text):
+    """A long name may go on in the next line behind a comma and between folders."""
+    return re.sub(r"([,/])(?=\D)", r"\1<wbr>", html.escape(text))
 
 
 def _values(column, cell):

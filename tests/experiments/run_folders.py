@@ -2,7 +2,6 @@
 
 import json
 
-from mixkabrn_jax.runs.config import flatten
 from tests import toy
 
 DATA = {"train": "900 targets, SHA-256 aa11", "validation": "100 targets, SHA-256 bb22"}
@@ -16,7 +15,7 @@ def write(path, bits, *, seed=0, data=DATA, tokenizer="bytes", stop_at=None, siz
         sizes: parameters, active ones, bytes in a file.
     """
     config = toy.document(seed=seed, **changes)
-    last, tokens = config["num_steps"], config["data"]["batch_size"] * config["data"]["sequence_length"]
+    last = config["num_steps"]
     names = ("parameters", "active_parameters", "file_bytes")
     records = []
     for step in range(2, (stop_at or last) + 1, 2):
@@ -31,5 +30,4 @@ def write(path, bits, *, seed=0, data=DATA, tokenizer="bytes", stop_at=None, siz
     (path / "data.json").write_text(json.dumps(data))
     (path / "tokenizer.json").write_text(json.dumps({"kind": tokenizer}))
     (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert flatten(config)["data.batch_size"] * tokens
     return path
