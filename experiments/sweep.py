@@ -1,12 +1,16 @@
 """Trains what a config's sweep generator yields, and makes a table of it; running the same command again goes on:
 
     python -m experiments.sweep --config=configs/lm.py:tiny --sweep=ablation --workdir=runs/ablation [--slots=2] \\
-        [--seeds=3]
+        [--seeds=3] [--executor=slurm] [--timeout_minutes=60] [--retries=1]
 
 A sweep is a public generator function of the config file: from the config, it yields for each trial a dict of what the
 trial sets, such as {"model.mixer": "attention"}. With --dry_run the trials' command lines are printed.
+
+A search seeks instead (docs/clusters.md): --search=rates --num_trials=30, for a function of the config file that
+returns ranges, such as {"optimizer.peak_rate": (1e-3, 3e-2, "log")}.
 """
 
+import itertools
 import shlex
 import sys
 import time
@@ -16,9 +20,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import command_line
+from experiments import command_line, executor_flags
 from experiments.sweeping import results, trials
-from experiments.sweeping.executor import Job, LocalExecutor, try_lock
+from experiments.sweeping.executor import Executor, Job, try_lock
+from experiments.sweeping.search import Search, check
 
 _CONFIG = command_line.define_config()
 _SWEEP = flags.DEFINE_string("sweep", None, "generator of trials: a function of the config file")
@@ -27,15 +32,13 @@ _DRY_RUN = flags.DEFINE_bool("dry_run", False, "check the trials, print their co
 _SEEDS = flags.DEFINE_integer(
     "seeds", 1, "of each trial: config.seed and those after it, all trials with the first one first", lower_bound=1
 )
-_SLOTS = flags.DEFINE_integer(
-    "slots",
-    1,
-    "trials at a time, each with its share of the processors: on two cores 2 give half as many trials again in an hour "
-    "(losses depend on the number of threads by rounding); on one accelerator more than 1 needs "
-    "XLA_PYTHON_CLIENT_MEM_FRACTION",
-    lower_bound=1,
+_SEARCH = flags.DEFINE_string("search", None, "in place of --sweep, ranges to search: a function of the config file")
+_NUM_TRIALS = flags.DEFINE_integer("num_trials", 20, "of a search, those of earlier commands included", lower_bound=1)
+flags.register_multi_flags_validator(
+    ["sweep", "search"],
+    lambda given: bool(given["sweep"]) != bool(given["search"]),
+    f"--sweep=ablation is needed: {flags.FLAGS['sweep'].help}, or --search",
 )
-command_line.require("sweep", "ablation")
 command_line.require("workdir", "runs/ablation")
 
 
@@ -44,51 +47,65 @@ def main():
     config_file, base = config_flags.get_config_filename(config_flag), config_flags.get_override_values(config_flag)
     folder = Path(_WORKDIR.value)
     with command_line.user_errors():
-        found, doubles = _expand(config_file, base, folder)
+        found, doubles = (_ends if _SEARCH.value else _expand)(config_file, base, folder)
         for line in doubles:
             _note(line)
         if _DRY_RUN.value:
             for trial in found:
                 print(shlex.join(["python", *trial.command[1:]]))
             return 0
+        executor = executor_flags.make(folder)
         folder.mkdir(parents=True, exist_ok=True)
-    arguments = [f"--config={config_file}", f"--sweep={_SWEEP.value}", f"--workdir={folder}"]
+        search = _search(config_file, base, folder) if _SEARCH.value else None
+    kind = f"--search={_SEARCH.value}" if search else f"--sweep={_SWEEP.value}"
+    arguments = [f"--config={config_file}", kind, f"--workdir={folder}"]
+    arguments += [f"--num_trials={_NUM_TRIALS.value}"] if search else []
     arguments += [f"--seeds={_SEEDS.value}"] if _SEEDS.value > 1 else []
     command = shlex.join(["python", "-m", "experiments.sweep", *arguments, *trials.command_line(base)])
     with (folder / "sweep.lock").open("a") as lock:
         if not try_lock(lock):  # the tables have one writer
             sys.exit(f"error: --workdir={folder}: another sweep is running in it")
-        return run(found, folder, command, _SLOTS.value)
+        with command_line.user_errors():
+            return run(search.found if search else found, folder, command, executor, search)
 
 
-def run(found: list[trials.Trial], folder: Path, command: str, slots: int) -> int:
-    """Runs the trials that are not complete.
+def run(found: list[trials.Trial], folder: Path, command: str, executor: Executor, search: Search | None = None) -> int:
+    """Runs the trials that are not complete, and those that a search proposes besides.
 
     Returns: 0 when all are complete in the end, 1 when one failed, 128 + the signal's number when stopped by one.
     """
     rows = {trial.name: results.read(trial) for trial in found}
+    for trial in found if search else ():
+        if rows[trial.name].status == "complete":  # of which a killed command could not tell
+            search.tell(trial, rows[trial.name].validation_loss)
     missing = {trial.name: trial for trial in found if rows[trial.name].status != "complete"}
     _note(f"{len(found)} trials, {len(found) - len(missing)} of them complete; results in {folder / 'results.md'}")
-    jobs = [Job(name, trial.command, trial.workdir / "log.txt") for name, trial in missing.items()]
     results.write(folder, list(rows.values()), command)
-    starts = {}
-    with LocalExecutor(slots) as executor:
-        for event in executor.run(jobs, is_done=lambda job: results.is_complete(missing[job.name])):
+    starts = dict.fromkeys(missing, time.monotonic())
+
+    def jobs():
+        for trial in itertools.chain(list(missing.values()), search.propose() if search else ()):
+            missing[trial.name] = trial
+            rows.setdefault(trial.name, results.read(trial))
+            yield Job(trial.name, trial.command, trial.workdir / "log.txt")
+
+    with executor:
+        for event in executor.run(jobs(), is_done=lambda job: results.is_complete(missing[job.name])):
             name = event.job.name
-            if event.kind == "waits":
+            if event.kind in ("waits", "started"):
                 starts[name] = time.monotonic()
-                _note(f"{name}: still trained by a process of an earlier sweep; waiting for it")
-            elif event.kind == "started":
-                starts[name] = time.monotonic()
-                _note(f"{name}: started, output in {event.job.log}")
-            else:
-                rows[name] = row = _outcome(missing[name], event)
-                results.write(folder, list(rows.values()), command)
+                _note(f"{name}: {event.kind}, {event.note}")
+                continue
+            rows[name] = row = _outcome(missing[name], event)
+            results.write(folder, list(rows.values()), command)
+            if search and row.status == "complete":
+                search.tell(missing[name], row.validation_loss)
+            if event.kind == "ended":
                 loss = f", validation loss {row.validation_loss:.4f}" if row.status == "complete" else ""
                 error = f", {row.error}" if row.error else ""
                 _note(f"{name}: {row.status} after {time.monotonic() - starts[name]:.0f} s{loss}{error}")
         if executor.received:
-            _note("stopping: each trial that runs saves its state first; once more to kill them")
+            _note(f"stopping: {executor.stopping}")
     rows = {trial.name: results.read(trial, rows[trial.name].error) for trial in found}
     results.write(folder, list(rows.values()), command)
     print(results.markdown(list(rows.values())), end="")
@@ -100,10 +117,12 @@ def run(found: list[trials.Trial], folder: Path, command: str, slots: int) -> in
 
 
 def _outcome(trial, event):
-    if event.exit_code == 0 and results.is_complete(trial):
+    """Its row as an event leaves it."""
+    if event.exit_code == 0 and (event.kind == "runs" or results.is_complete(trial)):
         return results.read(trial)
-    output = event.job.log.read_text(errors="replace").rpartition(event.job.header)[2]
-    return results.read(trial, results.find_error(output, event.exit_code))
+    output = event.job.log.read_text(errors="replace") if event.job.log.exists() else ""
+    error = results.find_error(output.rpartition(event.job.header)[2], event.exit_code)
+    return results.read(trial, "; ".join(filter(None, [event.note, error])))
 
 
 def _expand(config_file, base, folder):
@@ -118,13 +137,46 @@ def _expand(config_file, base, folder):
         raise ValueError(f"--sweep={_SWEEP.value}: {error}") from error
 
 
-def _yielded(sweep: Callable, path: str) -> Iterator[Mapping]:
-    """What a sweep yields; an error of its own code, of whatever kind, is the user's to mend."""
+def _ends(config_file, base, folder):
+    """Of a search, the trials at the two ends of its ranges: between them training would take all."""
+    if executor_flags.EXECUTOR.value == "slurm":
+        raise ValueError("--search asks for a trial when another has ended: --executor=local or ray is needed")
+    path = config_file.partition(":")[0]
+    functions = trials.functions(path)
+    if _SEARCH.value not in functions:
+        raise ValueError(f"--search={_SEARCH.value}: {path} has no such function")
     try:
-        overrides = list(sweep(_CONFIG.value))
+        space = _result(functions[_SEARCH.value], path)
+        check(space)
+        ends = ({field: float(given[end]) for field, given in space.items()} for end in (0, 1))
+        return trials.expand(config_file, base, ends, folder)
+    except ValueError as error:
+        raise ValueError(f"--search={_SEARCH.value}: {error}") from error
+
+
+def _search(config_file, base, folder):
+    """The study, which is begun or gone on with."""
+
+    def make(overrides):
+        return trials.expand(config_file, base, iter([overrides]), folder)[0][0]
+
+    space = trials.functions(config_file.partition(":")[0])[_SEARCH.value](_CONFIG.value)
+    study = f"{_SEARCH.value}-{make({}).name[-8:]}"  # with the hash of the config: another one's losses are others
+    return Search(folder / "search.jsonl", study, space, _NUM_TRIALS.value, make)
+
+
+def _result(function: Callable, path: str):
+    """What a function of the config file makes of the config; its errors, of whatever kind, are the user's to mend."""
+    try:
+        return function(_CONFIG.value)
     except Exception as error:
         place = command_line.locate(error, path) or f"{type(error).__name__}: {error}"
         raise ValueError(place) from error
+
+
+def _yielded(sweep: Callable, path: str) -> Iterator[Mapping]:
+    """What a sweep yields, for each seed."""
+    overrides = _result(lambda config: list(sweep(config)), path)
     for number in range(_SEEDS.value):
         for each in overrides:
             is_seeded = _SEEDS.value > 1 and isinstance(each, Mapping)

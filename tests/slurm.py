@@ -53,11 +53,13 @@ class Cluster:
     """What a user of it can do."""
 
     def __init__(self, packages: Path, folder: Path, environment: dict[str, str]):
-        self._bin, self._folder, self._environment = packages / "usr/bin", folder, environment
+        self._bin, self._folder = packages / "usr/bin", folder
+        self.environment = environment
+        """In which its commands are found and find it."""
 
     def run(self, command: str, *arguments: object, text: str = "") -> str:
         """Output of one of Slurm's commands. Raises: RuntimeError with what it says when it fails."""
-        words, where = [self._bin / command, *map(str, arguments)], {"cwd": self._folder, "env": self._environment}
+        words, where = [self._bin / command, *map(str, arguments)], {"cwd": self._folder, "env": self.environment}
         done = subprocess.run(words, **where, input=text, capture_output=True, text=True, timeout=60)
         if done.returncode:
             raise RuntimeError(f"{command}: {done.stderr.strip()}")

@@ -35,10 +35,15 @@ class Trial:
 
 def generators(path: str) -> dict[str, Callable[[ConfigDict], Iterator[Mapping]]]:
     """The sweeps that a config file offers: its public generator functions, those that it imports too."""
+    return {name: value for name, value in functions(path).items() if inspect.isgeneratorfunction(value)}
+
+
+def functions(path: str) -> dict[str, Callable]:
+    """The public functions of a config file, those that it imports too."""
     spec = importlib.util.spec_from_file_location("sweep_config", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return {name: value for name, value in inspect.getmembers(module, inspect.isgeneratorfunction) if name[0] != "_"}
+    return {name: value for name, value in inspect.getmembers(module, inspect.isfunction) if name[0] != "_"}
 
 
 def check(config: Mapping) -> None:

@@ -134,8 +134,8 @@ def steps_trained(folder):
     return [[record["step"] for record in trial if record["split"] == "train"] for trial in records]
 
 
-def wait_until(condition):
-    deadline = time.monotonic() + 60
+def wait_until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -234,6 +234,8 @@ def test_an_override_that_training_would_refuse_is_named(folder, overrides, mess
         ("misspelled", (), "error: --sweep=misspelled: {'model.mixxer': 'attention'} overrides config.model.mixxer"),
         ("ablation", ("--config.model.depth=3",), "error: --config.model.depth=3: the config file declares no such"),
         ("ablation", ("--config=nope.py",), "error: --config=nope.py: there is no file 'nope.py'"),
+        ("ablation", ("--resources=gpus=1",), "error: --resources=gpus=1 is for --executor=slurm or ray"),
+        ("ablation", ("--executor=ray", "--resources=gpus"), "error: --resources=gpus: name=value is needed, such as"),
         ("ablation", ("--workdir=config.py",), "error: [Errno 17] File exists: 'config.py'"),
     ],
 )
@@ -337,6 +339,19 @@ def test_a_stopped_sweep_lets_its_trials_save_and_goes_on(folder):
     assert run_sweep(folder, "--slots=3", *arguments).returncode == 0
     assert num_starts(folder) == [2, 1, 1]
     assert steps_trained(folder) == [list(range(1, 15))] * 3
+
+
+def test_a_timeout_and_attempts_are_told_in_the_error_column(folder):
+    arguments = ("--slots=3", "--timeout_minutes=0.1", "--retries=1", "--config.num_steps=12", "--config.pause=1.0")
+    assert run_sweep(folder, *arguments).returncode == 1
+    rows = table(folder)
+    assert [row["status"] for row in rows] == ["failed"] * 3
+    assert rows[0]["error"].startswith("timeout after 0.1 minutes; exit code 124")
+    assert rows[1]["error"] == "attempt 2; config.model.mixer=attention | not today"
+    assert num_starts(folder) == [1, 2, 1]
+    (folder / "attention_works").touch()
+    assert run_sweep(folder, "--slots=3", *arguments[3:]).returncode == 0
+    assert steps_trained(folder) == [list(range(1, 13))] * 3
 
 
 def test_a_workdir_has_one_sweep_at_a_time(folder):

@@ -1,11 +1,15 @@
 """Jobs run in their slots, one process to a log, and none outlives the executor."""
 
+import errno
 import os
+import signal
 import sys
 
 import pytest
 
-from experiments.sweeping.executor import Job, LocalExecutor
+from experiments.sweeping import executor
+from experiments.sweeping.executor import Job, Limits
+from experiments.sweeping.local_executor import LocalExecutor
 
 
 def python_job(folder, name, code):
@@ -83,3 +87,52 @@ def test_leaving_the_executor_stops_its_processes(tmp_path):
             raise KeyError(event)
     with LocalExecutor(1) as executor:
         assert next(executor.run([job], lambda _: False)).kind == "started"  # the log is free again
+
+
+# Fails once, and leaves a file by which it knows the next time.
+FAIL_ONCE = """
+import pathlib, sys
+once = pathlib.Path({path!r})
+if not once.exists():
+    once.touch()
+    sys.exit("error: not yet")
+"""
+
+
+@pytest.mark.parametrize(("retries", "exit_code", "note"), [(0, 1, ""), (1, 0, "attempt 2"), (2, 0, "attempt 2")])
+def test_a_job_that_fails_is_started_again_as_often_as_it_may(tmp_path, retries, exit_code, note):
+    job = python_job(tmp_path, "a", FAIL_ONCE.format(path=str(tmp_path / "once")))
+    with LocalExecutor(1, Limits(retries=retries), poll_seconds=0.01) as here:
+        *_, last = here.run([job], lambda _: False)
+    assert (last.kind, last.exit_code, last.note) == ("ended", exit_code, note)
+    assert job.log.read_text().count(job.header) == min(retries, 1) + 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_job_that_was_asked_to_end_is_not_started_again(tmp_path, number):
+    job = python_job(tmp_path, "a", f"import os; os.kill(os.getpid(), {int(number)})")
+    with LocalExecutor(1, Limits(retries=3), poll_seconds=0.01) as here:
+        assert [event.kind for event in here.run([job], lambda _: False)] == ["started", "ended"]
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_job_whose_time_is_over_saves_its_state_or_is_killed(tmp_path, monkeypatch, listens):
+    monkeypatch.setattr(executor, "_SAVING_SECONDS", 0.5)
+    answer = "lambda *_: print('saved', flush=True) or sys.exit(143)" if listens else "signal.SIG_IGN"
+    job = python_job(
+        tmp_path, "a", f"import signal, sys, time; signal.signal(signal.SIGTERM, {answer})\nwhile True: time.sleep(0.1)"
+    )
+    with LocalExecutor(1, Limits(timeout_minutes=0.05, retries=3), poll_seconds=0.01) as here:
+        *_, last = here.run([job], lambda _: False)
+    assert (last.exit_code, last.note) == (executor.TIMEOUT, "timeout after 0.05 minutes")
+    assert job.log.read_text() == job.header + "saved\n" * listens
+
+
+def test_a_file_system_without_locks_is_one_on_which_all_locks_are_free(tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(executor.locks, "try_lock", refuse)
+    with LocalExecutor(1, poll_seconds=0.01) as here:
+        kinds = [event.kind for event in here.run([python_job(tmp_path, "a", "")], lambda _: False)]
+    assert kinds == ["started", "ended"]
