@@ -1,6 +1,7 @@
 # Two commands: `make train` trains the small model and prints a sample, `make test` runs the tests.
 # Both set up .venv from requirements.txt first; PYTHON chooses another interpreter (3.11 or newer).
 # `make demo` writes text at once, by a C compiler alone; `make bundle` fills a folder for machines without network.
+# `make sweep` trains each idea switched off in miniature, and reports it; SWEEP=ablation is all combinations.
 # `make test-slow` runs the long tests, `make bench` times ours beside other implementations (3 GB of packages).
 PYTHON ?= python3
 VENV := .venv
@@ -8,6 +9,7 @@ BIN := $(VENV)/bin
 CONFIG ?= configs/lm.py:tiny
 WORKDIR ?= runs/tiny
 PROMPT ?= The American people
+SWEEP ?= one_off
 BUNDLE ?= bundle
 
 PEERS := .venv-peers
@@ -19,7 +21,7 @@ export PIP_NO_INDEX := 1
 export PIP_FIND_LINKS := $(abspath ../wheels)
 endif
 
-.PHONY: train demo test test-slow test-slurm lint bench bundle clean
+.PHONY: train demo sweep test test-slow test-slurm lint bench bundle clean
 
 train: $(VENV)/installed
 	$(BIN)/python -m experiments.train --config=$(CONFIG) --workdir=$(WORKDIR)
@@ -37,6 +39,11 @@ demo: build/mixkabrn
 build/mixkabrn: mixkabrn_run/main.c mixkabrn_run/runtime.c
 	@mkdir -p build
 	@$(CC) -O1 -std=c99 -ffp-contract=off -o $@ $< -lm
+
+# So small and short that its figures say nothing: it shows what a sweep is.
+sweep: $(VENV)/installed
+	$(BIN)/python -m experiments.sweep --config=configs/lm.py:nano --sweep=$(SWEEP) --slots=2 --workdir=runs/$(SWEEP)-nano
+	$(BIN)/python -m experiments.report --workdir=runs/$(SWEEP)-nano --out=runs/$(SWEEP)-nano/report
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -7,6 +7,7 @@ A file is all of it, tokenizer and config too. Measured files and scores are in 
 """
 
 from configs import lm
+from configs.sweeps import ablation  # noqa: F401 -- what --sweep offers
 
 
 def get_config(size="400k"):

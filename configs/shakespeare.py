@@ -15,6 +15,7 @@ at 1.515 (1.522, 1.509, 1.515) and has neither experts nor ternary weights. What
 """
 
 from configs import lm
+from configs.sweeps import ablation  # noqa: F401 -- what --sweep offers
 
 
 def get_config(variant="all"):
@@ -105,6 +106,7 @@ def candidates(config):
     yield {"model.kan.train_base": False}
     yield {"model.kan.train_spline": False}
     # Other ideas at equal active parameters.
-    yield lm._mlp(config)
-    yield lm._attention(config) | {"model.rotary.kind": "rope"}
+    hidden = {"model.hidden_width": 7 * config.model.hidden_width, "model.expert_width": 7 * config.model.expert_width}
+    yield {"model.ffn": "mlp"} | hidden  # a KAN edge has a coefficient for each of six functions and one for its base
+    yield {"model.mixer": "attention", "model.key_width": 40, "model.value_width": 40, "model.rotary.kind": "rope"}
     yield VARIANTS["best"]

@@ -4,7 +4,8 @@
         [--seeds=3] [--executor=slurm] [--timeout_minutes=60] [--retries=1]
 
 A sweep is a public generator function of the config file: from the config, it yields for each trial a dict of what the
-trial sets, such as {"model.mixer": "attention"}. With --dry_run the trials' command lines are printed.
+trial sets, such as {"model.mixer": "attention"}. Where it declares what is equal in all trials, widths that make it so
+are found for each, and stand in its command line. With --dry_run the trials' command lines are printed.
 
 A search seeks instead (docs/clusters.md): --search=rates --num_trials=30, for a function of the config file that
 returns ranges, such as {"optimizer.peak_rate": (1e-3, 3e-2, "log")}.
@@ -29,6 +30,12 @@ _CONFIG = command_line.define_config()
 _SWEEP = flags.DEFINE_string("sweep", None, "generator of trials: a function of the config file")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the trials' workdirs and of the tables of results")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "check the trials, print their command lines and do nothing")
+_EQUAL = flags.DEFINE_enum(
+    "equal",
+    None,
+    ["none", *trials.QUANTITIES],
+    "what every trial has as much of as the config, within 1%, in place of what the sweep declares",
+)
 _SEEDS = flags.DEFINE_integer(
     "seeds", 1, "of each trial: config.seed and those after it, all trials with the first one first", lower_bound=1
 )
@@ -52,7 +59,9 @@ def main():
             _note(line)
         if _DRY_RUN.value:
             for trial in found:
-                print(shlex.join(["python", *trial.command[1:]]))
+                print(shlex.join(["python", *trial.command[1:]]), flush=True)
+                if trial.equality:
+                    _note(f"{trial.name}: {trial.equality}")
             return 0
         executor = executor_flags.make(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,6 +70,7 @@ def main():
     arguments = [f"--config={config_file}", kind, f"--workdir={folder}"]
     arguments += [f"--num_trials={_NUM_TRIALS.value}"] if search else []
     arguments += [f"--seeds={_SEEDS.value}"] if _SEEDS.value > 1 else []
+    arguments += [f"--equal={_EQUAL.value}"] if _EQUAL.value else []
     command = shlex.join(["python", "-m", "experiments.sweep", *arguments, *trials.command_line(base)])
     with (folder / "sweep.lock").open("a") as lock:
         if not try_lock(lock):  # the tables have one writer
@@ -131,8 +141,13 @@ def _expand(config_file, base, folder):
     if _SWEEP.value not in sweeps:
         offered = f"its sweeps are {', '.join(sweeps)}" if sweeps else "it defines no sweeps"
         raise ValueError(f"--sweep={_SWEEP.value} is not in {path}: {offered} (public functions that yield)")
+    sweep = sweeps[_SWEEP.value]
+    # One that declares nothing is a plain generator.
+    equal, metrics = _EQUAL.value or getattr(sweep, "equal", "none"), getattr(sweep, "metrics", ())
     try:
-        return trials.expand(config_file, base, _yielded(sweeps[_SWEEP.value], path), folder)
+        if equal not in ("none", *trials.QUANTITIES):
+            raise ValueError(f"equal={equal!r}: none or one of {trials.QUANTITIES} is needed")
+        return trials.expand(config_file, base, _yielded(sweep, path), folder, metrics=metrics, equal=equal)
     except ValueError as error:
         raise ValueError(f"--sweep={_SWEEP.value}: {error}") from error
 

@@ -19,6 +19,7 @@ from mixkabrn_jax.training.experiment import Experiment
 
 BYTES = 257
 LANGUAGE_MODELS = {
+    "nano": (0.0549e6, 0.0406e6),
     "tiny": (1.17e6, 0.94e6),
     "small": (30.6e6, 18.2e6),
     "base": (350e6, 136e6),
@@ -35,7 +36,8 @@ def build(config, vocab_size=BYTES):
 
 @pytest.mark.parametrize("size", lm.SIZES)
 def test_language_models_have_all_four_ideas_and_the_sizes_of_their_header(size):
-    config, parameters = build(lm.get_config(size), lm.get_config(size).data.vocab_size)
+    data = lm.get_config(size).data
+    config, parameters = build(lm.get_config(size), BYTES if data.tokenizer == "bytes" else data.vocab_size)
     assert (config.mixer, config.ffn, config.linear) == ("retention", "kan", "ternary")
     assert config.num_experts > config.experts_per_token
     total, active = LANGUAGE_MODELS[size]

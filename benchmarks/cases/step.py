@@ -7,8 +7,11 @@ import numpy as np
 
 from benchmarks.cases import models
 from benchmarks.measure import Case, Contender, difference
-from configs import lm
+from configs import lm, sweeps
+from experiments.sweeping import equal
 from mixkabrn_jax.interop import torchscale
+from mixkabrn_jax.runs.config import flatten
+from mixkabrn_jax.runs.moved import nested
 
 BATCH, LENGTH, LAYERS = 8, 512, 4
 
@@ -25,20 +28,18 @@ def _tiny():
         [
             models.lm_step("ours", "all four ideas"),
             models.lm_step("part", "dense matrices", **{"model.linear": "dense"}),
-            models.lm_step("part", "MLP experts of equal active parameters", **_mlp()),
-            models.lm_step("part", "attention", **_attention()),
+            models.lm_step("part", "MLP experts of equal active parameters", **_off("ffn")),
+            models.lm_step("part", "attention of equal active parameters", **_off("mixer")),
             models.lm_step("part", "no experts", **{"model.num_experts": 0}),
         ],
         {"tokens": data.batch_size * data.sequence_length},
     )
 
 
-def _mlp():
-    return next(change for change in lm.ablation(lm.get_config()) if change.get("model.ffn") == "mlp")
-
-
-def _attention():
-    return next(change for change in lm.ablation(lm.get_config()) if "model.mixer" in change)
+def _off(idea):
+    """What switches an idea off, and the widths that keep active parameters as they are."""
+    config, off = lm.get_config().to_dict(), sweeps.OFF[idea]
+    return off | equal.equalise(nested(flatten(config) | off), config, "active_parameters")
 
 
 def _retnet(peers):

@@ -5,8 +5,8 @@ import io
 import re
 import signal
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from experiments.sweeping.trials import Trial
@@ -20,6 +20,7 @@ _FORMATS = {
     "validation_loss": ".4f",
     "bits_per_byte": ".4f",
     "tokens_per_second": ",.0f",
+    "flops": ".3e",
 }
 _ERROR_WIDTH = 100
 _ERROR_LINE = re.compile(r"error: |(\w+\.)*\w*(Error|Exception|Interrupt|Exit)(: |$)")
@@ -45,6 +46,13 @@ class Row:
     tokens_per_second: float | None
     """Median over the records of training: compilation and pauses weigh nothing."""
     error: str
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    """What else the sweep is read by: columns in front of the error."""
+
+    def columns(self) -> dict:
+        """The values of a line by the names of their columns."""
+        own = {each.name: getattr(self, each.name) for each in fields(self)[:-2]}
+        return {**own, **self.metrics, "error": self.error}
 
 
 def read(trial: Trial, error: str = "") -> Row:
@@ -64,7 +72,20 @@ def read(trial: Trial, error: str = "") -> Row:
         bits_per_byte=final and final["bits_per_byte"],
         tokens_per_second=statistics.median(speeds) if speeds else None,
         error=error,
+        metrics=_metrics(trial, records, final),
     )
+
+
+def _metrics(trial, records, final):
+    """What the sweep declares and is no column anyway, of the last evaluation or else of the last record of training;
+    and the flops that trials have in common, which no record holds."""
+    training = [record for record in records if record["split"] == "train"]
+    last = {**(training[-1] if training else {}), **final} if final else {}
+    known = {each.name for each in fields(Row)}
+    found = {name: last.get(name) for name in trial.metrics if name not in known}
+    if trial.equality is not None and trial.equality.quantity == "flops":
+        found["flops"] = trial.equality.value
+    return found
 
 
 def is_complete(trial: Trial) -> bool:
@@ -87,19 +108,21 @@ def find_error(output: str, exit_code: int) -> str:
 def write(folder: Path, rows: Sequence[Row], command: str) -> None:
     """`results.csv`, and `results.md` with the command that made it; each whole or not at all."""
     text = io.StringIO()
-    table = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    table = csv.DictWriter(text, list(rows[0].columns()), lineterminator="\n")
     table.writeheader()
-    table.writerows(asdict(row) for row in rows)
+    table.writerows(row.columns() for row in rows)
     write_atomically(folder / "results.csv", text.getvalue())
     write_atomically(folder / "results.md", f"    {command}\n\n{markdown(rows)}")
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table, with columns in line for those who read it as plain text."""
-    cells = [[field.name.replace("_", " ") for field in fields(Row)]]
-    cells += [[_cell(name, value) for name, value in asdict(row).items()] for row in rows]
+    names = list(rows[0].columns())
+    cells = [[name.replace("_", " ") for name in names]]
+    cells += [[_cell(name, value) for name, value in row.columns().items()] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
-    is_number = [field.type is not str for field in fields(Row)]
+    is_text = {each.name for each in fields(Row) if each.type is str}
+    is_number = [name not in is_text for name in names]
 
     def line(texts):
         padded = [
@@ -117,7 +140,7 @@ def markdown(rows: Sequence[Row]) -> str:
 def _cell(name: str, value: object) -> str:
     if value is None:
         return ""
-    text = " ".join(format(value, _FORMATS.get(name, "")).split())
+    text = " ".join(format(value, _FORMATS.get(name, ".4g" if isinstance(value, float) else "")).split())
     if name == "error" and len(text) > _ERROR_WIDTH:  # the whole of it is in results.csv and in the trial's log
         text = text[: _ERROR_WIDTH - 3] + "..."
     return re.sub(r"([\\|<])", r"\\\1", text)  # a bar would end the cell, and `<class 'int'>` would be a tag

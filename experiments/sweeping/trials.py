@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -16,8 +17,23 @@ from ml_collections import ConfigDict, config_flags
 from experiments.command_line import wrong_flag
 from mixkabrn_jax.runs import workdir
 from mixkabrn_jax.runs.config import flatten
+from mixkabrn_jax.runs.moved import nested
 
 TRAIN = (sys.executable, "-m", "experiments.train")
+QUANTITIES = ("total_parameters", "active_parameters", "flops", "file_bytes")
+"""What all trials of a sweep can have as much of; flops are those of the whole training."""
+
+
+class Equality(NamedTuple):
+    """How much of a quantity a trial has."""
+
+    quantity: str
+    value: float
+    target: float
+    """What the sweep's own config has."""
+
+    def __str__(self):
+        return f"{self.value:,.0f} {self.quantity} ({self.value / self.target - 1:+.2%})"
 
 
 @dataclass(frozen=True)
@@ -27,10 +43,13 @@ class Trial:
     name: str
     """What it overrides, for people, and a hash of its config, which is what identifies it."""
     overrides: Mapping
-    """What the generator yielded."""
+    """What the generator yielded, and the widths that make it equal."""
     num_steps: int
     workdir: Path
     command: tuple[str, ...]
+    metrics: tuple[str, ...] = ()
+    """Fields of its records that the sweep is read by."""
+    equality: Equality | None = None
 
 
 def generators(path: str) -> dict[str, Callable[[ConfigDict], Iterator[Mapping]]]:
@@ -54,16 +73,40 @@ def check(config: Mapping) -> None:
     Experiment.from_dict(config)
 
 
+def equalise(config: Mapping, base: Mapping, quantity: str) -> tuple[dict, Equality]:
+    """The fields that a trial changes to have as much of a quantity as the sweep's config, and what it then has.
+
+    Raises: ValueError where widths do not reach it.
+    """
+    from experiments.sweeping import equal  # only here, for the same reason
+
+    widths = equal.equalise(config, base, quantity)
+    value = equal.count(nested(flatten(config) | widths))[quantity]
+    return widths, Equality(quantity, value, equal.count(base)[quantity])
+
+
 def expand(
-    config_file: str, base: Mapping, overrides_of_trials: Iterator[Mapping], parent: Path
+    config_file: str,
+    base: Mapping,
+    overrides_of_trials: Iterator[Mapping],
+    parent: Path,
+    *,
+    metrics: tuple[str, ...] = (),
+    equal: str = "none",
 ) -> tuple[list[Trial], list[str]]:
     """The trials in the generator's order, and a line for each that is left out as another one's double.
 
-    Args: the `--config` value with its size, the overrides of the command line, what the generator yields, and the
-        folder that holds the trials' workdirs.
+    Args:
+        config_file: the `--config` value with its size.
+        base: the overrides of the command line.
+        overrides_of_trials: what the generator yields.
+        parent: the folder that holds the trials' workdirs.
+        metrics: of each trial.
+        equal: one of `QUANTITIES`, or none.
     Raises: ValueError naming the trial and the override that training would not take.
     """
-    fields = flatten(resolve(config_file, base)[0])
+    base_config = resolve(config_file, base)[0]
+    fields = flatten(base_config)
     if "num_steps" not in fields:
         raise ValueError(f"--config={config_file} has no field num_steps, which tells when a trial is complete")
     trials, doubles = {}, []
@@ -78,8 +121,13 @@ def expand(
         for field, value in overrides.items():
             if taken[field] != value:
                 raise ValueError(f"{dict(overrides)}: config.{field}={value!r} would be taken as {taken[field]!r}")
+        widths, equality = {}, None
         try:
             check(config)
+            if equal != "none":
+                widths, equality = equalise(config, base_config, equal)
+                config, _ = resolve(config_file, {**base, **overrides, **widths})
+                check(config)
         except (TypeError, ValueError) as error:
             raise ValueError(f"trial {number}, {dict(overrides)}: {error}") from error
         digest = _digest(config)
@@ -87,8 +135,10 @@ def expand(
         if digest in trials:
             doubles.append(f"{dict(overrides)} gives the same config as {trials[digest].name}: one trial")
             continue
-        arguments = [f"--config={config_file}", f"--workdir={parent / name}", *command_line({**base, **overrides})]
-        trials[digest] = Trial(name, dict(overrides), config["num_steps"], parent / name, (*TRAIN, *arguments))
+        all_set = {**overrides, **widths}
+        arguments = [f"--config={config_file}", f"--workdir={parent / name}", *command_line({**base, **all_set})]
+        command = (*TRAIN, *arguments)
+        trials[digest] = Trial(name, all_set, config["num_steps"], parent / name, command, metrics, equality)
     if not trials:
         raise ValueError("it yields no trials")
     return list(trials.values()), doubles

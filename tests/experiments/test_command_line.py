@@ -97,7 +97,7 @@ def test_help_says_what_a_field_is_for(entry, capsys):
         ("train", ["--config=absent.py"], "--config=absent.py: there is no file 'absent.py'; configs/lm.py:tiny, for"),
         ("train", ["--config=configs"], "--config=configs: there is no file 'configs'"),
         ("train", ["--config="], "--config=: there is no file ''"),
-        ("train", ["--config=configs/lm.py:huge", "--plan"], "configs/lm.py:huge: one of ('tiny', 'small', 'base', "),
+        ("train", ["--config=configs/lm.py:huge", "--plan"], "configs/lm.py:huge: one of ('nano', 'tiny', 'small', "),
         (
             "train",
             ["--config=configs/lm.py", "--plan", "--config.sed=1"],
