@@ -18,7 +18,7 @@ class Inputs(NamedTuple):
 
 
 @jax.jit
-def inputs(model: LanguageModel, tokens_BT) -> Inputs:
+def of_layers(model: LanguageModel, tokens_BT) -> Inputs:
     """What the mixers and the feed-forwards read when the model reads these tokens, each row one document."""
     state = model.init_state(tokens_BT.shape[0], None)
     x_BTD, position_BT, _ = model.embed(model.table(), tokens_BT, state, None, None)

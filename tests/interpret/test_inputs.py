@@ -15,7 +15,7 @@ GATED = {**CONSTANT, "retention__decay": "gated", "retention__normalization": "n
 
 def test_choices_are_those_that_the_model_counts_in_its_balance():
     model = toy.make(toy.model_config(num_layers=3, first_dense_layers=1, ffn="mlp"))
-    choice_LBTN = routing.choices(model, inputs.inputs(model, TOKENS_BT))
+    choice_LBTN = routing.choices(model, inputs.of_layers(model, TOKENS_BT))
     load_LE = jax.jit(lambda model: model(TOKENS_BT).balance.load_E)(model)
     assert choice_LBTN.shape == (2, 2, 10, model.config.experts_per_token)
     count_LE = [np.bincount(np.ravel(choice_BTN), minlength=load_LE.shape[1]) for choice_BTN in choice_LBTN]
@@ -29,7 +29,7 @@ def test_a_state_keeps_of_what_it_held_what_the_horizons_of_the_tokens_say(chang
     full = empty._replace(mixers=jax.tree.map(jnp.ones_like, empty.mixers))
     run = jax.jit(lambda model, state: model(TOKENS_BT, state).state.mixers[0][0])
     kept_BHKV = np.asarray(run(model, full)) - np.asarray(run(model, empty))
-    horizon_BTH = np.asarray(horizons.horizons(model, inputs.inputs(model, TOKENS_BT))[0], np.float64)
+    horizon_BTH = np.asarray(horizons.horizons(model, inputs.of_layers(model, TOKENS_BT))[0], np.float64)
     want_BH = np.exp(-np.sum(1 / horizon_BTH, axis=1))
     assert horizon_BTH.std() > 0
     np.testing.assert_allclose(kept_BHKV, want_BH[..., None, None] + 0 * kept_BHKV, atol=reference.tolerance(2.0, 10))
@@ -37,14 +37,14 @@ def test_a_state_keeps_of_what_it_held_what_the_horizons_of_the_tokens_say(chang
 
 def test_a_constant_horizon_is_one_for_all_tokens():
     model = toy.make(toy.model_config(**CONSTANT, retention__first_decay_exponent=5.0))
-    horizon_LBTH = horizons.horizons(model, inputs.inputs(model, TOKENS_BT))
+    horizon_LBTH = horizons.horizons(model, inputs.of_layers(model, TOKENS_BT))
     assert horizon_LBTH.shape == (2, 2, 10, 2)
     np.testing.assert_allclose(horizon_LBTH[1, 1, 7], -1 / np.log1p([-(2.0**-5), -(2.0**-6)]), rtol=1e-6)
 
 
 def test_what_a_model_does_not_have_is_said():
     model = toy.make(toy.model_config(mixer="attention", **CONSTANT))
-    read = inputs.inputs(model, TOKENS_BT)
+    read = inputs.of_layers(model, TOKENS_BT)
     with pytest.raises(ValueError, match="mixer='attention' has no decay: 'retention' is needed"):
         horizons.horizons(model, read)
     with pytest.raises(ValueError, match="num_experts=0"):
