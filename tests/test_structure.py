@@ -24,6 +24,7 @@ ROOMS = {
         room: {"ops", "sharding", "processes", "locks", "layers", "models", "data", "runs"}
         for room in ("training", "inference", "interop")
     },
+    "interpret": {"ops", "layers", "models"},
     "export": {"data", "layers", "models", "runs"},
     "evaluation": {"ops", "sharding", "processes", "layers", "models", "data", "runs", "training", "inference"},
 }

@@ -51,6 +51,11 @@ class Block(nnx.Module):
             (y_BTD, outside), balance = self.ffn(h_BTD, row_mask=row_mask_BT), None
         return self._add(self.ffn_norm, x_BTD, y_BTD), state, balance, outside
 
+    def inputs(self, x_BTD, state, position_BT):
+        """What the mixer and what the feed-forward read, to look at: (`[B, T, D]`, `[B, T, D]`)."""
+        mixed_BTD, _ = self._mix(x_BTD, state, position_BT, None, None)
+        return self._before(self.mixer_norm, x_BTD), self._before(self.ffn_norm, mixed_BTD)
+
     def compute_grid_update(self, x_BTD, state, position_BT, segment_ids_BT, mask_BT, uniform_fraction):
         """
         Returns: (`[B, T, D]` of the block whose feed-forward is on updated grids, that update for `refinement`).

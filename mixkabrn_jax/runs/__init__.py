@@ -8,21 +8,27 @@ if TYPE_CHECKING:  # nothing of JAX for those who need a workdir's files only, a
     from mixkabrn_jax.models.language import LanguageModel
 
 
-def open(workdir: str | Path) -> tuple["LanguageModel", "Tokenizer", dict]:
+def open(workdir: str | Path, step: int | None = None) -> tuple["LanguageModel", "Tokenizer", dict]:
     """The model of a run with its tokenizer and config, from the newest checkpoint that is intact, on one device.
 
     In place of a workdir, the file of a model that `experiments.export` wrote can be given: that model is for
     evaluation and generation alone.
 
+    Args:
+        step: of an older checkpoint, for those who look at what training did.
     Returns: (model, tokenizer, config), where config is what `config.json` holds.
     Raises: FileNotFoundError when the workdir holds no run, or no checkpoint yet; OSError when no checkpoint is intact;
-        ValueError when one of its files cannot be read or the checkpoint is of another model than its config; TypeError
-        when that config has a field that there is not.
+        ValueError for a step of which there is no checkpoint, and when one of the files cannot be read or the
+        checkpoint is of another model than its config; TypeError when that config has a field that there is not.
     """
     from mixkabrn_jax.runs import model, model_file
 
     path = Path(workdir)
-    return model_file.read(path) if path.is_file() else model.read(path)
+    if not path.is_file():
+        return model.read(path, step)
+    if step is not None:
+        raise ValueError(f"step={step}: {path} is the file of a model, which holds one; name the workdir of its run")
+    return model_file.read(path)
 
 
 def save(workdir: str | Path, model: "LanguageModel", tokenizer: "Tokenizer", config: dict) -> None:

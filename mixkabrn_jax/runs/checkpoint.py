@@ -105,6 +105,14 @@ class Checkpoints:
             _log.warning("the checkpoint %s is damaged%s: %s; going on from step %d", path, kept, damage, step)
         return step
 
+    def require_intact(self, step: int) -> None:
+        """Raises: ValueError when there is no checkpoint of this step; OSError when one of its bytes has changed."""
+        if step not in (steps := self.steps()):
+            there = ", ".join(map(str, steps)) or "none"
+            raise ValueError(f"step={step}: {self._directory} has no checkpoint of it; there are those of {there}")
+        if damage := hashes.verify(self._path(step)):
+            raise OSError(f"the checkpoint {self._path(step)} is damaged: {damage}")
+
     def save(self, step: int, parts: Mapping[str, object], iterator_state) -> None:
         """Starts to write what there is after `step` updates.
 

@@ -17,7 +17,7 @@ from mixkabrn_jax.runs.checkpoint import Checkpoints
 from mixkabrn_jax.runs.config import build
 
 
-def read(directory: Path) -> tuple[LanguageModel, Tokenizer, dict]:
+def read(directory: Path, step: int | None = None) -> tuple[LanguageModel, Tokenizer, dict]:
     """(model, tokenizer, config) of the run in a workdir; see `runs.open`."""
     config = workdir.load_config(directory)
     tokenizer = workdir.load_tokenizer(directory)
@@ -26,10 +26,11 @@ def read(directory: Path) -> tuple[LanguageModel, Tokenizer, dict]:
     model_config = build(ModelConfig, config["model"], "config.model", is_complete=False)
     graph, part = abstract(model_config, tokenizer.vocab_size)
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
-        latest = checkpoints.latest_intact_step()
-        if latest is None:
+        if step is not None:
+            checkpoints.require_intact(step)
+        elif (step := checkpoints.latest_intact_step()) is None:
             raise FileNotFoundError(f"{directory} holds no checkpoint yet: train longer")
-        part = checkpoints.restore(latest, {"model": part})[0]["model"]
+        part = checkpoints.restore(step, {"model": part})[0]["model"]
     return nnx.merge(graph, part["params"], part["buffers"]), tokenizer, config
 
 

@@ -98,6 +98,22 @@ def test_a_damaged_checkpoint_is_passed_over_and_left_alone(tmp_path, caplog):
         runs.open(tmp_path)
 
 
+def test_an_older_checkpoint_is_opened_by_its_step_as_long_as_it_is_there_and_intact(tmp_path):
+    train(tmp_path, steps=(2, 5))
+    assert_same_bits(runs.open(tmp_path, 2)[0], make(seed=2))
+    with pytest.raises(ValueError, match=r"^step=3: .*checkpoints has no checkpoint of it; there are those of 2, 5$"):
+        runs.open(tmp_path, 3)
+    flip(tmp_path / "checkpoints" / "2" / "run.json")
+    with pytest.raises(OSError, match=r"2 is damaged: run\.json has changed"):
+        runs.open(tmp_path, 2)
+
+
+def test_the_file_of_a_model_has_no_steps(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ValueError, match=r"^step=2: .*model\.safetensors is the file of a model, which holds one"):
+        runs.open(tmp_path / "model.safetensors", 2)
+
+
 def test_what_is_no_run_or_has_no_checkpoint_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
         runs.open(tmp_path)
