@@ -305,7 +305,7 @@ def test_a_failing_trial_is_reported_and_run_again_alone(folder):
 
 @pytest.mark.parametrize("with_children", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_killed_sweep_run_again_ends_in_one_complete_table(folder, with_children):
-    arguments = ("--slots=2", "--config.num_steps=24", "--config.pause=0.1")
+    arguments = ("--slots=2", "--config.num_steps=24", "--config.pause=0.25")
     with start_sweep(folder, *arguments) as process:
         wait_until(lambda: len(list(folder.glob("out/*/checkpoint"))) == 2)
         process.kill()
