@@ -108,7 +108,7 @@ def find_error(output: str, exit_code: int) -> str:
 def write(folder: Path, rows: Sequence[Row], command: str) -> None:
     """`results.csv`, and `results.md` with the command that made it; each whole or not at all."""
     text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0].columns()), lineterminator="\n")
+    table = csv.DictWriter(text, _names(rows), lineterminator="\n")
     table.writeheader()
     table.writerows(row.columns() for row in rows)
     write_atomically(folder / "results.csv", text.getvalue())
@@ -117,7 +117,7 @@ def write(folder: Path, rows: Sequence[Row], command: str) -> None:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table, with columns in line for those who read it as plain text."""
-    names = list(rows[0].columns())
+    names = _names(rows)
     cells = [[name.replace("_", " ") for name in names]]
     cells += [[_cell(name, value) for name, value in row.columns().items()] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
@@ -135,6 +135,11 @@ def markdown(rows: Sequence[Row]) -> str:
         "-" * (width - 1) + ":" if right else "-" * width for width, right in zip(widths, is_number, strict=True)
     ]
     return "".join([line(cells[0]), line(separator), *map(line, cells[1:])])
+
+
+def _names(rows):
+    """The columns; without rows, as a search begins, those that every table has."""
+    return list(rows[0].columns()) if rows else [each.name for each in fields(Row)[:-1]]
 
 
 def _cell(name: str, value: object) -> str:

@@ -57,7 +57,8 @@ def equalised(overrides, quantity, base=BASE):
     ],
 )
 def test_every_corner_of_the_ablation_is_equal_within_a_hundredth(quantity, number):
-    found, target = (equal.count(each)[quantity] for each in (equalised(CORNERS[number], quantity), BASE))
+    base = lm.get_config("tiny").to_dict()  # nano in float32 is too coarse for equal bytes
+    found, target = (equal.count(each)[quantity] for each in (equalised(CORNERS[number], quantity, base), base))
     assert found == pytest.approx(target, rel=0.01)
 
 

@@ -54,3 +54,9 @@ def test_metrics_that_cannot_be_read_leave_the_trial_to_training(tmp_path):
     trial = trials.Trial("a", {}, 6, tmp_path, ())
     assert not results.is_complete(trial)
     assert results.read(trial).status == "pending"
+
+
+def test_a_table_without_rows_has_its_columns(tmp_path):
+    results.write(tmp_path, [], "command")
+    assert (tmp_path / "results.csv").read_text().startswith("trial,overrides,status,")
+    assert len((tmp_path / "results.md").read_text().splitlines()) == 4
