@@ -51,12 +51,8 @@ def test_a_folder_for_the_hub_holds_the_file_and_a_command_that_trains_such_a_mo
     command = shlex.split(re.search(r"^python -m experiments\.train .*", text, re.MULTILINE)[0])
     config = json.loads((out / "config.json").read_text())
     assert f"--config.data.path={config['data']['path']}" in command
-    assert set(command) >= {
-        "--config=configs/lm.py:tiny",
-        "--config.model.num_experts=0",
-        "--config.data.tokenizer=bytes",
-    }
-    assert not [part for part in command if part.startswith("--config.model.mixer")]  # as it is in tiny
+    assert set(command) >= {"--config=configs/lm.py:nano", "--config.model.num_experts=0"}
+    assert not [part for part in command if part.startswith("--config.model.mixer")]  # as it is in nano
 
 
 def test_the_header_says_where_the_model_comes_from(entry, trained, tmp_path):
@@ -68,7 +64,7 @@ def test_the_header_says_where_the_model_comes_from(entry, trained, tmp_path):
     entry("export").run(f"--workdir={directory / 'run'}", f"--out={out}")
     about = model_file.read_header(out).about
     assert about["validation"] == {key: last[key] for key in ("step", "tokens", "loss", "bits_per_byte")}
-    assert about["command"].startswith("python -m experiments.train --config=configs/lm.py:tiny")
+    assert about["command"].startswith("python -m experiments.train --config=configs/lm.py:nano")
     entry("export").run(f"--workdir={out}", f"--out={page}", "--format=html")
     assert base64.b64encode(out.read_bytes()).decode() in page.read_text()
     (directory / "run" / "metrics.jsonl").unlink()
