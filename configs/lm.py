@@ -5,7 +5,7 @@
 
 | size | total | active | hardware | bits per byte of the held-out documents |
 |---|---|---|---|---|
-| nano | 0.055 M | 0.041 M | 1 CPU core, seconds | for `make sweep` alone |
+| nano | 0.055 M | 0.041 M | 1 CPU core, a minute | for `make sweep` alone |
 | tiny | 1.17 M | 0.94 M | 2 CPU cores, 1.5 GB | 1.447 after 2.8 M tokens (more in README) |
 | small | 30.6 M | 18.2 M | meant for one GPU | not trained yet |
 | base | 350 M | 136 M | meant for one GPU | not trained yet |
