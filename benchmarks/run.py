@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a peer's idle threads are
 
 PEERS = ("torch", "torchscale", "pykan", "jaxkan", "transformers", "flash-linear-attention")
 RESULTS = pathlib.Path(__file__).parent / "results"
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", *PEERS)
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", *PEERS, "onnxruntime")
 
 
 def main():

@@ -8,20 +8,19 @@ machine may be busy. Memory is what loading a model adds to the process.
 """
 
 import argparse
-import datetime
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import time
 
+from benchmarks.run import RESULTS, about, processor
+
 # Before NumPy is imported: threads that wait for the next product would run on into what is timed after it.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-RESULTS = pathlib.Path(__file__).parent / "results"
 WIDE = {  # of about 90 M parameters
     "model.d_model": 768,
     "model.embedding_scale": 27.7,
@@ -43,7 +42,6 @@ MODELS = {
 DENSE = {"model.linear": "dense", **FLOATS}
 TOKENS = 4
 """In a turn."""
-PEERS = ("onnxruntime", "torch", "transformers")
 
 
 def main():
@@ -55,14 +53,8 @@ def main():
     for name in MODELS:
         rows[name] = row(name, options.turns, options.peers)
         print(name, rows[name], flush=True)
-    about = {
-        "date": datetime.date.today().isoformat(),
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        **{package: __import__(package).__version__ for package in ("numpy", "jax", *PEERS * options.peers)},
-    }
-    found = {"about": about, "rows": rows, "long": long_text()}
+    command = f"python -m benchmarks.runtime{' --peers' * options.peers}"
+    found = {"command": command, "about": about(processor()), "rows": rows, "long": long_text()}
     name = f"runtime{'-peers' * options.peers}"
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     (RESULTS / f"{name}.md").write_text(table(found))
@@ -205,11 +197,10 @@ def resident():
 
 def table(found):
     """Markdown."""
-    about, rows, long = found["about"], found["rows"], found["long"]
+    rows, long = found["rows"], found["long"]
     contenders = list(next(iter(rows.values()))["milliseconds"])
-    command = f"python -m benchmarks.runtime{' --peers' * ('torch' in about)}"
     lines = [
-        f"`{command}`, {'; '.join(f'{key} {value}' for key, value in about.items())}",
+        f"`{found['command']}`, {'; '.join(f'{key} {value}' for key, value in found['about'].items())}",
         "",
         "Milliseconds a token: CPU time of all threads, median (least wall time).",
         "",

@@ -1,9 +1,5 @@
 """What others run on one thread of a CPU beside mixkabrn_run, each as a step of one token: ONNX Runtime, a Llama."""
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads are not to spin while ours are timed
-
 
 def onnx_runtime(content):
     """The step of a model's file, exported as a graph of standard operators, as a function of a token."""

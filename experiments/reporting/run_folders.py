@@ -30,9 +30,9 @@ class Run:
         return self.config["seed"]
 
     @cached_property
-    def final(self) -> dict:
-        """The record of the validation after the last step, over all of the validation data."""
-        return _final(self.config, self.records)
+    def final(self) -> dict | None:
+        """The record of the validation after the last step, over all of the validation data; None before it."""
+        return metrics.final(self.records, self.config["num_steps"])
 
     @cached_property
     def training(self) -> list[dict]:
@@ -140,13 +140,6 @@ def _read(path):
         raise ValueError("broken: its records of training have no tokens_per_second")
     _ = run.seed, run.tokens  # of a config without them, a KeyError now
     return run
-
-
-def _final(config, records):
-    at_the_end = [
-        record for record in records if (record["step"], record["split"]) == (config["num_steps"], "validation")
-    ]
-    return at_the_end[-1] if at_the_end else None
 
 
 def _digest(path):

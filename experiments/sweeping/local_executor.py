@@ -1,6 +1,7 @@
 """Runs jobs as processes of this machine, some at a time."""
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -44,7 +45,7 @@ class LocalExecutor(Executor):
         while not self.received:
             while self._free and (job := next(queue, None)):
                 processors = self._free.pop(0)
-                begun = lambda process, processors=processors: self._begin(process, processors)  # noqa: E731
+                begun = functools.partial(self._begin, processors)
                 lives.append((attempt(job, self._limits, is_done, begun), processors))
             if not lives:
                 return
@@ -57,7 +58,7 @@ class LocalExecutor(Executor):
                         self._free.append(processors)
             time.sleep(self._poll_seconds)
 
-    def _begin(self, process: subprocess.Popen, processors: set[int]) -> None:
+    def _begin(self, processors: set[int], process: subprocess.Popen) -> None:
         if processors:
             with contextlib.suppress(ProcessLookupError):  # it has ended already
                 os.sched_setaffinity(process.pid, processors)  # for the threads that it is yet to start, too

@@ -58,7 +58,7 @@ class Row:
 def read(trial: Trial, error: str = "") -> Row:
     """The row of a trial as its workdir says; `error` is how a process of it ended, "" when it ended well."""
     records = _records(trial)
-    final = _final(trial, records)
+    final = metrics.final(records, trial.num_steps)
     speeds = [record["tokens_per_second"] for record in records if record["split"] == "train"]
     return Row(
         trial=trial.name,
@@ -90,7 +90,7 @@ def _metrics(trial, records, final):
 
 def is_complete(trial: Trial) -> bool:
     """Whether the evaluation after the last step, training's last record, is there."""
-    return _final(trial, _records(trial)) is not None
+    return metrics.final(_records(trial), trial.num_steps) is not None
 
 
 def find_error(output: str, exit_code: int) -> str:
@@ -157,8 +157,3 @@ def _records(trial: Trial) -> list[dict]:
         return metrics.read(path) if path.exists() else []
     except ValueError:
         return []  # the trial counts as incomplete, so training reads the file next, and fails with what is wrong in it
-
-
-def _final(trial: Trial, records: Sequence[dict]) -> dict | None:
-    at_the_end = [record for record in records if (record["step"], record["split"]) == (trial.num_steps, "validation")]
-    return at_the_end[-1] if at_the_end else None

@@ -73,7 +73,12 @@ class Coded:
 
 
 def coded(model: LanguageModel, rounding: str = "") -> Iterator[Coded]:
-    """Everything in a model that has codes, and with a rounding, one of `ROUNDINGS`, its dense matrices too."""
+    """Everything in a model that has codes, and with a rounding, one of `ROUNDINGS`, its dense matrices too.
+
+    Raises: ValueError for another rounding.
+    """
+    if rounding not in ("", *ROUNDINGS):
+        raise ValueError(f"rounding={rounding!r}: one of {ROUNDINGS} is needed, or none")
     kinds = {kind: kind for kind in PACKINGS} | ({"dense": rounding} if rounding else {})
     for path, layer in surgery.layers(model, (Linear, KanLayer)):
         parts = tuple(path.split("."))

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from mixkabrn_jax.runs.workdir import write_atomically
@@ -88,3 +89,9 @@ def read(path: Path) -> list[dict]:
             raise ValueError(f"{path}, line {number}: an object with step and split is needed, not {line[:80]}")
         records.append(record)
     return records
+
+
+def final(records: Sequence[dict], num_steps: int) -> dict | None:
+    """The record of the validation after the last step, over all of the validation data; None before it."""
+    found = [record for record in records if (record["step"], record["split"]) == (num_steps, "validation")]
+    return found[-1] if found else None

@@ -43,7 +43,7 @@ def to_bytes(
         config: that of the run; its model section becomes the model's own.
         about: where the model comes from; anything that JSON can hold.
         rounding: of matrices without codes, one of `codes.ROUNDINGS`; "" keeps them.
-    Raises: ValueError for a model of integer layers, whose weights are gone.
+    Raises: ValueError for a model of integer layers, whose weights are gone, and for another rounding.
     """
     if any(linear_type(layer) == "integers" for _, layer in surgery.layers(model)):
         raise ValueError("the model has integer layers: save the model that to_integers was given")

@@ -47,7 +47,7 @@ def test_links_of_a_notebook_lead_to_files(path):
 
 
 def run(path, monkeypatch):
-    """The names that a notebook's cells leave, run one after another as Jupyter does."""
+    """Runs a notebook's cells one after another, as Jupyter does: they draw something, and all of it fits."""
     monkeypatch.chdir(FOLDER)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("QUICK", "1")
@@ -56,10 +56,10 @@ def run(path, monkeypatch):
     with matplotlib.rc_context():
         for cell in code_cells(path):
             exec(compile("".join(cell["source"]), f"{path.name}, {cell['id']}", "exec"), space)
+        assert pyplot.get_fignums()
         for number in pyplot.get_fignums():
             pyplot.figure(number).canvas.draw()  # a legend that does not fit is found here
         pyplot.close("all")
-    return space
 
 
 @pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem.startswith("1")], ids=name)

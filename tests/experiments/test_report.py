@@ -166,7 +166,7 @@ def test_sizes_of_one_family_are_fitted(tmp_path):
     files = report(tmp_path / "out", tmp_path / "runs")
     laws = {row["family"]: row for row in rows(files, "scaling")}
     assert set(laws) == {"mixer=attention", "mixer=retention"}
-    assert float(laws["mixer=retention"]["c"]) == pytest.approx(0.3, rel=0.02)
+    assert float(laws["mixer=retention"]["c"]) == pytest.approx(0.3, rel=0.0076)  # of exponents 1.5% apart
     assert "figures/scaling.png" in files
 
 

@@ -67,6 +67,12 @@ def test_a_rounding_is_of_dense_matrices_alone_and_moves_a_number_by_half_a_step
     assert [kept[name] for name in kept if name.endswith("router")] == ["F32"]
 
 
+def test_another_rounding_is_refused():
+    model, config = make()
+    with pytest.raises(ValueError, match=r"rounding='int4': one of \('int8', 'bfloat16'\)"):
+        model_file.to_bytes(model, TOKENIZER, config, rounding="int4")
+
+
 def logits(model):
     tokens = np.random.default_rng(0).integers(0, TOKENIZER.vocab_size, (2, 12)).astype(np.int32)
     return np.asarray(jax.jit(lambda model: model(tokens).logits_BTW)(model))
