@@ -14,7 +14,8 @@ def sweep(*, metrics, equal="none"):
     Args:
         metrics: fields of metrics.jsonl that trials are compared by, the one that decides first.
         equal: what all trials have as much of as the config itself: total_parameters, active_parameters, flops (of the
-            whole training) or file_bytes. Widths that make it so are found for each trial; none leaves all as it is.
+            whole training), file_bytes, or int8_file_bytes, of files whose float32 matrices are rounded to 8 bits.
+            Widths that make it so are found for each trial; none leaves all as it is.
     """
 
     def declare(generator):

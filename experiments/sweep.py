@@ -24,6 +24,7 @@ from ml_collections import config_flags
 from experiments import command_line, executor_flags
 from experiments.sweeping import results, trials
 from experiments.sweeping.executor import Executor, Job, try_lock
+from experiments.sweeping.live import LiveTable
 from experiments.sweeping.search import Search, check
 
 _CONFIG = command_line.define_config()
@@ -91,7 +92,7 @@ def run(found: list[trials.Trial], folder: Path, command: str, executor: Executo
     missing = {trial.name: trial for trial in found if rows[trial.name].status != "complete"}
     _note(f"{len(found)} trials, {len(found) - len(missing)} of them complete; results in {folder / 'results.md'}")
     results.write(folder, list(rows.values()), command)
-    starts = dict.fromkeys(missing, time.monotonic())
+    starts, live = dict.fromkeys(missing, time.monotonic()), LiveTable(missing, rows)
 
     def jobs():
         for trial in itertools.chain(list(missing.values()), search.propose() if search else ()):
@@ -104,16 +105,18 @@ def run(found: list[trials.Trial], folder: Path, command: str, executor: Executo
             name = event.job.name
             if event.kind in ("waits", "started"):
                 starts[name] = time.monotonic()
-                _note(f"{name}: {event.kind}, {event.note}")
-                continue
-            rows[name] = row = _outcome(missing[name], event)
-            results.write(folder, list(rows.values()), command)
-            if search and row.status == "complete":
-                search.tell(missing[name], row.validation_loss)
-            if event.kind == "ended":
-                loss = f", validation loss {row.validation_loss:.4f}" if row.status == "complete" else ""
-                error = f", {row.error}" if row.error else ""
-                _note(f"{name}: {row.status} after {time.monotonic() - starts[name]:.0f} s{loss}{error}")
+                live.note(f"{name}: {event.kind}, {event.note}")
+            else:
+                rows[name] = row = _outcome(missing[name], event)
+                results.write(folder, list(rows.values()), command)
+                if search and row.status == "complete":
+                    search.tell(missing[name], row.validation_loss)
+                if event.kind == "ended":
+                    loss = f", validation loss {row.validation_loss:.4f}" if row.status == "complete" else ""
+                    error = f", {row.error}" if row.error else ""
+                    live.note(f"{name}: {row.status} after {time.monotonic() - starts[name]:.0f} s{loss}{error}")
+            live.update(event)
+        live.close()
         if executor.received:
             _note(f"stopping: {executor.stopping}")
     rows = {trial.name: results.read(trial, rows[trial.name].error) for trial in found}

@@ -18,6 +18,7 @@ _COSTS = {
     "parameters": ("parameters", ",.0f"),
     "active_parameters": ("active parameters", ",.0f"),
     "file_bytes": ("file bytes", ",.0f"),
+    "int8_file_bytes": ("int8 file bytes", ",.0f"),
     "flops": ("training flops", ".3g"),
     "seconds": ("training seconds", ",.0f"),
 }

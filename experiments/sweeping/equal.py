@@ -22,7 +22,8 @@ TOLERANCE = 0.01
 def count(config: Mapping) -> dict[str, float]:
     """`trials.QUANTITIES` of a config, counted from its model as it is initialised, in shapes alone.
 
-    flops: `model_flops_per_token` of all tokens that are trained on. file_bytes: as in results, of the model alone.
+    flops: `model_flops_per_token` of all tokens that are trained on. file_bytes: as in results, of the model alone;
+    int8_file_bytes: where what training left in float32 is rounded to 8 bits.
     Where the tokenizer is a bpe, the tokens are as many as it may have.
     """
     experiment = Experiment.from_dict(config)
@@ -36,12 +37,13 @@ def count(config: Mapping) -> dict[str, float]:
 def _count_model(config: ModelConfig, vocab_size: int, sequence_length: int) -> dict[str, float]:
     """The same of a model; its flops for one token."""
     model = jax.eval_shape(lambda: LanguageModel(config, vocab_size, rngs=nnx.Rngs(0)))
-    parameters = count_parameters(model)
+    parameters, kept = count_parameters(model), sizes(model, sequence_length)["parameter_bytes"]
     return {
         "total_parameters": parameters["total"],
         "active_parameters": parameters["active"],
         "flops": model_flops_per_token(model, parameters, sequence_length),
-        "file_bytes": sizes(model, sequence_length)["parameter_bytes"]["file"],
+        "file_bytes": kept["file"],
+        "int8_file_bytes": kept["int8_file"],
     }
 
 

@@ -20,7 +20,7 @@ TIMEOUT = 124
 STOPPED = {code for number in signals.NUMBERS for code in (-number, 128 + number)}
 """Exit codes of a process that was asked from outside to end."""
 _SAVING_SECONDS = 60
-_REPORT_SECONDS = 60
+_REPORT_SECONDS = 10
 
 
 @dataclass(frozen=True)

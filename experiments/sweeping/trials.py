@@ -20,7 +20,7 @@ from mixkabrn_jax.runs.config import flatten
 from mixkabrn_jax.runs.moved import nested
 
 TRAIN = (sys.executable, "-m", "experiments.train")
-QUANTITIES = ("total_parameters", "active_parameters", "flops", "file_bytes")
+QUANTITIES = ("total_parameters", "active_parameters", "flops", "file_bytes", "int8_file_bytes")
 """What all trials of a sweep can have as much of; flops are those of the whole training."""
 
 

@@ -11,21 +11,23 @@ def sizes(model: LanguageModel, sequence_length: int) -> dict:
 
     parameters: `total`, `active` for one token, `embedding` (with the head, where it is a table of its own).
     parameter_bytes: `stored` as they are trained; `packed` to be run, with four codes of a ternary matrix to a byte;
-        `file`, the least that they take to be kept, with five ternary codes to a byte, eight binary ones, two of int4.
+        `file`, the least that they take to be kept, with five ternary codes to a byte, eight binary ones, two of int4;
+        `int8_file`, the same where matrices and tables that training left in float32 are rounded to 8 bits.
     low_bit: the share of parameters that have codes.
     state_bytes: of one text; for attention, whose cache grows, at `sequence_length` tokens.
     """
     state = jax.eval_shape(lambda: model.init_state(1, sequence_length))
-    stored, coded = _num_bytes(model), list(codes.coded(model))
+    stored, coded, parameters = _num_bytes(model), list(codes.coded(model)), count_parameters(model)
     numbers = sum(each.variable.size for each in coded)
 
-    def after(num_bytes):
+    def after(num_bytes, coded=coded):
         return stored + sum(num_bytes(each) + 4 * each.total_scales - 4 * each.variable.size for each in coded)
 
-    parameters = count_parameters(model)
+    kept = codes.Coded.num_bytes
+    files = {"file": after(kept), "int8_file": after(kept, codes.coded(model, "int8"))}
     return {
         "parameters": parameters,
-        "parameter_bytes": {"stored": stored, "packed": after(_run_bytes), "file": after(codes.Coded.num_bytes)},
+        "parameter_bytes": {"stored": stored, "packed": after(_run_bytes)} | files,
         "low_bit": numbers / parameters["total"],
         "state_bytes": _num_bytes(state),
     }

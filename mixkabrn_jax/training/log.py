@@ -48,10 +48,15 @@ def begin(training, setup: Setup, state: TrainState, latest_checkpoint: Callable
     )
     parameters = count_parameters(model)
     flops_per_token = model_flops_per_token(model, parameters, experiment.data.sequence_length)
-    file_bytes = sizes(model, experiment.data.sequence_length)["parameter_bytes"]["file"]
+    kept = sizes(model, experiment.data.sequence_length)["parameter_bytes"]
     log = Log(
         training,
-        {"parameters": parameters["total"], "active_parameters": parameters["active"], "file_bytes": file_bytes},
+        {
+            "parameters": parameters["total"],
+            "active_parameters": parameters["active"],
+            "file_bytes": kept["file"],
+            "int8_file_bytes": kept["int8_file"],
+        },
         MetricsFile(workdir / "metrics.jsonl", step, is_written=is_first),
         Progress(experiment.num_steps, step, is_shown=is_first),
         Throughput(flops_per_token, training.mesh, tokens_before=float(state.totals.tokens)),
@@ -60,7 +65,7 @@ def begin(training, setup: Setup, state: TrainState, latest_checkpoint: Callable
     counts = ", ".join(f"{count:,} {name}" for name, count in parameters.items())
     windows = f"{len(corpus.train):,} training and {len(corpus.validation):,} validation windows"
     where = f"going on from step {step} in" if step else "new run in"
-    log.note(f"parameters: {counts}, {file_bytes:,} bytes in a file; {windows}; {where} {workdir}")
+    log.note(f"parameters: {counts}, {kept['file']:,} bytes in a file; {windows}; {where} {workdir}")
     return log
 
 

@@ -71,8 +71,9 @@ def test_what_is_counted_is_what_the_model_has_and_its_file_holds(number):
     parameters = count_parameters(model)
     assert counted["total_parameters"] == parameters["total"]
     assert counted["active_parameters"] == parameters["active"]
-    parts = model_file.describe(model_file.to_bytes(model, tokenizer, config))
-    assert counted["file_bytes"] == sum(part["bytes"] for kind, part in parts.items() if kind != "tokenizer")
+    for quantity, rounding in (("file_bytes", ""), ("int8_file_bytes", "int8")):
+        parts = model_file.describe(model_file.to_bytes(model, tokenizer, config, rounding=rounding))
+        assert counted[quantity] == sum(part["bytes"] for kind, part in parts.items() if kind != "tokenizer")
 
 
 @pytest.mark.slow
