@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from experiments.reporting.run_folders import Run
+from experiments.reporting.runs import Run
 from mixkabrn_jax.runs import workdir
 
 SWITCHES = {

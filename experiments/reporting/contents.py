@@ -1,15 +1,17 @@
 """What a report says, section by section: sentences, a table, figures."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from experiments.reporting import configurations, figures, scaling, statistics
 from experiments.reporting.configurations import Configuration, Design
-from experiments.reporting.run_folders import Run
+from experiments.reporting.runs import Run
 from experiments.reporting.tables import Column, Table, figure
 
 ALPHA = 0.05
@@ -25,6 +27,15 @@ _COSTS = {
 _BITS, _NATS = "bits per byte", "nats per token"
 
 
+class Picture(NamedTuple):
+    """A figure that is still to be drawn."""
+
+    title: str
+    """What it shows."""
+    draw: Callable[[Path], None]
+    """Writes it to a file."""
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of the page."""
@@ -32,20 +43,20 @@ class Section:
     title: str
     sentences: Sequence[str]
     table: Table | None = None
-    pictures: Mapping[str, str] = field(default_factory=dict)
-    """File names and what they show."""
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    """By the names of their files."""
 
 
-def sections(design: Design, baseline: Configuration, left_out: Mapping[str, str], folder: Path) -> Iterator[Section]:
-    """All sections in order; their figures are written to the folder."""
-    yield _configurations(design, folder)
+def sections(design: Design, baseline: Configuration, left_out: Mapping[str, str]) -> Iterator[Section]:
+    """All sections in order."""
+    yield _configurations(design)
     if len(design.configurations) > 1:
-        yield _differences(design, baseline, folder)
-        yield _effects(design, folder)
-        yield from _costs(design, folder)
-    yield _curves(design, folder)
+        yield _differences(design, baseline)
+        yield _effects(design)
+        yield from _costs(design)
+    yield _curves(design)
     if found := configurations.families(design):
-        yield _scaling(found, folder)
+        yield _scaling(found)
     if len(design.configurations) > 1:
         yield _fields(design)
     yield _runs(design, left_out)
@@ -55,7 +66,7 @@ def _estimate(configuration, metric):
     return statistics.estimate(list(configuration.of(metric).values()))
 
 
-def _configurations(design, folder):
+def _configurations(design):
     found = design.configurations
     columns = [Column("rank", "d"), Column("configuration"), Column("seeds", "d")]
     columns += [Column(_BITS, ".4f", has_interval=True), Column(_NATS, ".4f", has_interval=True)]
@@ -85,11 +96,11 @@ def _configurations(design, folder):
     ]
     title = "Bits per byte of held-out text, lowest first"
     subtitle = f"dot: mean; bar: its 95% interval; ticks: seeds\n{design.title(design.base)}"
-    figures.forest(rows, title, subtitle, _BITS, ".4f", folder / "configurations.png")
-    return Section("Configurations", sentences, table, {"configurations.png": title})
+    drawn = Picture(title, partial(figures.forest, rows, title, subtitle, _BITS, ".4f"))
+    return Section("Configurations", sentences, table, {"configurations.png": drawn})
 
 
-def _differences(design, baseline, folder):
+def _differences(design, baseline):
     others = [one for one in design.configurations if one is not baseline]
     found = {metric: [_paired(one, baseline, metric) for one in others] for metric in ("bits_per_byte", "loss")}
     corrected = {metric: _corrected(estimates) for metric, estimates in found.items()}
@@ -124,14 +135,15 @@ def _differences(design, baseline, folder):
     ]
     pictures = {}
     if drawn:
-        pictures["differences.png"] = title = f"Difference from {baseline.name}"
+        title = f"Difference from {baseline.name}"
         subtitle = "left is better; dot: mean of pairs of one seed; bar: 95% interval; full: not 0 at 5%, after Holm"
         subtitle += f"\n{design.title(design.base)}"
-        figures.forest(drawn, title, subtitle, "difference in bits per byte", "+.4f", folder / "differences.png")
+        draw = partial(figures.forest, drawn, title, subtitle, "difference in bits per byte", "+.4f")
+        pictures["differences.png"] = Picture(title, draw)
     return Section(f"Differences from {baseline.name}", sentences, Table("differences", columns, rows), pictures)
 
 
-def _effects(design, folder):
+def _effects(design):
     fields, cells, missing = configurations.factorial(design)
     if missing:
         return Section("Effects of the ideas", [f"Not estimated: {missing}."])
@@ -163,11 +175,11 @@ def _effects(design, folder):
     ]
     title = "What each idea changes, and with which others"
     subtitle = "left is better; dot: mean over seeds; bar: 95% interval; full: not 0 at 5%, after Holm"
-    figures.forest(drawn, title, subtitle, "change in bits per byte", "+.4f", folder / "effects.png")
-    return Section("Effects of the ideas", sentences, Table("effects", columns, rows), {"effects.png": title})
+    picture = Picture(title, partial(figures.forest, drawn, title, subtitle, "change in bits per byte", "+.4f"))
+    return Section("Effects of the ideas", sentences, Table("effects", columns, rows), {"effects.png": picture})
 
 
-def _costs(design, folder):
+def _costs(design):
     columns = [
         Column("cost"),
         Column("configuration"),
@@ -185,24 +197,24 @@ def _costs(design, folder):
         ]
         front = statistics.pareto_front([(point.cost, point.loss.mean) for point in points])
         rows += [[title, design.configurations[i].name, points[i].cost, points[i].loss] for i in front]
-        pictures[f"pareto_{cost}.png"] = words = f"Bits per byte against {title}"
-        figures.costs(points, words, title, folder / f"pareto_{cost}.png")
+        words = f"Bits per byte against {title}"
+        pictures[f"pareto_{cost}.png"] = Picture(words, partial(figures.costs, points, words, title))
     if rows:
         sentences = ["For each cost, those that no other one beats: none is as cheap and better."]
         yield Section("What a bit costs", sentences, Table("pareto", columns, rows), pictures)
 
 
-def _curves(design, folder):
+def _curves(design):
     split = "validation" if all(_num_points(one) > 2 for one in design.configurations) else "train"
     lines = [_curve(one, design.title(one), split) for one in design.configurations]
     title = f"Learning curves: {'held-out' if split == 'validation' else 'training'} text"
     subtitle = "line: mean over seeds; band: lowest to highest seed"
-    figures.curves(lines, title, subtitle, folder / "learning_curves.png")
+    picture = Picture(title, partial(figures.curves, lines, title, subtitle))
     sentences = ["The last point is over all of the held-out text, those before it over a part."]
-    return Section("Learning curves", sentences * (split == "validation"), None, {"learning_curves.png": title})
+    return Section("Learning curves", sentences * (split == "validation"), None, {"learning_curves.png": picture})
 
 
-def _scaling(found, folder):
+def _scaling(found):
     columns = [Column("family"), Column("sizes", "d"), Column("runs", "d")]
     columns += [Column(name, ".4g", has_interval=True) for name in "abc"] + [Column("unit of N", ",.0f")]
     rows, drawn = [], {}
@@ -221,8 +233,8 @@ def _scaling(found, folder):
         f"residuals. Fewer than {scaling.FEWEST_SIZES} sizes are drawn and not fitted.",
     ]
     title = "Bits per byte against size"
-    figures.scaling(drawn, title, folder / "scaling.png")
-    return Section("Scaling", sentences, Table("scaling", columns, rows), {"scaling.png": title})
+    picture = Picture(title, partial(figures.scaling, drawn, title))
+    return Section("Scaling", sentences, Table("scaling", columns, rows), {"scaling.png": picture})
 
 
 def _fields(design):

@@ -51,7 +51,7 @@ def write(path: Path, title: str, command: str, sections: Sequence[Section], fig
 def _section(section, figures):
     text = f"<h2>{html.escape(section.title)}</h2>\n"
     text += "".join(f"<p>{html.escape(sentence)}</p>\n" for sentence in section.sentences)
-    for name, words in section.pictures.items():
+    for name, picture in section.pictures.items():
         data = base64.b64encode((figures / name).read_bytes()).decode()
-        text += f'<figure><img alt="{html.escape(words)}" src="data:image/png;base64,{data}"></figure>\n'
+        text += f'<figure><img alt="{html.escape(picture.title)}" src="data:image/png;base64,{data}"></figure>\n'
     return text + (tables.to_html(section.table) if section.table else "")
