@@ -118,3 +118,9 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
             front.append(i)
             best = points[i][1]
     return front
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float:
+    """Spearman's rank correlation; equal values share the mean of their ranks."""
+    ranks = [[sum(a < b for a in values) + sum(a == b for a in values) / 2 for b in values] for values in (x, y)]
+    return float(np.corrcoef(ranks)[0, 1])

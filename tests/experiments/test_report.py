@@ -120,7 +120,7 @@ def test_the_order_of_folders_does_not_matter_and_a_second_report_is_the_same(ab
     first = report(tmp_path, *folders)
     second = report(tmp_path, *reversed(folders), folders[0])
     assert first == second
-    assert {Path(name).suffix for name in first} == {".html", ".csv", ".md", ".png"}
+    assert {Path(name).suffix for name in first} == {".html", ".csv", ".md", ".png", ".jsonl"}
 
 
 @pytest.fixture(scope="module")
