@@ -31,15 +31,21 @@ OFF = {
     "linear": {"model.linear": "dense", "model.kan.spline_linear": "dense", "model.quantization.embedding": "dense"},
     "routing": {"model.num_experts": 0},
 }
-"""What switches each of the four ideas off; with all of them off it is the plain model."""
-PLAIN = functools.reduce(operator.or_, OFF.values())
+"""What switches each of the four ideas off."""
+CORNERS = {
+    switched: functools.reduce(operator.or_, (OFF[idea] for idea in switched), {})
+    for switched in (tuple(itertools.compress(OFF, places)) for places in itertools.product((0, 1), repeat=len(OFF)))
+}
+"""What each of the sixteen combinations sets, by the ideas that are off in it."""
+PLAIN = CORNERS[tuple(OFF)]
+"""The plain model, with all of them off."""
 
 
 @sweep(metrics=("bits_per_byte", "tokens_per_second"), equal="active_parameters")
 def ablation(config):
     """All sixteen on-off combinations of the four ideas: what each is worth, alone and together."""
     del config
-    yield from _corners()
+    yield from CORNERS.values()
 
 
 @sweep(metrics=("bits_per_byte", "tokens_per_second"), equal="active_parameters")
@@ -52,9 +58,9 @@ def one_off(config):
 @sweep(metrics=("bits_per_byte",), equal="active_parameters")
 def learning_rate(config):
     """Each corner of the ablation at five rates, so that it can be compared at its own best one."""
-    for corner in _corners():
+    for corner in CORNERS.values():
         for factor in (0.25, 0.5, 1.0, 2.0, 4.0):
-            yield corner | _rates(config, factor)
+            yield corner | rates(config, factor)
 
 
 @sweep(metrics=("bits_per_byte", "file_bytes", "parameters"))
@@ -151,7 +157,7 @@ def schedule(config):
     """What trains the config: schedules, rates, batches of the same number of tokens in all, and optimisers."""
     yield {}
     for factor in (0.5, 2.0):
-        yield _rates(config, factor)
+        yield rates(config, factor)
     yield {"optimizer.schedule": "cosine"}
     for fraction in (0.2, 0.5):
         yield {"optimizer.schedule": "wsd", "optimizer.decay_fraction": fraction}
@@ -160,17 +166,13 @@ def schedule(config):
     yield {"optimizer.final_fraction": 0.1}
     yield {"optimizer.weight_decay": 0.0}
     yield {"optimizer.momentum": 0.95}
-    yield {"optimizer.matrices": "adamw"} | _rates(config, 0.25)
+    yield {"optimizer.matrices": "adamw"} | rates(config, 0.25)
     yield {"data.batch_size": config.data.batch_size // 2, "num_steps": 2 * config.num_steps}
     yield {"data.batch_size": 2 * config.data.batch_size, "num_steps": config.num_steps // 2}
 
 
-def _corners():
-    for switched in itertools.product(*(({}, off) for off in OFF.values())):
-        yield functools.reduce(operator.or_, switched)
-
-
-def _rates(config, factor):
+def rates(config, factor):
+    """Both rates of a config, so many times as high."""
     return {
         f"optimizer.{name}": float(f"{factor * config.optimizer[name]:.4g}")
         for name in ("peak_rate", "second_peak_rate")
