@@ -122,6 +122,7 @@ def get_config(size="tiny"):
     )
     config.data.on_damage = "skip"  # or error, at the first file or record that cannot be read
     config.data.loss_on = "all"  # or targets: prompts are read and not learnt
+    config.data.template = ""  # or chat: roles are told apart in instruction data and by whoever asks the model
     config.data.tokenizer = "bpe"  # trained on the training documents; or bytes, characters, a tokenizer.json by path
     config.data.vocab_size = 2048  # of a bpe
     config.data.sequence_length = 256

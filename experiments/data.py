@@ -7,6 +7,7 @@ is damaged or left out and why, and the tokens that a byte costs. The last line 
 record ends in an error that says why, behind that line.
 """
 
+import itertools
 import json
 from collections.abc import Iterator
 
@@ -129,10 +130,8 @@ def shown(document, number: int) -> Iterator[str]:
     tests = ", with tests" if document.tests else ""
     more = "more than " if document.continues else ""
     yield f"record {number}: {printable(document.id)}{printable(domain)}, {more}{len(document.content):,} bytes{tests}"
-    named = (
-        [("prompt", document.prompt), ("target", document.target)] if document.prompt else [("text", document.target)]
-    )
-    for name, content in named:
+    names = itertools.cycle(("prompt", "target")) if document.prompt else ("text",)
+    for name, content in zip(names, document.texts, strict=False):
         lines = content[: 4 * LINES * WIDTH].decode(errors="replace").split("\n")
         for line in lines[:LINES]:
             yield f"  {name:6} | {printable(line[:WIDTH])}{'...' if len(line) > WIDTH else ''}"

@@ -24,10 +24,13 @@ def define() -> Callable:
     It takes further fields by name, and raises ValueError or TypeError naming a field that is wrong.
     """
     holders = {
-        "source": flags.DEFINE_string("source", "auto", "sotu, text, m2d2, amps, math, gsm8k, code, openqa, synthetic"),
+        "source": flags.DEFINE_string(
+            "source", "auto", "sotu, text, m2d2, amps, math, gsm8k, code, openqa, synthetic, quiz"
+        ),
         "path": flags.DEFINE_string("path", "", "a file, archive or folder, or hub:owner/name; empty: built in"),
         **define_choice(),
         "licenses": flags.DEFINE_string("licenses", lm.get_config().data.licenses, "of code; empty reads all"),
+        "template": flags.DEFINE_string("template", "", "chat: of instruction data, as config.data.template"),
         "on_damage": flags.DEFINE_string("on_damage", "skip", "skip counts what cannot be read; error ends there"),
     }
 

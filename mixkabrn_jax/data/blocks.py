@@ -1,17 +1,16 @@
-"""Tokens of consecutive documents in blocks, in memory or on disk, read as one stream `[SEP] a [SEP] b [SEP]`.
+"""Tokens of consecutive documents in blocks, in memory or on disk, which `stream` reads as one.
 
-A block on disk is one file: first its index, int32 `[3, documents]`, then its tokens, both in the order of bytes of
-x86 and ARM. The rows of the index are, of each document that begins in the block, the position of its separator, the
-tokens of its prompt, and its domain as a number among those of the block.
+A block on disk is one file: first two tables of int32, then its tokens, all in the order of bytes of x86 and ARM. The
+rows of the index `[2, documents]` are, of each document that begins in the block, the position of its separator and its
+domain as a number among those of the block; those of the prompts `[2, prompts]` are where each begins and ends.
 """
 
-import bisect
 import errno
 import functools
 import hashlib
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +37,9 @@ class Block:
     tokens: np.ndarray
     """`[T]`: each document behind its separator; of one that began in an earlier block, what is left of it."""
     index: np.ndarray
-    """int32 `[3, documents]` as in a file."""
+    """int32 `[2, documents]` as in a file."""
+    prompts: np.ndarray
+    """int32 `[2, prompts]` as in a file."""
     domains: dict[str, list[int]]
     """By the number that the index has for it, its place here: documents that begin here, bytes, tokens without
     separators."""
@@ -65,30 +66,35 @@ def encode(documents: Sequence[Document], tokenizer: Tokenizer, *, is_continued:
         is_continued: whether the first one goes on with a document of an earlier block.
     """
     separator = np.array([tokenizer.separator], token_dtype(tokenizer.vocab_size))
-    pieces, index, position = [], [], 0
+    pieces, index, prompts, position = [], [], [], 0
     domains: dict[str, list[int]] = {}
     numbers: dict[str, int] = {}
-    for document, (prompt, target) in zip(documents, _tokens(documents, tokenizer), strict=True):
+    for document, texts in zip(documents, _tokens(documents, tokenizer), strict=True):
         counts = domains.setdefault(document.domain, [0, 0, 0])
         number = numbers.setdefault(document.domain, len(numbers))
         if not is_continued:
-            index.append((position, len(prompt), number))
+            index.append((position, number))
             pieces.append(separator)
             position += 1
             counts[0] += 1
-        pieces += [prompt, target]
-        position += len(prompt) + len(target)
         counts[1] += len(document.content)
-        counts[2] += len(prompt) + len(target)
+        counts[2] += sum(map(len, texts))
+        for i, text in enumerate(texts):
+            if document.prompt_bytes and i % 2 == 0:
+                prompts.append((position, position + len(text)))
+            pieces.append(text)
+            position += len(text)
         is_continued = document.continues
-    columns = np.array(index, np.int32).reshape(-1, 3).T
     tokens = np.concatenate([*pieces, separator[:0]], dtype=separator.dtype, casting="unsafe")
-    return Block(tokens, np.ascontiguousarray(columns), domains)
+    return Block(tokens, _table(index), _table(prompts), domains)
+
+
+def _table(rows):
+    return np.ascontiguousarray(np.array(rows, np.int32).reshape(-1, 2).T)
 
 
 def _tokens(documents, tokenizer):
-    """(prompt, target) of each document; a prompt and its target are encoded apart."""
-    nothing = np.zeros(0, np.int32)
+    """The texts of each document in tokens, each encoded for itself."""
     for batch in _batches(documents):
         texts = [text for document in batch for text in document.texts]
         try:
@@ -99,7 +105,7 @@ def _tokens(documents, tokenizer):
             raise
         tokens = iter(encoded)
         for document in batch:
-            yield (next(tokens), next(tokens)) if document.prompt_bytes else (nothing, next(tokens))
+            yield [next(tokens) for _ in document.texts]
 
 
 def _batches(documents):
@@ -117,10 +123,15 @@ def _batches(documents):
 def write(block: Block, file) -> str:
     """Writes the file of a block. Returns its SHA-256."""
     found = hashlib.sha256()
-    for part in (block.index.astype("<i4"), block.tokens):
+    for part in (block.index.astype("<i4"), block.prompts.astype("<i4"), block.tokens):
         found.update(part)
         file.write(part)
     return found.hexdigest()
+
+
+def table_bytes(about: dict) -> int:
+    """What stands before the tokens in the file of a block, of which the manifest says this."""
+    return 8 * (about["documents"] + about["prompts"])
 
 
 class BlockFile:
@@ -137,25 +148,32 @@ class BlockFile:
             about: what the manifest says of it.
         """
         self._file, self._dtype = (path, about["mtime_ns"]), dtype  # one that was made anew is another one
-        self.num_tokens, self.num_documents = about["tokens"], about["documents"]
+        self.num_tokens, self.num_documents, self._num_prompts = about["tokens"], about["documents"], about["prompts"]
+        self._start = table_bytes(about)
         self.domains: dict[str, list[int]] = about["domains"]
 
     @property
     def index(self) -> tuple["_Column", ...]:
         """As of `Block`."""
-        return tuple(_Column(self._file, row, self.num_documents) for row in range(3))
+        return tuple(_Column(self._file, 4 * row * self.num_documents, self.num_documents) for row in range(2))
+
+    @property
+    def prompts(self) -> tuple["_Column", ...]:
+        """As of `Block`."""
+        first, number = 8 * self.num_documents, self._num_prompts
+        return tuple(_Column(self._file, first + 4 * row * number, number) for row in range(2))
 
     def read(self, first: int, last: int) -> np.ndarray:
         """As of `Block`."""
-        start, size = 12 * self.num_documents, self._dtype.itemsize
-        return np.frombuffer(_read(self._file, start + size * first, size * (last - first)), self._dtype)
+        size = self._dtype.itemsize
+        return np.frombuffer(_read(self._file, self._start + size * first, size * (last - first)), self._dtype)
 
 
 class _Column(Sequence):
-    """A row of an index on disk, which `bisect` can look into."""
+    """A row of a table on disk, which `bisect` can look into."""
 
-    def __init__(self, file, row, length):
-        self._file, self._start, self._length = file, 4 * row * length, length
+    def __init__(self, file, start, length):
+        self._file, self._start, self._length = file, start, length
 
     def __len__(self):
         return self._length
@@ -195,104 +213,3 @@ class _File:
 def _open(path, mtime_ns):
     del mtime_ns
     return _File(path)
-
-
-class TokenStream:
-    """Blocks as one stream of tokens with random access; behind the last document stands a separator too."""
-
-    def __init__(self, blocks: Sequence[Block | BlockFile], tokenizer: Tokenizer, sha256: str = ""):
-        """
-        Args:
-            sha256: of all tokens as int32; "" computes it when it is asked for.
-        """
-        self._blocks = blocks
-        self._starts = np.cumsum([0, *(block.num_tokens for block in blocks)]).tolist()
-        self._first_documents = np.cumsum([0, *(block.num_documents for block in blocks)]).tolist()
-        self._sha256 = sha256
-        self.separator, self.num_bytes_W = tokenizer.separator, tokenizer.num_bytes_W
-
-    def __len__(self) -> int:
-        return self._starts[-1] + 1
-
-    @property
-    def num_documents(self) -> int:
-        """Of all blocks."""
-        return self._first_documents[-1]
-
-    @property
-    def domains(self) -> dict[str, list[int]]:
-        """Documents, bytes, and tokens without separators, by domain."""
-        return add_counts(block.domains for block in self._blocks)
-
-    def fingerprint(self) -> str:
-        """The number of targets and the SHA-256 of the tokens as int32: equal for equal streams only."""
-        if not self._sha256:
-            self._sha256 = sha256(self._blocks, self.separator)
-        return fingerprint(len(self) - 1, self._sha256)
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Tokens `start` to `stop`, those behind the end left out: int32 `[T]`, the caller's own."""
-        pieces = [block.read(first, last) for block, first, last in self._slices(start, stop)]
-        if start < len(self) <= stop:
-            pieces.append(np.array([self.separator]))
-        return np.concatenate([np.zeros(0, np.int32), *pieces], dtype=np.int32, casting="unsafe")
-
-    def is_prompt(self, start: int, stop: int) -> np.ndarray:
-        """Which of the tokens of `read` stand in a prompt: bool `[T]`."""
-        found = np.zeros(max(min(stop, len(self)) - start, 0), bool)
-        offset = 0
-        for block, first, last in self._slices(start, stop):
-            starts, prompts, _ = block.index
-            # From the document that `first` lies in; a prompt does not leave its block.
-            earliest = max(bisect.bisect_right(starts, first) - 1, 0)
-            for i in range(earliest, bisect.bisect_left(starts, last)):
-                begin = int(starts[i]) + 1
-                end = begin + int(prompts[i])
-                found[offset + max(begin - first, 0) : offset + max(min(end, last) - first, 0)] = True
-            offset += last - first
-        return found
-
-    def document(self, position: int) -> tuple[int, str]:
-        """Which document a position lies in, counted from 0, and its domain."""
-        number = bisect.bisect_right(self._starts, position, hi=len(self._blocks)) - 1
-        found = -1
-        while found < 0:  # in a block that one document fills, it is one before it
-            block = self._blocks[number]
-            found = bisect.bisect_right(block.index[0], position - self._starts[number]) - 1
-            number -= 1
-        return self._first_documents[number + 1] + found, list(block.domains)[int(block.index[2][found])]
-
-    def _slices(self, start, stop):
-        """(block, first, last) for the parts of it from start to stop."""
-        number = bisect.bisect_right(self._starts, start) - 1
-        while number < len(self._blocks) and self._starts[number] < stop:
-            block = self._blocks[number]
-            last = min(stop - self._starts[number], block.num_tokens)
-            yield block, max(start - self._starts[number], 0), last
-            number += 1
-
-
-def fingerprint(num_targets: int, sha256: str) -> str:
-    """As of a stream."""
-    return f"{num_targets} targets, SHA-256 {sha256}"
-
-
-def sha256(blocks: Iterable[Block | BlockFile], separator: int) -> str:
-    """Of the stream as int32, whatever blocks it is in."""
-    found = hashlib.sha256()
-    for block in blocks:
-        for start in range(0, block.num_tokens, 1 << 20):
-            last = min(start + (1 << 20), block.num_tokens)
-            found.update(block.read(start, last).astype("<i4"))
-    found.update(np.array([separator], "<i4"))
-    return found.hexdigest()
-
-
-def add_counts(counts: Iterable[dict[str, list[int]]]) -> dict[str, list[int]]:
-    """The sums of documents, bytes and tokens by domain."""
-    total: dict[str, list[int]] = {}
-    for each in counts:
-        for domain, numbers in each.items():
-            before = total.get(domain, [0, 0, 0])
-            total[domain] = [a + b for a, b in zip(before, numbers, strict=True)]
-    return total

@@ -26,13 +26,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mixkabrn_jax.data import blocks, sources, tokenizers
-from mixkabrn_jax.data.blocks import BlockFile, TokenStream
+from mixkabrn_jax.data import blocks, sources, stream, tokenizers
+from mixkabrn_jax.data.blocks import BlockFile
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document
 from mixkabrn_jax.data.filling import MANIFEST, Filling, atomic, is_intact, read_json
 from mixkabrn_jax.data.progress import Progress
 from mixkabrn_jax.data.splitting import Split
+from mixkabrn_jax.data.stream import TokenStream
 from mixkabrn_jax.locks import try_lock
 
 _log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def fingerprint(split: Split, part: str, tokenizer: tokenizers.Tokenizer) -> str
             num_tokens, continues = num_tokens + len(tokens), document.continues
     progress.close()
     found.update(np.array([tokenizer.separator], "<i4"))
-    return blocks.fingerprint(num_tokens, found.hexdigest())
+    return stream.fingerprint(num_tokens, found.hexdigest())
 
 
 def fill(split: Split, tokenizer: tokenizers.Tokenizer, shard: int = 0, num_shards: int = 1) -> Path | None:

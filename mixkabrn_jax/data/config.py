@@ -3,7 +3,9 @@
 import dataclasses
 import math
 
-SOURCES = ("auto", "sotu", "text", "m2d2", "amps", "math", "gsm8k", "code", "openqa", "synthetic")
+from mixkabrn_jax.data.template import TEMPLATES
+
+SOURCES = ("auto", "sotu", "text", "m2d2", "amps", "math", "gsm8k", "code", "openqa", "synthetic", "quiz")
 """Each but "auto" is a file of `data.sources`."""
 SPLITS = ("train", "validation", "test")
 TOKENIZERS = ("bytes", "characters", "bpe")
@@ -22,7 +24,7 @@ class DataConfig:
     """One of `SOURCES`; "auto" is text where a path is set, else sotu, the corpus that ships with the package."""
     path: str
     """A file, an archive or a folder; "hub:owner/name" for a dataset of the Hugging Face hub; "" for what is built
-    in. Of "synthetic" the names of tasks, with commas between them."""
+    in. Of "synthetic" and "quiz" the names of tasks, with commas between them."""
     validation_path: str = ""
     """What validation reads, from the same source; "" for the validation split of `path`, or a part held out of it."""
     validation_fraction: float
@@ -42,6 +44,9 @@ class DataConfig:
     """"skip" counts files and records that cannot be read; "error" ends at the first, naming file and line."""
     loss_on: str = "all"
     """"all" tokens, or "targets": prompts are read and not learnt."""
+    template: str = ""
+    """Of instruction data and "quiz": "chat" tells roles apart, as whoever chats with the model will, and is kept with
+    the tokenizer; "" writes alone what they say."""
     tokenizer: str
     """"bytes", "characters", "bpe", or the path of a tokenizer.json, which a run keeps a copy of."""
     vocab_size: int = 2048
@@ -62,6 +67,7 @@ class DataConfig:
             ("source", SOURCES),
             ("on_damage", ("skip", "error")),
             ("loss_on", ("all", "targets")),
+            ("template", ("", *TEMPLATES)),
         ):
             if getattr(self, field) not in known:
                 raise ValueError(f"config.data.{field}={getattr(self, field)!r} must be one of {known}")
@@ -72,7 +78,7 @@ class DataConfig:
             )
         if self.mixture:
             self._check_mixture()
-        elif self.source not in ("auto", "sotu", "code", "synthetic") and not self.path:
+        elif self.source not in ("auto", "sotu", "code", "synthetic", "quiz") and not self.path:
             raise ValueError(
                 f"config.data.path='' names no file, but config.data.source={self.source!r} reads one: set the path"
             )

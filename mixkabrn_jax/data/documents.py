@@ -1,6 +1,7 @@
 """What every source gives: documents, and an account of what it left out."""
 
 import dataclasses
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ class Document:
     """A name that is unique in its source, such as `train.jsonl:7`."""
     prompt_bytes: int = 0
     """So many of the first bytes are the prompt: with `config.data.loss_on="targets"` they are read and not learnt."""
+    answered: tuple[int, ...] = ()
+    """Where in the prompt of a conversation each earlier answer begins and ends: they are learnt like the target."""
     continues: bool = False
     """The text is longer and goes on with the next document, which has the same id."""
     answers: tuple[str, ...] = ()
@@ -42,8 +45,11 @@ class Document:
 
     @property
     def texts(self) -> tuple[bytes, ...]:
-        """What is encoded apart: the prompt and the target of a task, else the whole."""
-        return (self.prompt, self.target) if self.prompt_bytes else (self.content,)
+        """What is encoded apart: what is asked and what is to be said by turns, else the whole."""
+        if not self.prompt_bytes:
+            return (self.content,)
+        edges = (0, *self.answered, self.prompt_bytes, len(self.content))
+        return tuple(self.content[start:end] for start, end in itertools.pairwise(edges))
 
 
 class DamagedError(ValueError):

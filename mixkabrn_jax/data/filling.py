@@ -142,6 +142,7 @@ class Filling:
             "name": name,
             "tokens": block.num_tokens,
             "documents": block.num_documents,
+            "prompts": block.prompts.shape[1],
             "domains": block.domains,
             "sha256": found,
         }
@@ -261,7 +262,7 @@ def is_intact(path: Path, about: dict, dtype: np.dtype, stream=None, *, is_trust
         is_trusted: only its size is looked at.
     """
     found = hashlib.sha256()
-    start = 12 * about["documents"]
+    start = blocks.table_bytes(about)
     if not path.exists() or path.stat().st_size != start + dtype.itemsize * about["tokens"]:
         return False
     if is_trusted and stream is None:

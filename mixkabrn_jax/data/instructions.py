@@ -1,21 +1,25 @@
 """What models are tuned on to follow instructions: a prompt and a target in columns of the usual names, or messages.
 
-There is no template: between two texts stands a line break, unless the first ends or the second begins with white
-space, and names of columns and roles are not written.
+By a template (`data.template`) roles are told apart. Without one, between two texts stands a line break, unless the
+first ends or the second begins with white space, and names of columns and roles are not written.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 
-from mixkabrn_jax.data.documents import Document, Skipped, task
+from mixkabrn_jax.data.documents import Document, Skipped
+from mixkabrn_jax.data.template import Template
 
 PROMPTS = ("prompt", "instruction", "question")
 INPUTS = ("input", "context")
 """What a prompt is about, which stands behind it where it is there and not blank."""
 TARGETS = ("completion", "response", "target", "output", "answer")
 MESSAGES = "messages"
-"""A list of `{"role": ..., "content": ...}`: the last of the role "assistant" is the target, what comes before it the
-prompt."""
+"""A list of `{"role": ..., "content": ...}`: all that the role "assistant" says is learnt."""
+_FOLLOWS = {"": ("system", "user"), "system": ("user",), "user": ("assistant",), "assistant": ("user",)}
+"""The roles that may come behind each."""
+
+Message = tuple[str, str]
+"""A role and what it says."""
 
 
 def is_one(record: dict, text_columns: Sequence[str]) -> bool:
@@ -26,52 +30,83 @@ def is_one(record: dict, text_columns: Sequence[str]) -> bool:
     return prompt is not None and (target is not None or text is None)
 
 
-def documents(record: dict, place: str, domain: str, skipped: Skipped) -> Iterator[Document]:
-    """The task that a record is; one that lacks the prompt or the target is damage."""
+def documents(
+    record: dict, place: str, domain: str, skipped: Skipped, template: Template | None = None
+) -> Iterator[Document]:
+    """The task that a record is; one that lacks prompt or target, or whose roles are out of order, is damage."""
     if isinstance(record.get(MESSAGES), list):
         found = _of_messages(record[MESSAGES], place, skipped)
     else:
         found = _of_columns(record)
+    if not isinstance(found, str) and template and any(template.stop in content for _, content in found):
+        found = f"a text with {template.stop!r}, which ends answers"
     if isinstance(found, str):
         skipped.damaged(found, place)
         return
-    prompt, target = found
-    yield task(joined([*prompt, target]).removesuffix(target), target, domain, place)
+    yield conversation(found, template, domain, place)
 
 
-def joined(texts: Sequence[str]) -> str:
-    """Those that are not blank, with a line break between two that bring no white space themselves."""
-    texts = [text for text in texts if text.strip()]
-    gaps = ["" if a[-1].isspace() or b[0].isspace() else "\n" for a, b in itertools.pairwise(texts)]
-    return "".join(itertools.chain(*zip(texts, [*gaps, ""], strict=True)))
+def conversation(
+    messages: Sequence[Message], template: Template | None, domain: str, id: str, answers: tuple[str, ...] = ()
+) -> Document:
+    """The document of messages in order, the last of them the assistant's, which is its target."""
+    if template:
+        texts = [getattr(template, role)[0] + content + getattr(template, role)[1] for role, content in messages]
+    else:
+        texts = _joined(messages)
+    content, edges = b"", []
+    for (role, _), text in zip(messages, texts, strict=True):
+        start, content = len(content), content + text.encode()
+        if role == "assistant":
+            edges += [start, len(content)]
+    *answered, prompt_bytes, _ = edges
+    return Document(content, domain, id, prompt_bytes, tuple(answered), answers=answers)
+
+
+def _joined(messages):
+    """The contents with a line break between two that bring no white space themselves; none belongs to an answer."""
+    texts = [content for _, content in messages]
+    for i in range(1, len(texts)):
+        gap = "" if texts[i - 1][-1].isspace() or texts[i][0].isspace() else "\n"
+        if messages[i][0] == "assistant":
+            texts[i - 1] += gap
+        else:
+            texts[i] = gap + texts[i]
+    return texts
 
 
 def _of_columns(record):
-    """([prompt, input], target), or why there is none."""
-    prompt = [_first(record, names) or "" for names in (PROMPTS, INPUTS)]
+    """The two messages, or why there are none."""
+    prompt = [text for names in (PROMPTS, INPUTS) if (text := _first(record, names) or "").strip()]
     target = _first(record, TARGETS) or ""
     for text, names in (("".join(prompt), PROMPTS), (target, TARGETS)):
         if not text.strip():
             return "no text in " + " or ".join(map(repr, names))
-    return prompt, target
+    return [("user", "".join(_joined([("user", text) for text in prompt]))), ("assistant", target)]
 
 
 def _of_messages(messages, place, skipped):
-    """([contents before the target], target), or why there is none."""
+    """Those up to the last of the assistant, or what is wrong with them."""
     for message in messages:
         if not (isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))):
             return "a message without the texts 'role' and 'content'"
-    number = next((i for i in reversed(range(len(messages))) if messages[i]["role"] == "assistant"), None)
-    if number is None:
+    found = [(message["role"], message["content"]) for message in messages]
+    if found and found[0][0] == "system" and not found[0][1].strip():
+        del found[0]
+    number = max((i for i, (role, _) in enumerate(found, 1) if role == "assistant"), default=0)
+    if not number:
         return "no message of the role 'assistant'"
-    prompt, target = [message["content"] for message in messages[:number]], messages[number]["content"]
-    if not "".join(prompt).strip():
-        return "no message before the last of the assistant"
-    if not target.strip():
-        return "no text in the last message of the assistant"
-    for _ in messages[number + 1 :]:
+    before = ""
+    for role, content in found[:number]:
+        if role not in _FOLLOWS[before]:
+            wanted = " or ".join(map(repr, _FOLLOWS[before]))
+            return f"the role {role!r:.40} {f'behind {before!r}' if before else 'first'}, where {wanted} is needed"
+        if not content.strip():
+            return f"no text in a message of the role {role!r}"
+        before = role
+    for _ in found[number:]:
         skipped.left_out("messages behind the last of the assistant", place)
-    return prompt, target
+    return found[:number]
 
 
 def _first(record, names):

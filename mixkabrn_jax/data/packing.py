@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from mixkabrn_jax.data import blocks
-from mixkabrn_jax.data.blocks import TokenStream
 from mixkabrn_jax.data.documents import Document
+from mixkabrn_jax.data.stream import TokenStream
 from mixkabrn_jax.data.tokenizers import Tokenizer
 
 

@@ -10,6 +10,7 @@ from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.mixture import Mixture, Shuffled
 from mixkabrn_jax.data.packing import Windows
 from mixkabrn_jax.data.splitting import Split
+from mixkabrn_jax.data.template import TEMPLATES
 
 
 class Corpus(NamedTuple):
@@ -36,6 +37,7 @@ def load(config: DataConfig, tokenizer: tokenizers.Tokenizer | None = None) -> C
         tokenizer = cache.tokenizer(config, splits)
     else:
         tokenizers.check(tokenizer, config)
+    tokenizer.template = TEMPLATES.get(config.template)
     streams = [cache.load(split, tokenizer) for split in splits]
     train = [Windows(each.train, config.sequence_length, config.loss_on) for each in streams]
     validation = [Windows(each.validation, config.sequence_length, config.loss_on) for each in streams]

@@ -17,6 +17,7 @@ import pytest
 from mixkabrn_jax.data import blocks, cache, documents, filling, tokenizers
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.splitting import Split
+from mixkabrn_jax.data.stream import TokenStream
 from tests import toy
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -90,8 +91,12 @@ def test_a_second_start_reads_what_the_first_one_wrote_and_nothing_else(texts, n
 def test_the_hash_in_the_manifest_is_that_of_the_tokens(texts):
     streams = load(texts)
     for stream in streams:
-        in_memory = blocks.TokenStream(
-            [blocks.Block(stream.read(0, len(stream) - 1).astype("<u2"), np.zeros((3, 1), np.int32), {"": [0] * 3})],
+        in_memory = TokenStream(
+            [
+                blocks.Block(
+                    stream.read(0, len(stream) - 1).astype("<u2"), *[np.zeros((2, 1), np.int32)] * 2, {"": [0] * 3}
+                )
+            ],
             BYTES,
         )
         assert stream.fingerprint() == in_memory.fingerprint()
@@ -184,6 +189,7 @@ import json, os, sys, time
 from mixkabrn_jax.data import blocks, cache, documents, filling, tokenizers
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.splitting import Split
+from mixkabrn_jax.data.stream import TokenStream
 blocks.BLOCK_BYTES = 700
 write = filling.Filling._write
 def slow(self, name, documents, **changes):
@@ -352,7 +358,7 @@ def test_prompts_are_found_on_disk_as_in_memory(tmp_path):
     (tmp_path / "train.jsonl").write_text("".join(record % ("q" * (i % 5), "a" * (i % 3)) for i in range(40)))
     split = Split(config(tmp_path, source="gsm8k", cache=str(tmp_path.parent / "cache")))
     on_disk = cache.load(split, BYTES).train
-    in_memory = blocks.TokenStream([blocks.encode(list(split.training()), BYTES)], BYTES)
+    in_memory = TokenStream([blocks.encode(list(split.training()), BYTES)], BYTES)
     assert on_disk.is_prompt(0, len(on_disk)).tolist() == in_memory.is_prompt(0, len(in_memory)).tolist()
     for start in range(0, len(on_disk), 7):
         assert on_disk.is_prompt(start, start + 9).tolist() == in_memory.is_prompt(0, start + 9)[start:].tolist()

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mixkabrn_jax.data import blocks, packing, tokenizers
 from mixkabrn_jax.data.documents import Document, task
+from mixkabrn_jax.data.stream import TokenStream
 
 BYTES = tokenizers.Bytes()
 SEP = BYTES.separator
@@ -182,7 +183,7 @@ def test_windows_do_not_depend_on_how_documents_lie_in_blocks(contents, sequence
     for first, last in zip([0, *edges], [*edges, len(documents)], strict=True):
         pieces.append(blocks.encode(documents[first:last], BYTES, is_continued=continues))
         continues = documents[last - 1].continues if last else False
-    stream = blocks.TokenStream(pieces, BYTES)
+    stream = TokenStream(pieces, BYTES)
     windows, whole = packing.Windows(stream, sequence_length), _windows(contents, sequence_length)
     assert windows.fingerprint() == whole.fingerprint()
     assert [{key: window[key].tolist() for key in window} for window in windows] == [

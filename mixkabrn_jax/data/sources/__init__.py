@@ -16,7 +16,7 @@ from mixkabrn_jax.data import hub
 from mixkabrn_jax.data.config import SPLITS, DataConfig
 from mixkabrn_jax.data.documents import DamagedError, Document, Skipped
 from mixkabrn_jax.data.files import Patterns, stamp, walk
-from mixkabrn_jax.data.sources import amps, code, gsm8k, m2d2, math, openqa, published, sotu, synthetic, text
+from mixkabrn_jax.data.sources import amps, code, gsm8k, m2d2, math, openqa, published, quiz, sotu, synthetic, text
 from mixkabrn_jax.data.sources.family import Family, is_named, prefix
 
 FAMILIES: dict[str, Family] = {
@@ -29,7 +29,12 @@ FAMILIES: dict[str, Family] = {
     "openqa": openqa.FAMILY,
     "code": code.FAMILY,
     "synthetic": synthetic.FAMILY,
+    "quiz": quiz.FAMILY,
 }
+
+
+# Fields of a config that documents depend on, besides where they are.
+_READING = ("include", "exclude", "text_column", "licenses", "on_damage", "template")
 
 
 class NoDocumentsError(ValueError):
@@ -107,7 +112,7 @@ def identity(config: DataConfig) -> dict:
         "source": config.family,
         "path": config.path,
         "code": _code(),
-        **{field: getattr(config, field) for field in ("include", "exclude", "text_column", "licenses", "on_damage")},
+        **{field: getattr(config, field) for field in _READING},
     }
     if is_built_in(config):
         return about | {"python": platform.python_version()}

@@ -5,7 +5,7 @@ import json
 import lzma
 from collections.abc import Iterator
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document
@@ -52,11 +52,17 @@ def documents(config: DataConfig | None = None, split: str | None = None) -> Ite
     """
     del config
     if split in (None, "train"):
-        yield from unpack(resources.files("mixkabrn_jax.data.corpora").joinpath(_FILE).read_bytes())
+        for address in addresses():
+            yield Document(address["text"].encode("utf-8"), era(address["year"]), address["id"])
 
 
-def unpack(packed: bytes) -> list[Document]:
-    """Reads the bytes of the xz file; bytes of another SHA-256 are a ValueError."""
+def addresses() -> list[dict[str, Any]]:
+    """Each with its `id`, `year`, `name` (the speaker's) and `text`, in order of time."""
+    return unpack(resources.files("mixkabrn_jax.data.corpora").joinpath(_FILE).read_bytes())
+
+
+def unpack(packed: bytes) -> list[dict[str, Any]]:
+    """The `addresses` in the bytes of the xz file; bytes of another SHA-256 are a ValueError."""
     found = hashlib.sha256(packed).hexdigest()
     if found != SHA256:
         raise ValueError(
@@ -64,8 +70,7 @@ def unpack(packed: bytes) -> list[Document]:
             "`python -m mixkabrn_jax.data.corpora.build_sotu`"
         )
     # Lines end at "\n" only: str.splitlines would also cut at characters that may stand inside a JSON string.
-    addresses = [json.loads(line) for line in lzma.decompress(packed).split(b"\n") if line]
-    return [Document(address["text"].encode("utf-8"), era(address["year"]), address["id"]) for address in addresses]
+    return [json.loads(line) for line in lzma.decompress(packed).split(b"\n") if line]
 
 
 FAMILY = Family(built_in=documents, legal="the addresses are in the public domain")

@@ -127,13 +127,13 @@ def record(name: str, split: str, number: int) -> Document:
     attempt = 0
     while True:
         domain, prompt, answer = TASKS[name](Draws(f"{name}/{split}/{number}/{attempt}"))
-        if _split_of_prompt(prompt) == split:
+        if split_of_prompt(prompt) == split:
             return task(prompt, answer, domain, f"{name}/{split}/{number}", answers=(answer,))
         attempt += 1
 
 
-def _split_of_prompt(prompt):
-    """An eighth of all prompts is left to each of validation and test."""
+def split_of_prompt(prompt: str) -> str:
+    """The split that a prompt may be in: an eighth of all is left to each of validation and test."""
     place = hashlib.sha256(prompt.encode()).digest()[0] % 8
     return {0: "validation", 1: "test"}.get(place, "train")
 

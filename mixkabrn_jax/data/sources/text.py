@@ -15,6 +15,7 @@ from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document, Skipped, parts, parts_of
 from mixkabrn_jax.data.sources import published
 from mixkabrn_jax.data.sources.family import Family
+from mixkabrn_jax.data.template import TEMPLATES
 
 COLUMNS = ("text", "content", "body", "article", "document", "story", "markdown", "code")
 """Where a record's text is looked for, in this order, unless `config.data.text_column` names it."""
@@ -36,7 +37,7 @@ def documents(file: File, config: DataConfig, skipped: Skipped) -> Iterator[Docu
 
 def _documents_of(record, place, file, config, skipped):
     if not config.text_column and instructions.is_one(record, COLUMNS):
-        yield from instructions.documents(record, place, file.folder, skipped)
+        yield from instructions.documents(record, place, file.folder, skipped, TEMPLATES.get(config.template))
         return
     text = records.text_of(record, place, config.text_column, COLUMNS, skipped)
     if text:

@@ -6,6 +6,7 @@ from typing import Any
 
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Document
+from mixkabrn_jax.data.template import Template
 from mixkabrn_jax.data.tokenizers import bpe, tokenizer_json
 from mixkabrn_jax.data.tokenizers.bytes import Bytes
 from mixkabrn_jax.data.tokenizers.characters import Characters
@@ -44,6 +45,10 @@ def check(tokenizer: Tokenizer, config: DataConfig) -> None:
 def from_json(record: dict[str, Any]) -> Tokenizer:
     """Returns the tokenizer that `to_json` described; a record of any other form is a ValueError."""
     match record:
+        case {"chat_template": template, **rest}:
+            tokenizer = from_json(rest)
+            tokenizer.template = Template.from_json(template)
+            return tokenizer
         case {"name": Bytes.name, **rest} if not rest:
             return Bytes()
         case {"name": Characters.name, "characters": str(characters), **rest} if not rest:

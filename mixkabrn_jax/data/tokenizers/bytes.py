@@ -17,5 +17,5 @@ class Bytes(Tokenizer):
         del name  # every byte has a token, so there is nothing to say about the text
         return np.frombuffer(content, np.uint8).astype(np.int32)
 
-    def to_json(self) -> dict[str, str]:
+    def record(self) -> dict[str, str]:
         return {"name": self.name}

@@ -47,7 +47,7 @@ class Characters(Tokenizer):
             )
         return tokens.astype(np.int32)
 
-    def to_json(self) -> dict[str, str]:
+    def record(self) -> dict[str, str]:
         return {"name": self.name, "characters": self._characters}
 
 

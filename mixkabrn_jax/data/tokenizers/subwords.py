@@ -71,7 +71,7 @@ class Subwords(Tokenizer):
         tokens = iter(self._encode_cuts(list(itertools.chain(*cuts_of)), name))
         return [np.concatenate([_NONE, *itertools.islice(tokens, len(text))]) for text in cuts_of]
 
-    def to_json(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         return {"name": self.name, "tokenizer": self._record}
 
     def __reduce__(self):

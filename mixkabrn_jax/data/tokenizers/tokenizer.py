@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from mixkabrn_jax.data.template import Template
+
 _log = logging.getLogger(__name__)
 
 
@@ -18,6 +20,8 @@ class Tokenizer(abc.ABC):
     """What the rest of the code knows of a tokenizer; the last token id is the document separator."""
 
     name: str
+    template: Template | None = None
+    """What conversations are written by, where the model learns them (`config.data.template`)."""
 
     def __init__(self, pieces: list[bytes]):
         """Takes the UTF-8 bytes of each token but the separator, whose piece is empty."""
@@ -46,13 +50,17 @@ class Tokenizer(abc.ABC):
         """Returns the tokens of each text, as `encode` does."""
         return [self.encode(content) for content in contents]
 
-    @abc.abstractmethod
     def to_json(self) -> dict[str, Any]:
         """Returns what `from_json` makes this tokenizer of again: all of it, whatever file it once came from."""
+        return self.record() | ({"chat_template": self.template._asdict()} if self.template else {})
+
+    @abc.abstractmethod
+    def record(self) -> dict[str, Any]:
+        """Returns what `to_json` says of how it encodes."""
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 of what `to_json` gives: tokenizers that have it in common encode alike."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
+        """Returns the SHA-256 of what `record` gives: tokenizers that have it in common encode alike."""
+        return hashlib.sha256(json.dumps(self.record(), sort_keys=True).encode()).hexdigest()
 
     def piece(self, token: int) -> bytes:
         """Returns the UTF-8 bytes of one token; an id outside the vocabulary is a ValueError."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mixkabrn_jax.data.config import DataConfig
 from mixkabrn_jax.data.documents import Skipped
+from mixkabrn_jax.data.sources import quiz
 from mixkabrn_jax.evaluation.tasks import bits_per_byte, choice, code, exact, recall
 from mixkabrn_jax.evaluation.tasks.options import Options
 
@@ -39,5 +40,6 @@ TASKS: dict[str, Task] = {
     "math": Task(exact.MATH, "math", "test", takes=_ANSWERS),
     "openqa": Task(exact.OPEN_QUESTIONS, "openqa", "validation", takes=_ANSWERS),
     "humaneval": Task(code.run, "code", takes=("num_samples", "allow_code", *_WRITES), check=code.check),
+    "quiz": Task(exact.QUIZ, "quiz", "test", path=",".join(quiz.TASKS), takes=_ANSWERS),
     "recall": Task(recall.run, "synthetic", "test", path="recall"),
 }

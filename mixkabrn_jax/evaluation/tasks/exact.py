@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from mixkabrn_jax.data.documents import Document
+from mixkabrn_jax.data.template import TEMPLATES
 from mixkabrn_jax.evaluation.checkers import gsm8k, math, open_question
 from mixkabrn_jax.evaluation.tasks.options import Options, batches, bits, prompt, targets, with_domains
 
@@ -70,6 +71,10 @@ def _is_right_formula(completion, answers):
     return any(math.equivalent(found, answer) for answer in answers)
 
 
+def _is_right_line(completion, answers):
+    return _line(completion) in answers
+
+
 def _line(completion):
     return completion.strip().partition("\n")[0]
 
@@ -78,6 +83,7 @@ def _line(completion):
 _NEXT = (b"\nQuestion:",)
 GSM8K = Exact("gsm8k", _is_right_number, _NEXT, 320)
 MATH = Exact("math", _is_right_formula, _NEXT, 640)
+QUIZ = Exact("quiz", _is_right_line, (b"\n", *(template.stop.encode() for template in TEMPLATES.values())), 16)
 OPEN_QUESTIONS = Exact(
     "openqa",
     lambda completion, answers: open_question.exact_match(_line(completion), answers),
