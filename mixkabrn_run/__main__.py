@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from mixkabrn_run.chat import Message
 from mixkabrn_run.completions import Limits
 from mixkabrn_run.language import BACKENDS, TINY, load
 from mixkabrn_run.native import Unavailable
@@ -47,7 +48,10 @@ def score(language, options):
 
 
 def chat(language, options):
-    """Lines of the user and what the model makes of them, in one document; it is kept in --conversation."""
+    """Lines of the user and what the model makes of them, in one document; it is kept in --conversation.
+
+    A model with a chat template is asked by it and answers; any other goes on with the line.
+    """
     kept = Path(options.conversation) if options.conversation else None
     if kept is not None and kept.exists():
         session = language.restore(kept.read_bytes())
@@ -60,9 +64,12 @@ def chat(language, options):
             line = input("> ")
         except EOFError:
             return 0
-        # A space, as between sentences: a model of texts may never have seen a new line.
-        text = f" {line}" if session.position else line
-        _print(language.complete(text, session=session, **drawing))
+        if language.template is not None:
+            _print(language.answer([Message("user", line)], session=session, **drawing))
+        else:
+            # A space, as between sentences: a model of texts may never have seen a new line.
+            text = f" {line}" if session.position else line
+            _print(language.complete(text, session=session, **drawing))
         if kept is not None:
             partial = kept.with_name(f"{kept.name}.partial")  # whole or not at all
             partial.write_bytes(language.save(session))

@@ -1,4 +1,5 @@
-"""What a request for completions asks for, in OpenAI's fields, and its texts, one step of the model after another.
+"""What a request for completions, or for an answer in a chat, asks for in OpenAI's fields, and its texts, one step of
+the model after another.
 
 What is not given is as OpenAI has it: 16 tokens, temperature 1, a seed by chance. `top_k` and `min_p` are ours.
 """
@@ -8,6 +9,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
+from mixkabrn_run.chat import NONE, Message, Template
 from mixkabrn_run.language import Language
 from mixkabrn_run.sampling import NUM_SEEDS, Sampling
 
@@ -20,6 +22,13 @@ NEUTRAL = {
     "presence_penalty": 0,
 }
 """Fields that may be given, as null or as what changes nothing."""
+NEUTRAL_IN_CHAT = {
+    **{field: NEUTRAL[field] for field in ("logit_bias", "frequency_penalty", "presence_penalty")},
+    "logprobs": False,
+    "response_format": {"type": "text"},
+    "store": False,
+    "tools": [],
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ class Choice:
             yield ""
         start = session.position
         options = {"max_tokens": request.max_tokens, "sampling": request.sampling, "stop": request.stop}
-        is_stopped = yield from language.complete("", seed=self.seed, session=session, **options)
+        is_stopped = yield from request.text(language.complete("", seed=self.seed, session=session, **options))
         self.num_tokens = session.position - start
         if is_stopped or self.num_tokens < request.max_tokens:
             self.finish_reason = "stop"
@@ -97,11 +106,44 @@ class Request:
     stream: bool
     include_usage: bool
 
+    kind, kind_of_parts, prefix = "text_completion", "text_completion", "cmpl"
+    """OpenAI's names for what answers it, whole and in parts, and how an id of such begins."""
+
+    def text(self, pieces: Iterator[str]) -> Iterator[str]:
+        """What is told of a text that the model writes. Returns: what the pieces return."""
+        return pieces
+
+    def said(self, text: str) -> dict:
+        """The fields of a choice that tell all of its text."""
+        return {"text": text}
+
+    def part(self, text: str, is_first: bool) -> dict:  # noqa: ARG002
+        """The fields of a choice that tell what is new of its text."""
+        return {"text": text}
+
     def usage(self) -> dict[str, int]:
         """The tokens read and written; a prompt counts once, however many texts follow it."""
         read = sum(len(tokens) for tokens in {id(choice.tokens): choice.tokens for choice in self.choices}.values())
         written = sum(choice.num_tokens for choice in self.choices)
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+
+@dataclass(frozen=True)
+class ChatRequest(Request):
+    """One for what the assistant says next."""
+
+    template: Template
+
+    kind, kind_of_parts, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+
+    def text(self, pieces):
+        return self.template.answer(pieces)
+
+    def said(self, text):
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+
+    def part(self, text, is_first):
+        return {"delta": ({"role": "assistant"} if is_first else {}) | ({"content": text} if text or is_first else {})}
 
 
 def parse(body: bytes, language: Language, name: str, limits: Limits) -> Request:
@@ -111,11 +153,34 @@ def parse(body: bytes, language: Language, name: str, limits: Limits) -> Request
         name: the model's, which a request may name.
     Raises: `Refusal`, naming the field and what would be right.
     """
-    given = _known_fields(body)
-    if given.get("model", name) != name:
-        message = f"model={given['model']!r:.80}: this server has {name!r}"
-        raise Refusal(message, status=404, field="model", code="model_not_found")
-    prompts = _texts(given, "prompt", "", limits.max_choices)
+    given = _known_fields(body, name, _KNOWN, NEUTRAL)
+    texts = _texts(given, "prompt", "", limits.max_choices)
+    prompts = [(text, _encoded(text, language, limits, "prompt")) for text in texts]
+    echo = _typed(given, "echo", False, bool, "true or false")
+    return Request(**_fields(given, prompts, limits, 16), echo=echo)
+
+
+def parse_chat(body: bytes, language: Language, name: str, limits: Limits) -> ChatRequest:
+    """As `parse`, of a conversation; without a limit it may have as many tokens as the server gives."""
+    given = _known_fields(body, name, _KNOWN_IN_CHAT, NEUTRAL_IN_CHAT)
+    if language.template is None:
+        raise Refusal(f"{NONE}; ask /v1/completions", field="messages")
+    try:
+        prompt = language.template.prompt(_messages(given))
+    except ValueError as error:
+        raise Refusal(f"messages: {error}", field="messages") from None
+    fields = _fields(given, [(prompt, _encoded(prompt, language, limits, "messages"))], limits, limits.max_tokens)
+    fields["stop"] += (language.template.stop,)
+    return ChatRequest(**fields, echo=False, template=language.template)
+
+
+def _fields(given, prompts, limits, max_tokens):
+    """Those of a `Request` that all of them have.
+
+    Args:
+        prompts: (text, tokens) of each.
+        max_tokens: where no number is given.
+    """
     stop = tuple(_texts(given, "stop", [], 4))
     if "" in stop:
         raise Refusal("stop='': a string of at least one character is needed", field="stop")
@@ -129,28 +194,26 @@ def parse(body: bytes, language: Language, name: str, limits: Limits) -> Request
         raise Refusal(f"stream_options has {sorted(wrong)}: only include_usage is known", field="stream_options")
     _typed(given, "user", "", str, "a string")
     seed = _integer(given, "seed", secrets.randbelow(NUM_SEEDS), 0, NUM_SEEDS - 1)
-    choices = []
-    for prompt in prompts:
-        tokens = _encoded(prompt, language, limits)
-        choices += [Choice(prompt, tokens, (seed + i) % NUM_SEEDS) for i in range(n)]
-    return Request(
-        choices=choices,
-        max_tokens=_integer(given, "max_tokens", 16, 0, limits.max_tokens, "--max_tokens"),
-        sampling=_sampling(given),
-        stop=stop,
-        echo=_typed(given, "echo", False, bool, "true or false"),
-        stream=_typed(given, "stream", False, bool, "true or false"),
-        include_usage=_typed(options, "include_usage", False, bool, "true or false"),
-    )
+    limit = "max_completion_tokens" if "max_completion_tokens" in given else "max_tokens"
+    return {
+        "choices": [Choice(*prompt, (seed + i) % NUM_SEEDS) for prompt in prompts for i in range(n)],
+        "max_tokens": _integer(given, limit, max_tokens, 0, limits.max_tokens, "--max_tokens"),
+        "sampling": _sampling(given),
+        "stop": stop,
+        "stream": _typed(given, "stream", False, bool, "true or false"),
+        "include_usage": _typed(options, "include_usage", False, bool, "true or false"),
+    }
 
 
-_KNOWN = {
-    *("model", "prompt", "max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "n", "stop", "echo"),
+_OF_BOTH = {
+    *("model", "max_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "n", "stop"),
     *("stream", "stream_options", "user"),
 }
+_KNOWN = {*_OF_BOTH, "prompt", "echo"}
+_KNOWN_IN_CHAT = {*_OF_BOTH, "messages", "max_completion_tokens"}
 
 
-def _known_fields(body):
+def _known_fields(body, name, known, neutral):
     """The fields that are given, null and those that change nothing left out."""
     try:
         record = json.loads(body)
@@ -160,11 +223,26 @@ def _known_fields(body):
         raise Refusal(f"the body is {record!r:.80}: a JSON object is needed")
     given = {field: value for field, value in record.items() if value is not None}
     for field, value in given.items():
-        if field in NEUTRAL and value != NEUTRAL[field]:
+        if field in neutral and value != neutral[field]:
             raise Refusal(f"{field}={value!r:.80}: not supported; leave it out", field=field)
-        if field not in _KNOWN and field not in NEUTRAL:
-            raise Refusal(f"{field:.80}: not supported; there are {', '.join(sorted(_KNOWN))}", field=field[:80])
+        if field not in known and field not in neutral:
+            raise Refusal(f"{field:.80}: not supported; there are {', '.join(sorted(known))}", field=field[:80])
+    if given.get("model", name) != name:
+        message = f"model={given['model']!r:.80}: this server has {name!r}"
+        raise Refusal(message, status=404, field="model", code="model_not_found")
     return given
+
+
+def _messages(given):
+    """Raises: Refusal for what are no messages of texts."""
+    messages = given.get("messages", [])
+    if not isinstance(messages, list):
+        raise Refusal(f"messages={messages!r:.80}: a list is needed", field="messages")
+    for message in messages:
+        texts = [message.get("role"), message.get("content")] if isinstance(message, dict) else [None]
+        if not all(isinstance(text, str) for text in texts):
+            raise Refusal(f"messages has {message!r:.80}: role and content are needed, both texts", field="messages")
+    return [Message(message["role"], message["content"]) for message in messages]
 
 
 def _typed(given, field, default, kind, what):
@@ -205,15 +283,15 @@ def _sampling(given):
         raise Refusal(str(error), field=field if field in given else None) from None
 
 
-def _encoded(prompt, language, limits):
+def _encoded(prompt, language, limits, field):
     try:
         tokens = language.tokenizer.encode(prompt)
     except ValueError as error:
-        raise Refusal(f"prompt: {error}", field="prompt") from None
+        raise Refusal(f"{field}: {error}", field=field) from None
     if len(tokens) > limits.max_prompt_tokens:
         raise Refusal(
-            f"prompt has {len(tokens)} tokens: at most {limits.max_prompt_tokens} are read (--max_prompt_tokens)",
-            field="prompt",
+            f"{field} has {len(tokens)} tokens: at most {limits.max_prompt_tokens} are read (--max_prompt_tokens)",
+            field=field,
             code="context_length_exceeded",
         )
     return tokens

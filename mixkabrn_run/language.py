@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mixkabrn_run import arithmetic, file, native, state, tokenizer
+from mixkabrn_run.chat import NONE, Message, Template
 from mixkabrn_run.model import Model
 from mixkabrn_run.sampling import Sampling, check_seed, draw
 from mixkabrn_run.stops import until
@@ -49,6 +50,8 @@ class Language:
     def __init__(self, found: file.File, model):
         self.about, self.sha256, self.config = found.about, found.sha256, found.model
         self.tokenizer = tokenizer.from_record(found.tokenizer)
+        template = found.tokenizer.get("chat_template")
+        self.template = None if template is None else Template(template)
         self.model = model
         if self.tokenizer.vocab_size != model.vocab_size:
             raise ValueError(f"its tokenizer has {self.tokenizer.vocab_size} tokens, its model {model.vocab_size}")
@@ -81,6 +84,26 @@ class Language:
             session = self.session(len(tokens) + max_tokens + 1)
         drawn = self._drawn(tokens, session, max_tokens, sampling or Sampling(), seed)
         return until(self.tokenizer.texts(drawn), stop)
+
+    def answer(
+        self, messages: Sequence[Message], *, session=None, stop: Sequence[str] = (), **drawing
+    ) -> Iterator[str]:
+        """What the assistant says behind messages, piece by piece; drawn as by `complete`.
+
+        Args:
+            session: None for a new conversation; else one that has read what came before these messages. It reads the
+                whole answer and its end, whatever ended it, so that the next message may follow.
+        Raises: ValueError, at the call, as `complete` and `Template.prompt`, and for a model without a template.
+        """
+        if self.template is None:
+            raise ValueError(NONE)
+        session = self.session() if session is None else session
+        prompt, stops = self.template.prompt(messages), (*stop, self.template.stop)
+        return self._answer(self.complete(prompt, session=session, stop=stops, **drawing), session)
+
+    def _answer(self, pieces, session):
+        if (yield from self.template.answer(pieces)) != self.template.stop:
+            self.read(self.tokenizer.encode(self.template.stop), session)
 
     def _drawn(self, prompt, session, max_tokens, sampling, seed):
         logits = self.read(prompt, session)

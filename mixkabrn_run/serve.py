@@ -1,4 +1,5 @@
-"""One model behind OpenAI's HTTP interface: /v1/completions, /v1/models and /health, on Starlette and uvicorn.
+"""One model behind OpenAI's HTTP interface: /v1/completions, /v1/chat/completions, /v1/models and /health, on Starlette
+and uvicorn.
 
 The model steps in one thread, which takes the next step of each request in the order in which they were asked for. A
 request asks for its next step when its client has taken the last one's text: so the active ones take turns, token by
@@ -11,7 +12,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
@@ -25,7 +26,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from mixkabrn_run.completions import Limits, Refusal, Request, parse
+from mixkabrn_run.completions import Limits, Refusal, Request, parse, parse_chat
 from mixkabrn_run.language import Language
 
 
@@ -67,7 +68,8 @@ class Endpoint:
         self._created = int(time.time())
         self.app = Starlette(
             routes=[
-                Route("/v1/completions", self.completions, methods=["POST"]),
+                Route("/v1/completions", partial(self.completions, parse), methods=["POST"]),
+                Route("/v1/chat/completions", partial(self.completions, parse_chat), methods=["POST"]),
                 Route("/v1/models", self.models),
                 Route("/v1/models/{name:path}", self.model),
                 Route("/health", self.health),
@@ -97,8 +99,12 @@ class Endpoint:
     def _model(self):
         return {"id": self.name, "object": "model", "created": self._created, "owned_by": "mixkabrn"}
 
-    async def completions(self, http: HttpRequest) -> Response:
-        """The texts behind a request's prompts, whole or as events."""
+    async def completions(self, parse: Callable[..., Request], http: HttpRequest) -> Response:
+        """The texts behind a request's prompts, whole or as events.
+
+        Args:
+            parse: makes the request of a body.
+        """
         body = await self._body(http)
         request = await asyncio.to_thread(parse, body, self.language, self.name, self.limits)
         if request.stream:
@@ -151,15 +157,18 @@ class Endpoint:
             async for index, text, reason in pieces:
                 texts[index].append(text)
                 reasons[index] = reason
-        choices = [_choice(index, "".join(text), reasons[index]) for index, text in enumerate(texts)]
-        return self._head() | {"choices": choices, "usage": request.usage()}
+        choices = [_choice(index, request.said("".join(text)), reasons[index]) for index, text in enumerate(texts)]
+        return self._head(request.prefix, request.kind) | {"choices": choices, "usage": request.usage()}
 
     async def _events(self, request):
-        head = self._head() | ({"usage": None} if request.include_usage else {})
+        head = self._head(request.prefix, request.kind_of_parts) | ({"usage": None} if request.include_usage else {})
+        begun = set()
         try:
             async with aclosing(self._pieces(request)) as pieces:
-                async for piece in pieces:
-                    yield _event(head | {"choices": [_choice(*piece)]})
+                async for index, text, reason in pieces:
+                    part = request.part(text, index not in begun)
+                    begun.add(index)
+                    yield _event(head | {"choices": [_choice(index, part, reason)]})
         except Refusal as refusal:  # the status has been sent
             yield _event(refusal.body)
             return
@@ -167,18 +176,18 @@ class Endpoint:
             yield _event(head | {"choices": [], "usage": request.usage()})
         yield "data: [DONE]\n\n"
 
-    def _head(self):
+    def _head(self, prefix, kind):
         return {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "object": "text_completion",
+            "id": f"{prefix}-{uuid.uuid4().hex}",
+            "object": kind,
             "created": int(time.time()),
             "model": self.name,
             "system_fingerprint": self.language.sha256[:16],
         }
 
 
-def _choice(index, text, reason):
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+def _choice(index, said, reason):
+    return {"index": index, **said, "logprobs": None, "finish_reason": reason}
 
 
 def _event(record):
@@ -195,7 +204,8 @@ def answer(refusal: Refusal) -> Response:
 
 def _of_path(request, error):
     asked = f"{request.method} {request.url.path:.80}"
-    return Refusal(f"{asked}: there are POST /v1/completions, GET /v1/models and GET /health", status=error.status_code)
+    paths = "POST /v1/completions, POST /v1/chat/completions, GET /v1/models and GET /health"
+    return Refusal(f"{asked}: there are {paths}", status=error.status_code)
 
 
 async def _while_connected(http, work):

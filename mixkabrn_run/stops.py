@@ -11,7 +11,7 @@ def until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
 
     A piece comes as soon as it cannot be the beginning of a stop. Once one is found no more pieces are asked for.
 
-    Returns: what a `yield from` of it gives is whether a stop came.
+    Returns: what a `yield from` of it gives is the stop that came, or "".
     Raises: ValueError, at the call, for a stop that is empty, and for a text in place of a list of them.
     """
     if isinstance(stops, str) or "" in stops:
@@ -28,11 +28,12 @@ def _until(pieces, stops):
         if ready:
             yield held[:ready]
         if found:
-            return True
+            end, start = min(found)
+            return held[start:end]
         held = held[ready:]
     if held:
         yield held
-    return False
+    return ""
 
 
 def _begun(text, stops):

@@ -49,8 +49,19 @@ def files(
     if isinstance(tokenizer, Subwords):
         # Not the separator: it is no piece of text, and none is to become it.
         found["tokenizer.json"] = _json(tokenizer.to_json()["tokenizer"])
-        found["tokenizer_config.json"] = _json({"tokenizer_class": "PreTrainedTokenizerFast"})
+        chat = {"chat_template": _jinja(tokenizer.template)} if tokenizer.template else {}
+        found["tokenizer_config.json"] = _json({"tokenizer_class": "PreTrainedTokenizerFast", **chat})
     return found
+
+
+def _jinja(template):
+    """The text of a conversation as `transformers` makes it; a prompt needs nothing behind the last message."""
+    texts = {role: tuple(map(json.dumps, texts)) for role, texts in template._asdict().items()}
+    roles = "".join(
+        f"{{% if message.role == '{role}' %}}{{{{ {before} + message.content + {behind} }}}}{{% endif %}}"
+        for role, (before, behind) in texts.items()
+    )
+    return f"{{% for message in messages %}}{roles}{{% endfor %}}"
 
 
 def push(folder: Path, name: str) -> str:

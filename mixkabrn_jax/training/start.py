@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from mixkabrn_jax import processes, runs, sharding
+from mixkabrn_jax.data import tokenizers
 from mixkabrn_jax.data.pipeline import Corpus
 from mixkabrn_jax.data.reading import Batches
 from mixkabrn_jax.data.tokenizers import Tokenizer
@@ -49,10 +50,11 @@ def tokenizer_of(experiment: Experiment) -> Tokenizer:
     tokenizer, wanted = workdir.load_tokenizer(directory), experiment.data.tokenizer
     if tokenizer is None:
         raise FileNotFoundError(f"{where} holds no tokenizer.json: a run's workdir is needed")
-    if tokenizer.name != wanted:
+    if tokenizer.name != tokenizers.kind(experiment.data):
+        right = tokenizer.name if tokenizer.name in tokenizers.NAMES else "bpe"
         raise ValueError(
             f"config.data.tokenizer={wanted!r}, but the run of {where} has {tokenizer.name!r}, and this one takes over "
-            f"its tokenizer: set config.data.tokenizer={tokenizer.name}"
+            f"its tokenizer: set config.data.tokenizer={right}"
         )
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         step = checkpoints.latest_step()

@@ -13,7 +13,18 @@ from mixkabrn_jax.data.tokenizers.characters import Characters
 from mixkabrn_jax.data.tokenizers.subwords import Subwords
 from mixkabrn_jax.data.tokenizers.tokenizer import StreamDecoder, Tokenizer
 
-__all__ = ["NAMES", "Bytes", "Characters", "StreamDecoder", "Subwords", "Tokenizer", "check", "from_json", "make"]
+__all__ = [
+    "NAMES",
+    "Bytes",
+    "Characters",
+    "StreamDecoder",
+    "Subwords",
+    "Tokenizer",
+    "check",
+    "from_json",
+    "kind",
+    "make",
+]
 
 NAMES = (Bytes.name, Characters.name)
 
@@ -35,10 +46,14 @@ def make(config: DataConfig, documents: Callable[[], Iterable[Document]]) -> Tok
     return tokenizer_json.read(Path(config.tokenizer))
 
 
+def kind(config: DataConfig) -> str:
+    """The name of the tokenizer that `config.data.tokenizer` stands for: of a "bpe" or a tokenizer.json "subwords"."""
+    return config.tokenizer if config.tokenizer in NAMES else Subwords.name
+
+
 def check(tokenizer: Tokenizer, config: DataConfig) -> None:
     """Makes sure that a tokenizer is of the kind that the config names. Raises: ValueError naming both."""
-    kind = config.tokenizer if config.tokenizer in NAMES else Subwords.name
-    if tokenizer.name != kind:
+    if tokenizer.name != kind(config):
         raise ValueError(f"config.data.tokenizer={config.tokenizer!r}, but the given one is of {tokenizer.name!r}")
 
 
