@@ -4,6 +4,7 @@ import pytest
 
 from mixkabrn_jax.data import instructions
 from mixkabrn_jax.data.documents import DamagedError, Skipped
+from mixkabrn_jax.data.template import TEMPLATES
 
 COLUMNS = ("text", "content")
 
@@ -19,6 +20,9 @@ def read(record):
 
 def said(*turns):
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+TURNS = [("user", "Who?"), ("assistant", "Ada "), ("user", "And?"), ("assistant", "B")]
 
 
 @pytest.mark.parametrize(
@@ -42,13 +46,7 @@ def said(*turns):
         ({"question": "Who?", "answer": ["Ada"], "response": "Ada"}, "Who?\n", "Ada"),
         ({"text": "Who? Ada", "prompt": "Who?", "completion": " ", "output": "Ada"}, "Who?\n", "Ada"),
         (said(("user", "Who?"), ("assistant", "Ada")), "Who?\n", "Ada"),
-        (
-            said(
-                ("system", "Be short."), ("user", "Who?"), ("assistant", "Ada "), ("user", "And?"), ("assistant", "B")
-            ),
-            "Be short.\nWho?\nAda And?\n",
-            "B",
-        ),
+        (said(("system", "Be short."), *TURNS), "Be short.\nWho?\nAda And?\n", "B"),
         (said(("system", ""), ("user", "a"), ("assistant", "a")), "a\n", "a"),
     ],
 )
@@ -68,8 +66,24 @@ NO_TARGET = "no text in 'completion' or 'response' or 'target' or 'output' or 'a
         ({"prompt": " ", "completion": "told"}, "no text in 'prompt' or 'instruction' or 'question'"),
         (said(), "no message of the role 'assistant'"),
         (said(("user", "Who?")), "no message of the role 'assistant'"),
-        (said(("system", " "), ("assistant", "Hello")), "no message before the last of the assistant"),
-        (said(("user", "Who?"), ("assistant", "\n")), "no text in the last message of the assistant"),
+        (
+            said(("system", " "), ("assistant", "Hello")),
+            "the role 'assistant' first, where 'system' or 'user' is needed",
+        ),
+        (
+            said(("system", "Be"), ("assistant", "Hello")),
+            "the role 'assistant' behind 'system', where 'user' is needed",
+        ),
+        (
+            said(("user", "a"), ("user", "b"), ("assistant", "c")),
+            "the role 'user' behind 'user', where 'assistant' is needed",
+        ),
+        (said(*TURNS[:2], TURNS[1]), "the role 'assistant' behind 'assistant', where 'user' is needed"),
+        (said(*TURNS, ("system", "x"), *TURNS), "the role 'system' behind 'assistant', where 'user' is needed"),
+        (said(("tool", "a"), ("assistant", "b")), "the role 'tool' first, where 'system' or 'user' is needed"),
+        (said(("user", "Who?"), ("assistant", "\n")), "no text in a message of the role 'assistant'"),
+        (said(("user", "Who?"), ("assistant", ""), *TURNS), "no text in a message of the role 'assistant'"),
+        (said(("user", " "), ("assistant", "a")), "no text in a message of the role 'user'"),
         (said(("user", ["Who?"]), ("assistant", "a")), "a message without the texts 'role' and 'content'"),
         ({"messages": ["Who?"]}, "a message without the texts 'role' and 'content'"),
         ({"messages": [{"content": "Who?"}]}, "a message without the texts 'role' and 'content'"),
@@ -79,6 +93,24 @@ def test_what_lacks_the_prompt_or_the_target_is_damage_with_its_reason(record, r
     assert read(record) == (None, {reason: 1})
     with pytest.raises(DamagedError, match=r"^x\.jsonl:1: "):
         list(instructions.documents(record, "x.jsonl:1", "", Skipped("error")))
+
+
+def test_by_a_template_roles_are_told_apart_and_all_answers_end_alike():
+    record = said(("system", "Be short."), *TURNS)
+    (found,) = instructions.documents(record, "x.jsonl:1", "d", Skipped(), TEMPLATES["chat"])
+    assert found.content == b"Be short.\nQuestion: Who?\nAnswer: Ada \x03Question: And?\nAnswer: B\x03"
+    assert found.texts[1::2] == (b" Ada \x03", b" B\x03")
+    assert found.target == b" B\x03"
+    record = {"instruction": "Add.", "input": "1 1", "output": "2\n\nas I said"}
+    (found,) = instructions.documents(record, "x.jsonl:1", "d", Skipped(), TEMPLATES["chat"])
+    assert found.texts == (b"Question: Add.\n1 1\nAnswer:", b" 2\n\nas I said\x03")
+
+
+def test_a_text_with_the_end_of_answers_in_it_is_damage_where_there_is_one():
+    record = {"prompt": "Ask", "completion": "to\x03ld"}
+    assert read(record) == (("Ask\n", "to\x03ld"), {})
+    with pytest.raises(DamagedError, match=r"^x\.jsonl:1: a text with '\\x03', which ends answers"):
+        list(instructions.documents(record, "x.jsonl:1", "", Skipped("error"), TEMPLATES["chat"]))
 
 
 def test_messages_behind_the_last_of_the_assistant_are_counted():
