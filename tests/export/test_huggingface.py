@@ -8,8 +8,9 @@ import types
 import pytest
 import tokenizers as library
 
-from mixkabrn_jax.data import tokenizers
+from mixkabrn_jax.data import instructions, tokenizers
 from mixkabrn_jax.data.documents import Document
+from mixkabrn_jax.data.template import TEMPLATES
 from mixkabrn_jax.data.tokenizers import bpe
 from mixkabrn_jax.export import huggingface
 from mixkabrn_jax.runs import model_file
@@ -46,6 +47,22 @@ def test_the_tokenizer_is_opened_by_others_and_gives_the_same_tokens():
     assert theirs.encode(text).ids == list(tokenizer.encode(text.encode()))
     assert json.loads(files["config.json"])["eos_token_id"] == tokenizer.separator == theirs.get_vocab_size()
     assert "open `tokenizer.json`" in files["README.md"].decode()
+
+
+def test_a_conversation_is_the_same_text_by_the_template_in_jinja():
+    jinja2 = pytest.importorskip("jinja2")
+    tokenizer = bpe.train([Document(b"a text of a few words, " * 9, "", "a")], 270)
+    assert "chat_template" not in json.loads(folder(tokenizer)[0]["tokenizer_config.json"])
+    tokenizer.template = TEMPLATES["chat"]
+    template = json.loads(folder(tokenizer)[0]["tokenizer_config.json"])["chat_template"]
+    messages = [("system", "Be\n{{ x }}"), ("user", " 'é'"), ("assistant", "a"), ("user", "b\n"), ("assistant", "c")]
+    said = [{"role": role, "content": content} for role, content in messages]
+    # As transformers makes its own.
+    own = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(template)
+    text = instructions.conversation(messages, TEMPLATES["chat"], "", "").content
+    assert own.render(messages=said, add_generation_prompt=False).encode() == text
+    asked = instructions.conversation(messages, TEMPLATES["chat"], "", "").prompt
+    assert own.render(messages=said[:-1], add_generation_prompt=True).encode() == asked
 
 
 def test_a_tokenizer_without_a_file_of_its_own_has_none():

@@ -1,5 +1,6 @@
 """OpenAI's fields, and the texts that they ask for."""
 
+import itertools
 import json
 import string
 
@@ -15,9 +16,11 @@ from tests import toy
 LIMITS = Limits(max_prompt_tokens=20, max_tokens=50, max_choices=4)
 
 
-def toy_file(folder):
-    """The path of a model whose tokens are characters."""
-    characters, path = tokenizers.Characters("".join(sorted(f" {string.ascii_letters}é"))), folder / "toy.safetensors"
+def toy_file(folder, template=None):
+    """The path of a model whose tokens are characters, those of a template among them."""
+    signs = {*f" {string.ascii_letters}é", *"".join(itertools.chain(*template or ()))}
+    characters, path = tokenizers.Characters("".join(sorted(signs))), folder / "toy.safetensors"
+    characters.template = template
     model = toy.make(toy.model_config(), vocab_size=characters.vocab_size)
     path.write_bytes(model_file.to_bytes(model, characters, toy.document()))
     return path

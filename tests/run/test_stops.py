@@ -58,12 +58,12 @@ def test_a_command_line_can_say_new_line_tab_and_backslash():
     assert unescape(r"a\n\n\t\\n \q\\") == "a\n\n\t\\n \\q\\"
 
 
-@pytest.mark.parametrize(("stops", "is_found"), [(["bc"], True), (["x"], False), ([], False)])
-def test_whoever_goes_through_all_of_it_is_told_whether_a_stop_came(stops, is_found):
+@pytest.mark.parametrize(("stops", "came"), [(["bc", "x"], "bc"), (["x"], ""), ([], "")])
+def test_whoever_goes_through_all_of_it_is_told_which_stop_came(stops, came):
     found = []
 
     def all_of():
         found.append((yield from until(["a", "b", "c"], stops)))
 
-    assert "".join(all_of()) == ("a" if is_found else "abc")
-    assert found == [is_found]
+    assert "".join(all_of()) == ("a" if came else "abc")
+    assert found == [came]

@@ -12,6 +12,9 @@ import pytest
 from flax import nnx
 
 from mixkabrn_jax import runs
+from mixkabrn_jax.data import tokenizers
+from mixkabrn_jax.data.documents import Document
+from mixkabrn_jax.data.tokenizers import bpe
 from mixkabrn_jax.runs import metrics, workdir
 from mixkabrn_jax.runs.checkpoint import DoesNotFitError
 from mixkabrn_jax.runs.config import flatten
@@ -186,6 +189,10 @@ def test_a_run_from_one_that_is_of_another_model_or_not_there_is_refused_by_name
     refused(DoesNotFitError, message, model__d_model=8)
     message = r"^config\.data\.tokenizer='bytes', but the run of config\.init_from='.*first' has 'characters', "
     refused(ValueError, message, data__tokenizer="bytes")
+    (first / "tokenizer.json").write_text(json.dumps(bpe.train([Document(b"a toy " * 9, "", "")], 260).to_json()))
+    refused(ValueError, r".* has 'subwords', .*: set config\.data\.tokenizer=bpe$", data__tokenizer="bytes")
+    (first / "tokenizer.json").write_text(json.dumps(tokenizers.Bytes().to_json()))
+    refused(ValueError, r".* has 'bytes', .*: set config\.data\.tokenizer=bytes$", data__tokenizer="bpe")
     refused(FileNotFoundError, r"^config\.init_from='nowhere': there is no such folder; a run's", "nowhere")
     refused(FileNotFoundError, r"^config\.init_from='.*' holds no tokenizer\.json: a run's workdir", tmp_path)
     assert not (tmp_path / "none").exists()
