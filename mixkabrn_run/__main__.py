@@ -12,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-from mixkabrn_run.chat import Message
 from mixkabrn_run.completions import Limits
 from mixkabrn_run.language import BACKENDS, TINY, load
 from mixkabrn_run.native import Unavailable
@@ -65,7 +64,7 @@ def chat(language, options):
         except EOFError:
             return 0
         if language.template is not None:
-            _print(language.answer([Message("user", line)], session=session, **drawing))
+            _print(language.answer([("user", line)], session=session, **drawing))
         else:
             # A space, as between sentences: a model of texts may never have seen a new line.
             text = f" {line}" if session.position else line

@@ -4,18 +4,11 @@
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 ROLES = ("system", "user", "assistant")
 NONE = "this model has no chat template, as training with config.data.template=chat gives it: it goes on with texts"
 _FOLLOWS = {"": ("system", "user"), "system": ("user",), "user": ("assistant",), "assistant": ("user",)}
-
-
-class Message(NamedTuple):
-    """What a role says."""
-
-    role: str
-    content: str
 
 
 class Template:
@@ -33,9 +26,11 @@ class Template:
         """What ends an answer."""
         return self._texts["assistant"][1]
 
-    def prompt(self, messages: Sequence[Message]) -> str:
+    def prompt(self, messages: Sequence[tuple[str, str]]) -> str:
         """The text that the answer to a conversation stands behind.
 
+        Args:
+            messages: roles and what they say.
         Raises: ValueError where it does not end with the user, or roles are out of order, or one says nothing.
         """
         before, found = "", []

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from mixkabrn_run.chat import NONE, Message, Template
+from mixkabrn_run.chat import NONE, Template
 from mixkabrn_run.language import Language
 from mixkabrn_run.sampling import NUM_SEEDS, Sampling
 
@@ -242,7 +242,7 @@ def _messages(given):
         texts = [message.get("role"), message.get("content")] if isinstance(message, dict) else [None]
         if not all(isinstance(text, str) for text in texts):
             raise Refusal(f"messages has {message!r:.80}: role and content are needed, both texts", field="messages")
-    return [Message(message["role"], message["content"]) for message in messages]
+    return [(message["role"], message["content"]) for message in messages]
 
 
 def _typed(given, field, default, kind, what):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mixkabrn_run import arithmetic, file, native, state, tokenizer
-from mixkabrn_run.chat import NONE, Message, Template
+from mixkabrn_run.chat import NONE, Template
 from mixkabrn_run.model import Model
 from mixkabrn_run.sampling import Sampling, check_seed, draw
 from mixkabrn_run.stops import until
@@ -86,11 +86,12 @@ class Language:
         return until(self.tokenizer.texts(drawn), stop)
 
     def answer(
-        self, messages: Sequence[Message], *, session=None, stop: Sequence[str] = (), **drawing
+        self, messages: Sequence[tuple[str, str]], *, session=None, stop: Sequence[str] = (), **drawing
     ) -> Iterator[str]:
         """What the assistant says behind messages, piece by piece; drawn as by `complete`.
 
         Args:
+            messages: roles and what they say, such as `[("user", "Who?")]`.
             session: None for a new conversation; else one that has read what came before these messages. It reads the
                 whole answer and its end, whatever ended it, so that the next message may follow.
         Raises: ValueError, at the call, as `complete` and `Template.prompt`, and for a model without a template.

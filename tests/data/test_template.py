@@ -47,7 +47,7 @@ def runtime():
 def test_whoever_asks_writes_the_text_that_was_learnt_and_in_the_same_tokens(messages):
     learnt = document(messages)
     *asked, (_, answer) = messages
-    prompt = runtime().prompt([chat.Message(*message) for message in asked])
+    prompt = runtime().prompt(asked)
     assert prompt.encode() == learnt.prompt
     assert learnt.target.decode() == f" {answer}{runtime().stop}"
     for own in (BYTES, PAIRS):

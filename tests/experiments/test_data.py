@@ -62,6 +62,7 @@ CODE = {"code": "int x;", "language": "C", "license": "mit"}
 MINIATURES = {
     "": ({}, None, {}),
     "recall,arithmetic": ({}, 100, {}),
+    "speaker,word": ({}, 92, {}),
     "my_texts": (
         {
             "my_texts/a.txt": b"a",
@@ -199,7 +200,7 @@ def write(files):
 def test_the_table_has_a_row_for_each_source():
     named = {re.search(r"--source=(\w+)", command)[1] for _, command in ROWS}
     assert set(sources.FAMILIES) <= named
-    assert len(ROWS) == 20
+    assert len(ROWS) == 21
 
 
 @pytest.mark.parametrize(("name", "command"), ROWS, ids=[name for name, _ in ROWS])

@@ -14,6 +14,7 @@ import pytest
 
 import mixkabrn_run
 from mixkabrn_jax.data import tokenizers
+from mixkabrn_jax.data.template import TEMPLATES
 from mixkabrn_jax.runs import model_file
 from mixkabrn_run.language import load
 from mixkabrn_run.sampling import Sampling
@@ -188,6 +189,7 @@ def test_the_program_in_c_filters_and_penalizes_as_python(program, path):
 @needs_compiler
 @pytest.mark.parametrize("theirs", [tokenizers.Bytes(), tokenizers.Characters(" Tehoé")])
 def test_the_program_in_c_knows_the_other_tokenizers(program, theirs, tmp_path):
+    theirs.template = TEMPLATES["chat"]  # of which it makes nothing
     model = toy.make(toy.model_config(mixer="attention"), vocab_size=theirs.vocab_size)
     path = tmp_path / "toy.safetensors"
     path.write_bytes(model_file.to_bytes(model, theirs, toy.document()))

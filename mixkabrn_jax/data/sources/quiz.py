@@ -21,7 +21,7 @@ from mixkabrn_jax.data.config import SPLITS, DataConfig
 from mixkabrn_jax.data.documents import Document, question
 from mixkabrn_jax.data.sources import sotu, synthetic
 from mixkabrn_jax.data.sources.family import Family
-from mixkabrn_jax.data.sources.synthetic import NUM_RECORDS, Draws
+from mixkabrn_jax.data.sources.synthetic import Draws
 from mixkabrn_jax.data.template import TEMPLATES
 
 _OF_YEAR = (
@@ -146,7 +146,7 @@ def documents(config: DataConfig, split: str | None) -> Iterator[Document]:
             )
     for own in SPLITS if split is None else [split]:
         seen = set()
-        for number in range(NUM_RECORDS[own]):
+        for number in range(synthetic.NUM_RECORDS[own]):
             for name in dict.fromkeys(names):
                 document = record(name, own, number, config.template)
                 if own == "train" or document.prompt not in seen:

@@ -10,7 +10,7 @@ from configs import lm
 from mixkabrn_jax.data import sources
 from mixkabrn_jax.data.config import SPLITS, DataConfig
 from mixkabrn_jax.data.documents import Skipped
-from mixkabrn_jax.data.sources import quiz, sotu
+from mixkabrn_jax.data.sources import quiz, sotu, synthetic
 
 FACTS = [(address["year"], address["name"].replace("Mc ", "Mc")) for address in sotu.addresses()]
 TEXTS = [(address["year"], address["text"]) for address in sotu.addresses()]
@@ -64,7 +64,7 @@ def test_a_sum_is_right():
 
 @pytest.mark.parametrize("name", quiz.TASKS)
 def test_two_splits_share_no_question_and_none_is_asked_twice(name, monkeypatch):
-    monkeypatch.setattr(quiz, "NUM_RECORDS", {"train": 300, "validation": 100, "test": 100})
+    monkeypatch.setattr(synthetic, "NUM_RECORDS", {"train": 300, "validation": 100, "test": 100})
     prompts = {split: [document.prompt for document in read(name, split)] for split in SPLITS}
     for first, second in itertools.combinations(SPLITS, 2):
         assert not {*prompts[first]} & {*prompts[second]}
