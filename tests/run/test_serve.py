@@ -121,7 +121,7 @@ def test_the_model_is_listed(port):
         ("/v1/completions", {"n": 0}, 400, "n"),
         ("/v1/completions", {"prompt": "e" * 5000}, 413, None),
         ("/v1/completions", {}, 405, None),
-        ("/v1/chat/completions", {"messages": []}, 404, None),
+        ("/v1/chat/completions", {"messages": []}, 400, "messages"),
     ],
 )
 def test_errors_are_in_the_form_of_openai(port, place, fields, status, field):
