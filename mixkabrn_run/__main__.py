@@ -63,9 +63,9 @@ def chat(language, options):
             line = input("> ")
         except EOFError:
             return 0
-        if language.template is not None:
+        if language.template is not None and line.strip():
             _print(language.answer([("user", line)], session=session, **drawing))
-        else:
+        elif language.template is None:
             # A space, as between sentences: a model of texts may never have seen a new line.
             text = f" {line}" if session.position else line
             _print(language.complete(text, session=session, **drawing))

@@ -236,6 +236,15 @@ def test_records_are_shown_as_they_will_be_read_with_prompt_and_target_told_apar
     assert "record 1" not in show("--source=code", "--path=x.jsonl", "--show=0")[1]
 
 
+def test_a_conversation_is_shown_by_turns_as_its_template_has_it(show):
+    said = [{"role": role, "content": role[0]} for role in ("user", "assistant") * 2]
+    write({"x.jsonl": lines({"messages": said}, {"messages": said[1:]})})
+    found, printed = show("--path=x.jsonl", "--template=chat")
+    turn = "  prompt | Question: u\n  prompt | Answer:\n  target |  a\\x03\n"
+    assert 2 * turn in printed
+    assert found["skipped"] == {"the role 'assistant' first, where 'system' or 'user' is needed": 1}
+
+
 def test_what_is_damaged_left_out_or_replaced_is_told_with_its_first_place(show):
     write(
         {

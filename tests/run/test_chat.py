@@ -90,8 +90,10 @@ def test_a_terminal_asks_by_the_template_and_goes_on_where_it_was(path, language
     kept = f"--conversation={tmp_path / 'kept'}"
     parts = [terminal(path, kept, lines=f"{line}\n").stdout.removesuffix("> ") for line in ("Who", "And then")]
     assert "".join(parts) == want
-    refused = terminal(path, lines="\n")
-    assert (refused.returncode, refused.stderr) == (1, "error: a message of the role user is empty\n")
+    assert terminal(path, lines="\n \nWho\n").stdout == "> > " + want.partition("\n")[0] + "\n> "  # nothing to answer
+    refused = terminal(path, lines="a\x03b\n")
+    assert refused.returncode == 1
+    assert refused.stderr == "error: a message has '\\x03' in it, which ends answers of this model\n"
 
 
 def asked(language, **fields):

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from mixkabrn_jax.data.documents import task
-from mixkabrn_jax.evaluation.tasks.exact import GSM8K, MATH, OPEN_QUESTIONS
+from mixkabrn_jax.evaluation.tasks.exact import GSM8K, MATH, OPEN_QUESTIONS, QUIZ
 from mixkabrn_jax.evaluation.tasks.options import Options
 from tests.evaluation.tasks.scorer import Scorer
 
@@ -76,6 +76,12 @@ def test_an_open_question_is_answered_by_a_line_and_any_alias_is_right():
     assert found["exact_match"] == 1 / 3
     assert found["f1"] == pytest.approx((1 + 1 / 2 + 0) / 3)
     assert found["n"] == 3
+
+
+def test_a_quiz_is_answered_by_a_line_that_is_an_answer_to_the_letter():
+    of = documents(("9-92?", "-83", ("-83",)), ("who?", "Ada", ("Ada", "Bob")), ("1-9?", "-8", ("-8",)))
+    found, _ = asked(of, b" -83\x03Question: who?", b" Bob\nQuestion:", b" 8", task=QUIZ)
+    assert found["exact_match"] == 2 / 3
 
 
 def test_examples_stand_before_each_prompt():
