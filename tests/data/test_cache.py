@@ -354,9 +354,13 @@ def test_a_block_that_is_cut_short_while_it_is_read_is_an_error(texts):
 
 
 def test_prompts_are_found_on_disk_as_in_memory(tmp_path):
-    record = '{"question": "%s?", "answer": "%s\\n#### 1"}\n'
-    (tmp_path / "train.jsonl").write_text("".join(record % ("q" * (i % 5), "a" * (i % 3)) for i in range(40)))
-    split = Split(config(tmp_path, source="gsm8k", cache=str(tmp_path.parent / "cache")))
+    def said(i):
+        """A conversation of one to three answers."""
+        turns = [("user", "q" * (1 + i % 5)), ("assistant", "a" * (1 + i % 3))] * (1 + i % 3)
+        return json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]})
+
+    (tmp_path / "train.jsonl").write_text("".join(f"{said(i)}\n" for i in range(40)))
+    split = Split(config(tmp_path, source="text", template="chat", cache=str(tmp_path.parent / "cache")))
     on_disk = cache.load(split, BYTES).train
     in_memory = TokenStream([blocks.encode(list(split.training()), BYTES)], BYTES)
     assert on_disk.is_prompt(0, len(on_disk)).tolist() == in_memory.is_prompt(0, len(in_memory)).tolist()
