@@ -117,6 +117,7 @@ def get_config(size="tiny"):
     config.data.include = ""  # patterns of the names to read, such as "*.txt,notes/*"; "" for all
     config.data.exclude = ""
     config.data.text_column = ""  # of JSON Lines and Parquet; "" finds it by the usual names
+    config.data.directions = "en-de,de-en"  # of the source parallel: what is translated into what
     config.data.licenses = (  # of code; "" for all
         "mit,apache-2.0,bsd-2-clause,bsd-3-clause,isc,0bsd,cc0-1.0,unlicense,zlib,python-2.0,psf-2.0,bsl-1.0"
     )

@@ -25,10 +25,11 @@ def define() -> Callable:
     """
     holders = {
         "source": flags.DEFINE_string(
-            "source", "auto", "sotu, text, m2d2, amps, math, gsm8k, code, openqa, synthetic, quiz"
+            "source", "auto", "text, sotu, parallel, synthetic, quiz, code, gsm8k, ...: docs/data.md has all"
         ),
         "path": flags.DEFINE_string("path", "", "a file, archive or folder, or hub:owner/name; empty: built in"),
         **define_choice(),
+        "directions": flags.DEFINE_string("directions", "en-de,de-en", "of parallel text, with commas between"),
         "licenses": flags.DEFINE_string("licenses", lm.get_config().data.licenses, "of code; empty reads all"),
         "template": flags.DEFINE_string("template", "", "chat: of instruction data, as config.data.template"),
         "on_damage": flags.DEFINE_string("on_damage", "skip", "skip counts what cannot be read; error ends there"),

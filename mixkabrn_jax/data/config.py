@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
+import re
 
 from mixkabrn_jax.data.template import TEMPLATES
 
-SOURCES = ("auto", "sotu", "text", "m2d2", "amps", "math", "gsm8k", "code", "openqa", "synthetic", "quiz")
+SOURCES = ("auto", "sotu", "text", "m2d2", "amps", "math", "gsm8k", "code", "openqa", "parallel", "synthetic", "quiz")
 """Each but "auto" is a file of `data.sources`."""
 SPLITS = ("train", "validation", "test")
 TOKENIZERS = ("bytes", "characters", "bpe")
@@ -38,6 +39,8 @@ class DataConfig:
     """Patterns of names not to read."""
     text_column: str = ""
     """Where the text of a record stands in JSON Lines and Parquet; "" finds it by the usual names."""
+    directions: str = "en-de,de-en"
+    """Of the source "parallel", with commas between them: which texts of a pair are translated into which."""
     licenses: str = PERMISSIVE
     """Of the source "code": records under another licence are left out; those without one are read. "" reads all."""
     on_damage: str = "skip"
@@ -78,10 +81,16 @@ class DataConfig:
             )
         if self.mixture:
             self._check_mixture()
-        elif self.source not in ("auto", "sotu", "code", "synthetic", "quiz") and not self.path:
+        elif self.source not in ("auto", "sotu", "code", "parallel", "synthetic", "quiz") and not self.path:
             raise ValueError(
                 f"config.data.path='' names no file, but config.data.source={self.source!r} reads one: set the path"
             )
+        for direction in self.directions.split(","):
+            if not re.fullmatch(r"(\w+)-(?!\1$)\w+", direction):
+                raise ValueError(
+                    f"config.data.directions={self.directions!r} must name two languages, such as en-de, or several "
+                    "such pairs with commas between them"
+                )
         for field, least in (("sequence_length", 1), ("batch_size", 1), ("num_threads", 0)):
             if getattr(self, field) < least:
                 raise ValueError(f"config.data.{field}={getattr(self, field)} must be at least {least}")
@@ -133,6 +142,11 @@ class DataConfig:
                 raise ValueError(f"config.data.mixture: {part.strip()!r}: {error}") from error
         total = math.fsum(share for share, _ in found)
         return tuple((share / total, component) for share, component in found)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Those of `directions`, each once."""
+        return tuple(dict.fromkeys(self.directions.replace("-", ",").split(",")))
 
     @property
     def family(self) -> str:

@@ -16,7 +16,20 @@ from mixkabrn_jax.data import hub
 from mixkabrn_jax.data.config import SPLITS, DataConfig
 from mixkabrn_jax.data.documents import DamagedError, Document, Skipped
 from mixkabrn_jax.data.files import Patterns, stamp, walk
-from mixkabrn_jax.data.sources import amps, code, gsm8k, m2d2, math, openqa, published, quiz, sotu, synthetic, text
+from mixkabrn_jax.data.sources import (
+    amps,
+    code,
+    gsm8k,
+    m2d2,
+    math,
+    openqa,
+    parallel,
+    published,
+    quiz,
+    sotu,
+    synthetic,
+    text,
+)
 from mixkabrn_jax.data.sources.family import Family, is_named, prefix
 
 FAMILIES: dict[str, Family] = {
@@ -28,13 +41,14 @@ FAMILIES: dict[str, Family] = {
     "gsm8k": gsm8k.FAMILY,
     "openqa": openqa.FAMILY,
     "code": code.FAMILY,
+    "parallel": parallel.FAMILY,
     "synthetic": synthetic.FAMILY,
     "quiz": quiz.FAMILY,
 }
 
 
 # Fields of a config that documents depend on, besides where they are.
-_READING = ("include", "exclude", "text_column", "licenses", "on_damage", "template")
+_READING = ("include", "exclude", "text_column", "directions", "licenses", "on_damage", "template")
 
 
 class NoDocumentsError(ValueError):
