@@ -64,8 +64,10 @@ def main():
     if _LIMIT.value:
         results["limit"] = _LIMIT.value
     with command_line.user_errors():
+        from experiments.evaluating.documents import read_run
+
         _check_flags()
-        run, completions = _run(), _completions()
+        run, completions = read_run(Path(_WORKDIR.value)), _completions()
     for name in dict.fromkeys(_TASKS.value):  # each once
         with _keeping_errors(tasks.setdefault(name, {}), name):
             asked[name] = _prepare(name, run, completions)
@@ -138,21 +140,6 @@ def _make_folder(flag, path):
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"{flag}: {path} cannot be made a folder ({error.strerror})") from error
-
-
-def _run():
-    """What the workdir says of the run."""
-    from experiments.evaluating.documents import Run
-    from mixkabrn_jax.runs import model_file, workdir
-
-    directory = Path(_WORKDIR.value)
-    if directory.is_file():
-        header = model_file.read_header(directory)
-        return Run(directory, header.config, header.tokenizer, header.about.get("data", {}))
-    config, tokenizer = workdir.load_config(directory), workdir.load_tokenizer(directory)
-    if tokenizer is None:
-        raise FileNotFoundError(f"{directory} holds no checkpoint yet: train longer")
-    return Run(directory, config, tokenizer, workdir.load_data(directory))
 
 
 def _completions():

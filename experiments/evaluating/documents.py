@@ -14,6 +14,7 @@ from mixkabrn_jax.data.documents import Document, Skipped
 from mixkabrn_jax.data.splitting import Split
 from mixkabrn_jax.data.tokenizers import Tokenizer
 from mixkabrn_jax.evaluation.tasks import TASKS, Task
+from mixkabrn_jax.runs import model_file
 from mixkabrn_jax.runs import workdir as workdirs
 from mixkabrn_jax.runs.config import build
 
@@ -38,6 +39,20 @@ class Run(NamedTuple):
     tokenizer: Tokenizer
     fingerprints: Mapping[str, str]
     """What identifies each part of its data, as far as it says so."""
+
+
+def read_run(path: Path) -> Run:
+    """What a workdir, or the file of a model, says of its run.
+
+    Raises: FileNotFoundError for a run without a checkpoint; as `workdir.load_config` and `model_file.read_header`.
+    """
+    if path.is_file():
+        header = model_file.read_header(path)
+        return Run(path, header.config, header.tokenizer, header.about.get("data", {}))
+    config, tokenizer = workdirs.load_config(path), workdirs.load_tokenizer(path)
+    if tokenizer is None:
+        raise FileNotFoundError(f"{path} holds no checkpoint yet: train longer")
+    return Run(path, config, tokenizer, workdirs.load_data(path))
 
 
 class Documents:

@@ -1,10 +1,11 @@
 """Many prompts continued side by side, each until one of its stops."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from mixkabrn_jax.data.tokenizers import Tokenizer
+from mixkabrn_jax.inference import beam
 from mixkabrn_jax.inference.generate import generate
 from mixkabrn_jax.inference.sampling import Sampling
 from mixkabrn_jax.models.language import LanguageModel
@@ -35,18 +36,39 @@ def complete(
     """
     if b"" in stop:
         raise ValueError("stop: an empty text would stop everything; leave it out")
-    encoded = [encode(tokenizer, prompt, f"prompt {number}") for number, prompt in enumerate(prompts, 1)]
-    order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
     found = [b""] * len(prompts)
-    for start in range(0, len(order), BATCH_SIZE):
-        group = order[start : start + BATCH_SIZE]
-        rows = [*group, *[group[-1]] * (BATCH_SIZE - len(group))]  # missing ones are copies
-        tokens_BT, mask_BT = pad([encoded[index] for index in rows])
+    for group, rows, tokens_BT, mask_BT in _batches(tokenizer, prompts):
         options = {"max_tokens": max_tokens, "sampling": sampling, "seed": [seeds[index] for index in rows]}
         steps = generate(model, tokens_BT, stop_token=tokenizer.separator, mask=mask_BT, **options)
         for index, text in zip(group, _until(steps, len(group), tokenizer, stop), strict=True):
             found[index] = text
     return found
+
+
+def search(
+    model: LanguageModel, tokenizer: Tokenizer, prompts: Sequence[bytes], *, num_beams: int, max_tokens: int
+) -> list[bytes]:
+    """The best of what a beam search finds behind each prompt, until the end of the document.
+
+    Raises: as `beam.search`.
+    """
+    found = [b""] * len(prompts)
+    for group, _, tokens_BT, mask_BT in _batches(tokenizer, prompts):
+        options = {"num_beams": num_beams, "max_tokens": max_tokens, "stop_token": tokenizer.separator}
+        # Of a row that is a copy, nothing is kept.
+        for index, hypotheses in zip(group, beam.search(model, tokens_BT, mask=mask_BT, **options), strict=False):
+            found[index] = b"".join(tokenizer.piece(int(token)) for token in hypotheses[0].tokens)
+    return found
+
+
+def _batches(tokenizer, prompts) -> Iterator[tuple[list[int], list[int], np.ndarray, np.ndarray]]:
+    """(prompts by their place, those of all rows, tokens `[B, T]`, mask): those of about one length go together."""
+    encoded = [encode(tokenizer, prompt, f"prompt {number}") for number, prompt in enumerate(prompts, 1)]
+    order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
+    for start in range(0, len(order), BATCH_SIZE):
+        group = order[start : start + BATCH_SIZE]
+        rows = [*group, *[group[-1]] * (BATCH_SIZE - len(group))]  # missing ones are copies
+        yield group, rows, *pad([encoded[index] for index in rows])
 
 
 def encode(tokenizer: Tokenizer, prompt: bytes, name: str) -> np.ndarray:
