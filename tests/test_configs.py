@@ -9,7 +9,7 @@ import typing
 import jax
 import pytest
 
-from configs import golf, lm, retnet, shakespeare
+from configs import golf, lm, retnet, shakespeare, translation
 from mixkabrn_jax.data.config import PERMISSIVE
 from mixkabrn_jax.models.language import count_parameters
 from mixkabrn_jax.models.size import sizes
@@ -66,6 +66,19 @@ def test_shakespeare_is_within_its_budget(variant):
     if variant == "all":
         assert (config.mixer, config.ffn, config.linear) == ("retention", "kan", "ternary")
     assert parameters["total"] <= 0.80e6
+
+
+def test_translation_is_tiny_and_so_is_its_plain_counterpart():
+    base = translation.get_config()
+    config, parameters = build(base, base.data.vocab_size)
+    assert (config.mixer, config.ffn, config.linear) == ("retention", "kan", "ternary")
+    assert parameters["total"] < 1.1e6
+    same, *others = translation.plain(base)
+    assert not same
+    for other in others:
+        base.update_from_flattened_dict(other)
+        config, _ = build(base)
+        assert (config.mixer, config.ffn, config.linear, config.num_experts) == ("attention", "mlp", "dense", 0)
 
 
 @pytest.mark.parametrize("size", golf.SIZES)
@@ -138,7 +151,10 @@ def test_a_default_reaches_no_experiment():
             Experiment.from_dict(moved.nested(short))
 
 
-@pytest.mark.parametrize("config", [shakespeare.get_config(), *(retnet.get_config(size) for size in retnet.SIZES)])
+@pytest.mark.parametrize(
+    "config",
+    [shakespeare.get_config(), translation.get_config(), *(retnet.get_config(size) for size in retnet.SIZES)],
+)
 def test_other_documents_are_what_they_change_of_the_full_one(config):
     assert flatten(config.to_dict()).keys() == flatten(lm.get_config().to_dict()).keys()
     assert config.is_locked

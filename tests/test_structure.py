@@ -36,6 +36,7 @@ HOMES = {
     "matplotlib": ("mixkabrn_jax/training/curve.py", "mixkabrn_jax/evaluation/pictures.py"),
     "safetensors": ("mixkabrn_jax/runs/model_file.py",),
     "onnx": ("mixkabrn_jax/export/onnx/",),
+    "sacrebleu": ("mixkabrn_jax/evaluation/translation.py",),
     "mixkabrn_run": ("mixkabrn_jax/export/",),
     "flax": (
         *("mixkabrn_jax/layers/", "mixkabrn_jax/models/", "mixkabrn_jax/interop/"),
@@ -174,7 +175,10 @@ def test_no_file_is_named_for_what_does_not_belong_anywhere():
     "module",
     [
         f"{LIBRARY}.runs",
-        *(f"experiments.{name}" for name in ("generate", "evaluate", "sweep", "report", "reporting.output")),
+        *(
+            f"experiments.{name}"
+            for name in ("generate", "evaluate", "translate", "sweep", "report", "reporting.output")
+        ),
     ],
 )
 def test_who_reads_a_run_imports_neither_optimiser_nor_pipeline(module):

@@ -17,7 +17,7 @@ from absl import flags
 
 from mixkabrn_jax.data import sources
 from mixkabrn_jax.data.config import SPLITS
-from mixkabrn_jax.data.sources import synthetic
+from mixkabrn_jax.data.sources import english_german, synthetic
 from tests.data.sources.test_code import PROBLEM
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +72,15 @@ MINIATURES = {
         },
         4,
         {"not text (a PNG image)": 1},
+    ),
+    "my_pair": (
+        {
+            "my_pair/a.tsv": "it\tfr\nsì\toui\nno\t\n".encode(),
+            "my_pair/news.fr": b"un\ndeux\n",
+            "my_pair/news.it": b"uno\ndue\n",
+        },
+        3,
+        {"no text in 'fr'": 1},
     ),
     "tinyshakespeare.txt": ({"tinyshakespeare.txt": b"First Citizen:\nSpeak.\n"}, 1, {}),
     "wikitext-2-raw-v1": (
@@ -200,7 +209,7 @@ def write(files):
 def test_the_table_has_a_row_for_each_source():
     named = {re.search(r"--source=(\w+)", command)[1] for _, command in ROWS}
     assert set(sources.FAMILIES) <= named
-    assert len(ROWS) == 21
+    assert len(ROWS) == 23
 
 
 @pytest.mark.parametrize(("name", "command"), ROWS, ids=[name for name, _ in ROWS])
@@ -210,6 +219,9 @@ def test_the_command_of_a_row_reads_a_small_copy_of_its_set(show, monkeypatch, n
     files, records, left_out = MINIATURES[given.get("path", "")]
     write(files() if callable(files) else files)
     monkeypatch.setattr(synthetic, "NUM_RECORDS", dict.fromkeys(SPLITS, 50))
+    monkeypatch.setattr(english_german, "NUM_PAIRS", dict.fromkeys(SPLITS, 5))
+    if name.startswith("English"):
+        records = 2 * 5
     if name.startswith("Python"):  # all of it is read in tests/data/sources/test_code.py
         write({"library/os.py": b"x = 1\n"})
         monkeypatch.setattr("sysconfig.get_path", lambda _: "library")
