@@ -1,5 +1,6 @@
 """chrF and BLEU of translations, as sacrebleu computes them, with intervals and beside the source as it is."""
 
+import numpy as np
 import pytest
 
 sacrebleu = pytest.importorskip("sacrebleu")
@@ -35,12 +36,12 @@ def test_domains_have_figures_of_their_own():
 def test_the_interval_is_that_of_sets_drawn_anew():
     alike = translation.score([SENTENCES[1]] * 50)
     assert alike["chrf_low"] == pytest.approx(alike["chrf"], abs=1e-3) == alike["chrf_high"]
-    several, more = translation.score(SENTENCES * 5), translation.score(SENTENCES * 50)
-    for name in ("chrf", "bleu"):
-        low, high = several[f"{name}_low"], several[f"{name}_high"]
-        assert low < several[name] < high
-        # The width falls with the root of the number of sentences.
-        assert (more[f"{name}_high"] - more[f"{name}_low"]) / (high - low) == pytest.approx(10**-0.5, rel=0.25)
+    sentences, rng = SENTENCES * 5, np.random.default_rng(0)
+    drawn = [[sentences[place] for place in rng.integers(0, 15, 15)] for _ in range(400)]
+    scores = [sacrebleu.corpus_chrf([one.hypothesis for one in s], [[one.reference for one in s]]).score for s in drawn]
+    found = translation.score(sentences)
+    assert [found["chrf_low"], found["chrf_high"]] == pytest.approx(np.quantile(scores, [0.025, 0.975]), abs=2)
+    assert found["bleu_low"] < found["bleu"] < found["bleu_high"]
 
 
 def test_what_has_nothing_in_common_has_an_interval_too():
