@@ -62,4 +62,4 @@ def _with_interval(metric, hypotheses, references):
     # What is public of the resamples is what sacrebleu's command line prints; of a score of 0 it is nothing.
     told = json.loads(found.format(width=4, signature=metric.get_signature().format(), is_json=True))
     mean, half = told.get("confidence_mean", 0.0), told.get("confidence_var", 0.0)
-    return found.score, mean - half, mean + half
+    return found.score, round(mean - half, 4), round(mean + half, 4)
