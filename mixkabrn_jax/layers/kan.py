@@ -13,6 +13,7 @@ from flax import nnx
 
 from mixkabrn_jax.layers.branch import BranchConfig, FeedForward
 from mixkabrn_jax.layers.features import Features, KanConfig
+from mixkabrn_jax.layers.frozen import low_rank, side_by_side
 from mixkabrn_jax.layers.linear import (
     LinearConfig,
     effective_activation,
@@ -67,18 +68,19 @@ class KanLayer(nnx.Module):
         """`[..., D]` -> `[..., F]`; with experts, rows `[R, D]` sorted by expert and `group_sizes_E`."""
         linear, backend = self.linear, backends.resolve(self.linear.backend)
         base, spline = self._weights()
+        factors = low_rank(self.base), low_rank(self.spline)
         graph, owned = nnx.split(self.features)
 
         def product(weights, x, group_sizes_E=None):
-            base, spline, owned = weights
+            base, spline, (beside_base, beside_spline), owned = weights
             edge = effective_activation(jax.nn.silu(x), linear)
             basis = nnx.merge(graph, owned)(x, group_sizes_E).reshape(*x.shape[:-1], spline.shape[-2])
             # Cast here, so that gradients of blocks of rows are summed in float32.
-            by_base = multiply(edge, base.astype(x.dtype), group_sizes_E, backend)
-            return by_base + multiply(basis, spline.astype(x.dtype), group_sizes_E, backend)
+            by_base = multiply(edge, base.astype(x.dtype), group_sizes_E, backend, beside_base)
+            return by_base + multiply(basis, spline.astype(x.dtype), group_sizes_E, backend, beside_spline)
 
         # The basis is G times as large as x and cheap: made where it is used, again in the backward pass.
-        weights = base, spline, owned
+        weights = base, spline, factors, owned
         if group_sizes_E is None:
             row_bytes = self.features.num_basis * x.shape[-1] * x.dtype.itemsize
             return map_rows(partial(product, weights), x, row_bytes, backend=backend)
@@ -94,20 +96,22 @@ class KanLayer(nnx.Module):
         d_out = base_EFD.shape[-1]
         # Experts side by side are one layer with the inputs of all of them.
         spline_GEFD = spline_EHD.reshape(num_experts, num_basis, width, d_out).swapaxes(0, 1)
+        factors = side_by_side(low_rank(self.base)), side_by_side(low_rank(self.spline), num_basis)
         graph, owned = nnx.split(self.features)
         owned = jax.tree.map(lambda leaf: leaf.reshape(-1, leaf.shape[-1]), owned)
 
         def product(weights, rows):
-            base, spline, owned = weights
+            base, spline, (beside_base, beside_spline), owned = weights
             x_CEF, gates_CE = rows
             gates_CEF = jnp.broadcast_to(gates_CE[..., None], x_CEF.shape)
             edge_CEF = effective_activation(jax.nn.silu(x_CEF), linear) * gates_CEF
             x_CH, gates_CH, edge_CH = (a.reshape(len(x_CEF), -1) for a in (x_CEF, gates_CEF, edge_CEF))
             basis_CGH = nnx.merge(graph, owned).weighted(x_CH, gates_CH)
-            by_base = multiply(edge_CH, base.astype(x_CEF.dtype), None)
-            return by_base + multiply(basis_CGH.reshape(len(x_CEF), -1), spline.astype(x_CEF.dtype), None)
+            by_base = multiply(edge_CH, base.astype(x_CEF.dtype), None, factors=beside_base)
+            basis_CH = basis_CGH.reshape(len(x_CEF), -1)
+            return by_base + multiply(basis_CH, spline.astype(x_CEF.dtype), None, factors=beside_spline)
 
-        weights = base_EFD.reshape(-1, d_out), spline_GEFD.reshape(-1, d_out), owned
+        weights = base_EFD.reshape(-1, d_out), spline_GEFD.reshape(-1, d_out), factors, owned
         row_bytes = num_basis * num_experts * width * x_REF.dtype.itemsize
         rows = x_REF, gates_RE.astype(x_REF.dtype)
         return map_rows(partial(product, weights), rows, row_bytes, backend=backend)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mixkabrn_jax import sharding
+from mixkabrn_jax.layers.frozen import Adapted, low_rank, side_by_side
 from mixkabrn_jax.layers.norm import rms_norm
 from mixkabrn_jax.layers.recompute import recomputed
 from mixkabrn_jax.layers.variables import Buffer
@@ -58,13 +59,34 @@ class LinearConfig:
         backends.check(self.backend)
 
 
-def multiply(x: jax.Array, weight: jax.Array, group_sizes: jax.Array | None, backend: str = "auto") -> jax.Array:
-    """x `[..., D]` @ weight `[D, F]`, or rows x `[R, D]` sorted by expert with weight `[E, D, F]`."""
+def multiply(
+    x: jax.Array,
+    weight: jax.Array,
+    group_sizes: jax.Array | None,
+    backend: str = "auto",
+    factors: tuple[jax.Array, jax.Array] | None = None,
+) -> jax.Array:
+    """x `[..., D]` @ weight `[D, F]`, or rows x `[R, D]` sorted by expert with weight `[E, D, F]`.
+
+    Args:
+        factors: of a low-rank matrix that is added to the weight, as `frozen.low_rank` gives them, or None.
+    """
+    return _plus_low_rank(_product(x, weight, group_sizes, backend), x, factors, group_sizes, backend)
+
+
+def _product(x, weight, group_sizes, backend):
     if group_sizes is None:
         # Rows as one dimension: the gradient of the weight sums over two otherwise, and on a CPU XLA first writes its
         # input transposed, which takes as long as the product.
         return _flat_product(x, weight)
     return grouped_matmul(x, weight, group_sizes, backend=backend)
+
+
+def _plus_low_rank(y, x, factors, group_sizes=None, backend="auto"):
+    """y + (x A) B; y where there are no factors."""
+    for factor in factors or ():
+        x = _product(x, factor.astype(x.dtype), group_sizes, backend)
+    return y if factors is None else y + x
 
 
 @recomputed
@@ -157,7 +179,8 @@ class Linear(nnx.Module):
         if self.config.normalize_input:
             x = rms_norm(x, self.config.norm_epsilon)
         weight = effective_weight(self.kernel[...], self.config.linear).astype(x.dtype)
-        return multiply(effective_activation(x, self.config), weight, group_sizes_E, self.config.backend)
+        factors = low_rank(self.kernel)
+        return multiply(effective_activation(x, self.config), weight, group_sizes_E, self.config.backend, factors)
 
     def weighted_sum(self, x_REF, gates_RE):
         """The sum over experts of gate times output, as one product: `[R, E, F]`, `[R, E]` -> `[R, D]`."""
@@ -165,7 +188,8 @@ class Linear(nnx.Module):
             x_REF = rms_norm(x_REF, self.config.norm_epsilon)
         weight_EFD = effective_weight(self.kernel[...], self.config.linear).astype(x_REF.dtype)
         x_REF = effective_activation(x_REF, self.config) * gates_RE[..., None].astype(x_REF.dtype)
-        return multiply(x_REF.reshape(len(x_REF), -1), weight_EFD.reshape(-1, weight_EFD.shape[-1]), None)
+        weight, factors = weight_EFD.reshape(-1, weight_EFD.shape[-1]), side_by_side(low_rank(self.kernel))
+        return multiply(x_REF.reshape(len(x_REF), -1), weight, None, factors=factors)
 
 
 def project(x: jax.Array, layers: Sequence[nnx.Module]) -> list[jax.Array]:
@@ -179,9 +203,11 @@ def project(x: jax.Array, layers: Sequence[nnx.Module]) -> list[jax.Array]:
     (config,) = kinds
     if config.normalize_input:
         x = rms_norm(x, config.norm_epsilon)
+    x = effective_activation(x, config)
     weights = [effective_weight(layer.kernel[...], config.linear) for layer in layers]
-    y = multiply(effective_activation(x, config), jnp.concatenate(weights, axis=-1).astype(x.dtype), None)
-    return jnp.split(y, list(itertools.accumulate(weight.shape[-1] for weight in weights))[:-1], axis=-1)
+    y = multiply(x, jnp.concatenate(weights, axis=-1).astype(x.dtype), None)
+    parts = jnp.split(y, list(itertools.accumulate(weight.shape[-1] for weight in weights))[:-1], axis=-1)
+    return [_plus_low_rank(part, x, low_rank(layer.kernel)) for part, layer in zip(parts, layers, strict=True)]
 
 
 class IntegerLinear(nnx.Module):
@@ -191,7 +217,9 @@ class IntegerLinear(nnx.Module):
     """
 
     def __init__(self, linear: Linear):
-        """Raises: ValueError for a dense layer, which has no codes."""
+        """Raises: ValueError for a dense layer, which has no codes, and for one with an adapter, which is float32."""
+        if isinstance(linear.kernel, Adapted):
+            raise ValueError("a layer of integers takes no adapter: adapters.apply(model, []) takes it off")
         if linear.config.linear not in QUANTIZERS:
             raise ValueError(f"a {linear.config.linear} layer has no codes: one of {tuple(QUANTIZERS)} is needed")
         codes, scale = over_matrices(QUANTIZERS[linear.config.linear], linear.kernel[...])

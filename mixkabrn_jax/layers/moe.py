@@ -10,6 +10,7 @@ from flax import nnx
 
 from mixkabrn_jax.layers import dispatching
 from mixkabrn_jax.layers.balance import balance_of
+from mixkabrn_jax.layers.frozen import for_each_expert
 from mixkabrn_jax.layers.linear import normal_init
 from mixkabrn_jax.layers.norm import rms_norm
 from mixkabrn_jax.layers.variables import Buffer, stacked
@@ -133,16 +134,16 @@ class MixtureOfExperts(nnx.Module):
         router, num_experts = self.config.router, self.config.num_experts
         assigned = dispatching.assign_by_capacity(indices_TN, num_experts, router.capacity_factor, mask_T)
         kept_TN = dispatching.without_dropped(indices_TN, num_experts, assigned)
-        shared = self.shared
+        experts, shared = for_each_expert(self.experts, dispatching.num_local(num_experts)), self.shared
         if assigned is not None and router.dispatch == "sorted":
-            y_TD, outside = dispatching.run_assigned(self.experts, x_TD, gates_TN, assigned)
-        elif router.dispatch == "dense" and dispatching.fit_one_stack(self.experts, shared):
+            y_TD, outside = dispatching.run_assigned(experts, x_TD, gates_TN, assigned)
+        elif router.dispatch == "dense" and dispatching.fit_one_stack(experts, shared):
             # All of them run on all tokens, and shared experts are those that every token chooses.
-            y_TD, outside = dispatching.run_dense(self.experts, shared, num_experts, x_TD, gates_TN, kept_TN, mask_T)
+            y_TD, outside = dispatching.run_dense(experts, shared, num_experts, x_TD, gates_TN, kept_TN, mask_T)
             shared = None
         else:
             y_TD, outside = dispatching.run_on_all_devices(
-                router.dispatch, self.experts, num_experts, x_TD, gates_TN, kept_TN, mask_T
+                router.dispatch, experts, num_experts, x_TD, gates_TN, kept_TN, mask_T
             )
         y_BTD = y_TD.reshape(x_BTD.shape)
         if shared is not None:

@@ -17,6 +17,10 @@ class Buffer(nnx.Variable):
     """Saved and sharded with the model, never differentiated and unseen by the optimiser (router bias, knots)."""
 
 
+class Frozen(Buffer):
+    """Read from the file of a model and never changed: no run saves it again."""
+
+
 def split(module: nnx.Module):
     """(graph, params, buffers): gradients and the optimiser see params only."""
     return nnx.split(module, nnx.Param, ...)
@@ -27,12 +31,21 @@ def merge(graph, params, buffers):
     return nnx.merge(graph, params, buffers)
 
 
+def saved(buffers):
+    """Those that a run saves: all but frozen ones."""
+    return nnx.filter_state(buffers, nnx.Not(Frozen))
+
+
+def with_frozen(buffers, like):
+    """The inverse of `saved`, with the frozen ones of `like`."""
+    return nnx.merge_state(buffers, nnx.filter_state(like, Frozen))
+
+
 def stacked(module: nnx.Module, letter: str) -> nnx.Module:
     """The module, whose variables all have one more leading dimension of this letter."""
     for _, variable in nnx.iter_graph(module):
         if _is_variable(variable):
-            letters = _letters(variable) or "_" * (variable.ndim - 1)
-            variable.set_metadata(letters=letter + letters)
+            variable.set_metadata(letters=letter + (letters(variable) or "_" * (variable.ndim - 1)))
     return module
 
 
@@ -79,18 +92,19 @@ def unsharded(module):
 
 def _unsharded(variable):
     value = variable[...]
-    unsharded_value = sharding.unshard(value, _letters(variable))
+    unsharded_value = sharding.unshard(value, letters(variable))
     return variable if unsharded_value is value else variable.replace(unsharded_value)
 
 
 def _spec(variable):
     if not jax.tree.leaves(variable):
         return _REPLICATED  # an optimiser's moments of a parameter that another optimiser trains: no array
-    letters = _letters(variable)
-    return sharding.fully_sharded("_" * (variable.ndim - len(letters)) + letters)
+    trailing = letters(variable)
+    return sharding.fully_sharded("_" * (variable.ndim - len(trailing)) + trailing)
 
 
-def _letters(variable):
+def letters(variable) -> str:
+    """Of its trailing dimensions; "" where it is replicated."""
     return variable.get_metadata("letters") if variable.has_metadata("letters") else ""
 
 

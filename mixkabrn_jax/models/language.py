@@ -9,6 +9,7 @@ from flax import nnx
 from mixkabrn_jax import sharding
 from mixkabrn_jax.layers import short_convolution
 from mixkabrn_jax.layers.balance import Balance
+from mixkabrn_jax.layers.frozen import has_codes, low_rank, with_low_rank
 from mixkabrn_jax.layers.linear import effective_table
 from mixkabrn_jax.layers.norm import RMSNorm
 from mixkabrn_jax.layers.short_convolution import ShortConvolution
@@ -95,6 +96,8 @@ class LanguageModel(nnx.Module):
         # Where parameters are sharded a layer's are unsharded while it runs, and again on the way back.
         if config.remat or sharding.is_per_device():
             run = jax.checkpoint(run)
+        elif has_codes(self):  # or every layer's matrices would be kept unpacked for the backward pass
+            run = jax.checkpoint(run, policy=jax.checkpoint_policies.dots_saveable)
         balance = None
         mixers, outside = [], []
         for blocks, mixer_states in zip(self.stacks().values(), state.mixers, strict=True):
@@ -104,7 +107,7 @@ class LanguageModel(nnx.Module):
         h_BTD = x_BTD if self.final_norm is None else self.final_norm(x_BTD)
         head_WD = embedding_WD
         if self.head_WD is not None:
-            head_WD = effective_table(unsharded(self.head_WD)[...], config.quantization.embedding)
+            head_WD = self._read(self.head_WD)
         h_RD = h_BTD.reshape(-1, config.d_model)  # one dimension of rows, as in `layers.linear.multiply`
         logits_RW = jnp.einsum("rd,wd->rw", h_RD, head_WD.astype(h_RD.dtype), preferred_element_type=jnp.float32)
         logits_BTW = logits_RW.reshape(*tokens_BT.shape, -1)
@@ -114,7 +117,11 @@ class LanguageModel(nnx.Module):
 
     def table(self):
         """The embedding as it is read, rounded to its number format: `[W, D]`."""
-        return effective_table(unsharded(self.embedding_WD)[...], self.config.quantization.embedding)
+        return self._read(self.embedding_WD)
+
+    def _read(self, table_WD):
+        table_WD = unsharded(table_WD)
+        return with_low_rank(effective_table(table_WD[...], self.config.quantization.embedding), low_rank(table_WD))
 
     def embed(self, embedding_WD, tokens_BT, state, segment_ids_BT, mask_BT):
         """What the first block reads.

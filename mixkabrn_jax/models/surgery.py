@@ -23,12 +23,30 @@ def match(
 
     Raises: ValueError for a pattern that matches no layer.
     """
-    there = dict(layers(model, kinds))
+    return _match(dict(layers(model, kinds)), patterns, "layer")
+
+
+def matrices(model: nnx.Module) -> dict[str, nnx.Variable | nnx.Module]:
+    """The matrices of layers and the embedding by the names that they have in a model's file, such as
+    "routed_blocks.mixer.query.kernel"; each a variable, or a module of `layers.frozen` in its place."""
+    found = {name: table for name in ("embedding_WD", "head_WD") if (table := getattr(model, name)) is not None}
+    for path, layer in layers(model, (Linear, KanLayer)):
+        names = ("kernel",) if isinstance(layer, Linear) else ("base", "spline")
+        found |= {f"{path}.{name}": getattr(layer, name) for name in names}
+    return found
+
+
+def match_matrices(model: nnx.Module, patterns: Iterable[str]) -> dict[str, nnx.Variable | nnx.Module]:
+    """The `matrices` whose names match any of the shell patterns. Raises: as `match`."""
+    return _match(matrices(model), patterns, "matrix")
+
+
+def _match(there, patterns, kind):
     found = {}
     for pattern in patterns:
         matched = {path: layer for path, layer in there.items() if fnmatchcase(path, pattern)}
         if not matched:
-            raise ValueError(f"patterns: {pattern!r} matches no layer; there are {', '.join(there)}")
+            raise ValueError(f"patterns: {pattern!r} matches no {kind}; there are {', '.join(there)}")
         found |= matched
     return found
 
@@ -38,8 +56,8 @@ def copy(model: nnx.Module) -> nnx.Module:
     return nnx.merge(*nnx.split(model))
 
 
-def replace(model: nnx.Module, path: str, layer: nnx.Module) -> None:
-    """Puts a layer in the place of the one at a path of `layers`; in place, so of a `copy`."""
+def replace(model: nnx.Module, path: str, layer: nnx.Module | nnx.Variable) -> None:
+    """Puts a layer or variable in the place of the one at a path; in place, so of a `copy`."""
     *parents, name = path.split(".")
     owner = model
     for parent in parents:

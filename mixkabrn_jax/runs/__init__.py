@@ -12,7 +12,7 @@ def open(workdir: str | Path, step: int | None = None) -> tuple["LanguageModel",
     """The model of a run with its tokenizer and config, from the newest checkpoint that is intact, on one device.
 
     In place of a workdir, the file of a model that `experiments.export` wrote can be given: that model is for
-    evaluation and generation alone.
+    evaluation and generation alone. Of a run that trained adapters it is the model that they are for, with them.
 
     Args:
         step: of an older checkpoint, for those who look at what training did.
@@ -21,11 +21,13 @@ def open(workdir: str | Path, step: int | None = None) -> tuple["LanguageModel",
         ValueError for a step of which there is no checkpoint, and when one of the files cannot be read or the
         checkpoint is of another model than its config; TypeError when that config has a field that there is not.
     """
-    from mixkabrn_jax.runs import model, model_file
+    from mixkabrn_jax.runs import adapters, model, model_file
+    from mixkabrn_jax.runs.workdir import load_config
 
     path = Path(workdir)
     if not path.is_file():
-        return model.read(path, step)
+        has_adapters = adapters.config_of(load_config(path)).rank
+        return adapters.read_run(path, step) if has_adapters else model.read(path, step)
     if step is not None:
         raise ValueError(f"step={step}: {path} is the file of a model, which holds one; name the workdir of its run")
     return model_file.read(path)

@@ -21,17 +21,27 @@ def read(directory: Path, step: int | None = None) -> tuple[LanguageModel, Token
     """(model, tokenizer, config) of the run in a workdir; see `runs.open`."""
     config = workdir.load_config(directory)
     tokenizer = workdir.load_tokenizer(directory)
-    if tokenizer is None or not (directory / "checkpoints").is_dir():
+    if tokenizer is None:
         raise FileNotFoundError(f"{directory} holds no checkpoint yet: train longer")
     model_config = build(ModelConfig, config["model"], "config.model", is_complete=False)
     graph, part = abstract(model_config, tokenizer.vocab_size)
+    part = restore(directory, part, step)
+    return nnx.merge(graph, part["params"], part["buffers"]), tokenizer, config
+
+
+def restore(directory: Path, part: Mapping, step: int | None = None) -> dict:
+    """The part "model" of a run's newest checkpoint that is intact, or of that of a step, like an abstract one.
+
+    Raises: as `runs.open`.
+    """
+    if not (directory / "checkpoints").is_dir():
+        raise FileNotFoundError(f"{directory} holds no checkpoint yet: train longer")
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         if step is not None:
             checkpoints.require_intact(step)
         elif (step := checkpoints.latest_intact_step()) is None:
             raise FileNotFoundError(f"{directory} holds no checkpoint yet: train longer")
-        part = checkpoints.restore(step, {"model": part})[0]["model"]
-    return nnx.merge(graph, part["params"], part["buffers"]), tokenizer, config
+        return checkpoints.restore(step, {"model": part})[0]["model"]
 
 
 def write(directory: Path, model: LanguageModel, tokenizer: Tokenizer, config: Mapping) -> None:
@@ -71,10 +81,10 @@ def abstract(config: ModelConfig, vocab_size: int):
     """(graph, part "model" of a checkpoint) of a config's model, as shapes that are to lie on one device."""
     shapes = jax.eval_shape(lambda: LanguageModel(config, vocab_size, rngs=nnx.Rngs(0)))
     graph, params, buffers = nnx.split(shapes, nnx.Param, ...)
-    # Told where to, or orbax asks for the devices of the mesh that wrote it.
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-    def on_one_device(leaf):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
-
     return graph, jax.tree.map(on_one_device, {"params": params, "buffers": buffers})
+
+
+def on_one_device(leaf) -> jax.ShapeDtypeStruct:
+    """An array's shape, to be restored here: told where to, or orbax asks for the devices of the mesh that wrote it."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)

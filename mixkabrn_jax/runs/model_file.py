@@ -20,6 +20,8 @@ from safetensors.numpy import save
 
 from mixkabrn_jax.data import tokenizers
 from mixkabrn_jax.data.tokenizers import Tokenizer
+from mixkabrn_jax.layers import variables
+from mixkabrn_jax.layers.frozen import Adapted, Codes
 from mixkabrn_jax.layers.kan import KanLayer
 from mixkabrn_jax.layers.linear import ROUNDED, Linear
 from mixkabrn_jax.models import codes, surgery
@@ -43,21 +45,22 @@ def to_bytes(
         config: that of the run; its model section becomes the model's own.
         about: where the model comes from; anything that JSON can hold.
         rounding: of matrices without codes, one of `codes.ROUNDINGS`; "" keeps them.
-    Raises: ValueError for a model of integer layers, whose weights are gone, and for another rounding.
+    Raises: ValueError for a model of integer layers, whose weights are gone, for one with adapters, and for another
+        rounding.
     """
+    if any(isinstance(matrix, Adapted) for matrix in surgery.matrices(model).values()):
+        raise ValueError("the model has adapters beside its matrices: adapters.merge gives one without, of float32")
     if any(linear_type(layer) == "integers" for _, layer in surgery.layers(model)):
         raise ValueError("the model has integer layers: save the model that to_integers was given")
     tensors, kinds = _tensors(model, rounding)
     text = json.dumps(tokenizer.to_json(), ensure_ascii=False, separators=(",", ":")).encode()
     tensors[_TOKENIZER] = np.frombuffer(zlib.compress(text, 9), np.uint8)
     metadata = {
-        "format": FORMAT,
         "config": _json({**config, "model": dataclasses.asdict(model.config)}),
         "codes": _json(kinds),
         "about": _json(about),
-        "sha256": _digest(tensors),
     }
-    return save(tensors, metadata)
+    return serialize(FORMAT, tensors, metadata)
 
 
 class Header(NamedTuple):
@@ -66,6 +69,8 @@ class Header(NamedTuple):
     tokenizer: Tokenizer
     config: dict
     about: dict
+    sha256: str
+    """Of its tensors."""
 
 
 def read(path: Path) -> tuple[LanguageModel, Tokenizer, dict]:
@@ -92,22 +97,34 @@ def read_header(path: Path) -> Header:
 def header(content: bytes) -> Header:
     """`read_header` of a file's bytes."""
     tensors, metadata = _parts(content)
-    return Header(_tokenizer(tensors), json.loads(metadata["config"]), json.loads(metadata["about"]))
+    about = json.loads(metadata["about"])
+    return Header(_tokenizer(tensors), json.loads(metadata["config"]), about, metadata["sha256"])
 
 
 def from_bytes(content: bytes) -> tuple[LanguageModel, Tokenizer, dict]:
     """`read` of a file's bytes."""
+    return _filled(content, lambda leaf, tensors, name, kinds: leaf.replace(_value(leaf, tensors, name, kinds)))
+
+
+def frozen_from_bytes(content: bytes) -> tuple[LanguageModel, Tokenizer, dict]:
+    """`read` of a file's bytes, of a model that is kept as codes and has nothing to train."""
+    return _filled(content, _frozen)
+
+
+def _filled(content, of_leaf):
+    """(model, tokenizer, config) of a file, its variables made by `of_leaf`, which takes its tensors out."""
     tensors, metadata = _parts(content)
     config, kinds = json.loads(metadata["config"]), json.loads(metadata["codes"])
     tokenizer = _tokenizer(tensors)
     del tensors[_TOKENIZER]
     model_config = build(ModelConfig, config["model"], "config.model", is_complete=False)
     graph, part = abstract(model_config, tokenizer.vocab_size)
-    leaves = nnx.to_flat_state(nnx.merge_state(part["params"], part["buffers"]))
-    filled = [(path, leaf.replace(_value(".".join(map(str, path)), leaf, tensors, kinds))) for path, leaf in leaves]
+    model = nnx.merge(graph, part["params"], part["buffers"])
+    for path, leaf in nnx.to_flat_state(nnx.merge_state(part["params"], part["buffers"])):
+        name = ".".join(map(str, path))
+        surgery.replace(model, name, of_leaf(leaf, tensors, name, kinds))
     if tensors:
         raise ValueError(f"its tensors {', '.join(sorted(tensors))} are not those of its config")
-    model = nnx.merge(graph, nnx.from_flat_state(filled))
     return _without_rounding(model), tokenizer, config
 
 
@@ -153,16 +170,36 @@ def _tensors(model, rounding):
     return tensors, kinds
 
 
-def _value(name, leaf, tensors, kinds):
+def _value(leaf, tensors, name, kinds):
     """A variable's array, taken out of the tensors."""
-    try:
-        if name in kinds:
-            kind, shape = kinds[name]["kind"], tuple(kinds[name]["shape"])
-            value = codes.decode(codes.unpack(tensors.pop(f"{name}.codes"), kind, shape), tensors.pop(f"{name}.scales"))
-        else:
-            value = tensors.pop(name).astype(np.float32)
-    except KeyError as error:
-        raise ValueError(f"it lacks the tensor {error}") from error
+    if name in kinds:
+        value = codes.decode(*_codes(tensors, name, kinds[name]))
+    else:
+        value = _take(tensors, name).astype(np.float32)
+    return _checked(value, leaf, name)
+
+
+def _frozen(leaf, tensors, name, kinds):
+    """What stands in a frozen model for a variable."""
+    letters = variables.letters(leaf)
+    if name not in kinds:
+        return variables.Frozen(jnp.asarray(_value(leaf, tensors, name, kinds)), letters=letters)
+    numbers, scales = _codes(tensors, name, kinds[name])
+    return Codes(_checked(numbers, leaf, name), scales, kinds[name]["kind"], letters)
+
+
+def _codes(tensors, name, about):
+    numbers = codes.unpack(_take(tensors, f"{name}.codes"), about["kind"], tuple(about["shape"]))
+    return numbers, _take(tensors, f"{name}.scales")
+
+
+def _take(tensors, name):
+    if name not in tensors:
+        raise ValueError(f"it lacks the tensor {name!r}")
+    return tensors.pop(name)
+
+
+def _checked(value, leaf, name):
     if value.shape != leaf.shape:
         raise ValueError(f"its {name} has the shape {value.shape}, where its config needs {leaf.shape}")
     return value
@@ -187,19 +224,30 @@ def _rounded(config):
 
 
 def _parts(content):
-    """(tensors, metadata) that are whole and of this form."""
+    """(tensors, metadata) of a model's file."""
+    tensors, metadata = parse(FORMAT, content)
+    missing = {"config", "codes", "about", _TOKENIZER} - metadata.keys() - tensors.keys()
+    if missing:
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    return tensors, metadata
+
+
+def serialize(form: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file that says its form, and can prove that its tensors are whole."""
+    return save(dict(tensors), {"format": form, **metadata, "sha256": _digest(tensors)})
+
+
+def parse(form: str, content: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(tensors, metadata) of a file that `serialize` made. Raises: ValueError for another one, or a damaged one."""
     try:
         entries, metadata = deserialize(content), _metadata(content)
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"this is no safetensors file ({error})") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(f"its format is {metadata.get('format')!r}, where {FORMAT!r} is needed")
+    if metadata.get("format") != form:
+        raise ValueError(f"its format is {metadata.get('format')!r}, where {form!r} is needed")
     tensors = _arrays(entries)
     if _digest(tensors) != metadata.get("sha256"):
         raise ValueError("its tensors are not those that were written: their SHA-256 is another")
-    missing = {"config", "codes", "about", _TOKENIZER} - metadata.keys() - tensors.keys()
-    if missing:
-        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     return tensors, metadata
 
 

@@ -67,6 +67,7 @@ def create(
     tokenizer: tokenizers.Tokenizer,
     data: Mapping[str, str],
     *,
+    base: str = "",
     defaults: Mapping | None = None,
     extend: bool = False,
 ) -> list[str]:
@@ -74,6 +75,7 @@ def create(
 
     Args:
         data: what identifies each part of the data, as `Corpus.fingerprints`.
+        base: SHA-256 of the model that a run of adapters leaves as it is.
         defaults, extend: as for `check`.
     Returns: for each field that another process of this run had another value of, words such as "log_every 20 -> 10".
     Raises: as `check`; ValueError when the run here was trained on other data, as after an edit of the file at
@@ -85,11 +87,14 @@ def create(
         "config.json": json.dumps(config, indent=2),
         "tokenizer.json": json.dumps(tokenizer.to_json()),
         "data.json": json.dumps(data, indent=2),
+        **({"base.json": json.dumps({"sha256": base})} if base else {}),
     }
     for name, text in contents.items():
         if not (workdir / name).exists():
             write_atomically(workdir / name, text + "\n")
     require_data(workdir, load_data(workdir), data, "choose another workdir")
+    if base:
+        require_base(workdir, base, config["init_from"])
     changes = differences(workdir, config, defaults)
     if changes:
         write_atomically(workdir / "config.json", contents["config.json"] + "\n")
@@ -111,6 +116,19 @@ def require_data(where: Path, there: Mapping[str, str], data: Mapping[str, str],
         raise ValueError(
             f"{where} holds a run on other data: {', '.join(changes)}; restore the data, or the version of this "
             f"package that began the run, which may have split them otherwise, or {otherwise}"
+        )
+
+
+def require_base(workdir: Path, base: str, init_from: str) -> None:
+    """Makes sure that a run's adapters are for this model. Raises: ValueError when they are not, FileNotFoundError."""
+    path = workdir / "base.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{workdir} holds no base.json, which says what model its adapters are for")
+    there = _read_json(path).get("sha256", "")
+    if there != base:
+        raise ValueError(
+            f"{workdir} holds adapters for the model of SHA-256 {there[:12]}..., and config.init_from={init_from!r} now "
+            f"has {base[:12]}...: restore that model, or choose another workdir"
         )
 
 

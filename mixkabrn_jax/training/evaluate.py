@@ -43,15 +43,15 @@ class Validation:
             checkpoints.note_loss(step, loss)
 
     def run(self, step: int, state: TrainState) -> None:
-        """Over a sample of the validation windows; after the last step, over all of them."""
-        is_last, batch_size = step == self._experiment.num_steps, self._experiment.data.batch_size
-        if is_last:
+        """Over a sample of the validation windows; before the first step and after the last one, over all of them."""
+        is_whole, batch_size = step in (0, self._experiment.num_steps), self._experiment.data.batch_size
+        if is_whole:
             which = ", of which those of prompts do not count" if self._experiment.data.loss_on == "targets" else ""
             self._log.note(f"step {step}  validating on all {self._windows.num_targets:,} tokens{which}")
         batches = pipeline.validation_batches(
             self._windows,
             batch_size,
-            None if is_last else self._experiment.evaluate_windows,
+            None if is_whole else self._experiment.evaluate_windows,
             sharding.local_rows(self._mesh, batch_size),
         )
 
@@ -62,7 +62,12 @@ class Validation:
         self._checkpoints.note_loss(step, self._log.validation(step, totals))
 
     def catch_up(self, step: int, state: TrainState) -> None:
-        """Of a step that a run goes on from: it was killed just before this, or goes on from an older checkpoint."""
+        """Of a step that a run goes on from: it was killed just before this, or goes on from an older checkpoint, or
+        starts as another run's model, whose loss is what the first update is to be held against."""
         is_due = step % self._experiment.evaluate_every == 0 or step == self._experiment.num_steps
-        if step and is_due and processes.broadcast_from_first(lambda: step not in self._log.validation_losses):
+        if (
+            (step or self._experiment.init_from)
+            and is_due
+            and processes.broadcast_from_first(lambda: step not in self._log.validation_losses)
+        ):
             self.run(step, state)

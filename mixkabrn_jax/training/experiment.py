@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from flax import nnx
 
 from mixkabrn_jax.data.pipeline import DataConfig
+from mixkabrn_jax.models import adapters
+from mixkabrn_jax.models.adapters import AdapterConfig
 from mixkabrn_jax.models.config import ModelConfig
 from mixkabrn_jax.models.language import LanguageModel
 from mixkabrn_jax.runs.config import build
@@ -43,7 +45,9 @@ class Experiment:
     mesh: MeshConfig
     profile: ProfileConfig
     init_from: str = ""
-    """Workdir of a run whose parameters a new run starts from, and whose tokenizer it takes; "" starts anew."""
+    """Workdir of a run whose parameters a new run starts from, and whose tokenizer it takes; "" starts anew. With
+    adapters the model that stays as it is: such a workdir, or the file of a model."""
+    adapter: AdapterConfig = AdapterConfig()
 
     def __post_init__(self):
         for field in ("num_steps", "log_every", "evaluate_every", "evaluate_windows"):
@@ -82,6 +86,22 @@ class Experiment:
                 f"config.model.kan.knots={model.kan.knots!r} do not: 'adaptive' is needed, or 0"
             )
 
+        if self.adapter.rank:
+            self._check_adapter()
+
+    def _check_adapter(self):
+        if not self.init_from:
+            raise ValueError(
+                f"adapter.rank={self.adapter.rank} trains adapters beside a model that stays as it is: set "
+                "config.init_from to the workdir of its run, or to its file"
+            )
+        for field in ("router_bias_rate", "grid_update_every"):
+            if getattr(self.training, field):
+                raise ValueError(
+                    f"training.{field}={getattr(self.training, field)} changes a model, which stays as it is beside "
+                    f"config.adapter.rank={self.adapter.rank}: 0 is needed"
+                )
+
     @classmethod
     def from_dict(cls, config: Mapping) -> "Experiment":
         """From `config.json` or a ConfigDict's `to_dict()`."""
@@ -90,3 +110,7 @@ class Experiment:
     def new_model(self, vocab_size: int) -> LanguageModel:
         """The model before its first update."""
         return LanguageModel(self.model, vocab_size, rngs=nnx.Rngs(self.seed))
+
+    def with_adapters(self, base: LanguageModel) -> LanguageModel:
+        """A frozen model with adapters before their first update."""
+        return adapters.put_in(base, self.adapter, rngs=nnx.Rngs(self.seed))

@@ -14,6 +14,7 @@ from mixkabrn_jax.layers import variables
 from mixkabrn_jax.models.language import count_parameters
 from mixkabrn_jax.models.size import sizes
 from mixkabrn_jax.runs.metrics import MetricsFile
+from mixkabrn_jax.runs.model import of_config
 from mixkabrn_jax.training import guard, optimizer, skips, totals
 from mixkabrn_jax.training.divergence import Divergence
 from mixkabrn_jax.training.progress import Progress
@@ -46,6 +47,10 @@ def begin(training, setup: Setup, state: TrainState, latest_checkpoint: Callable
         int(state.step),
         processes.is_first(),
     )
+    beside = ""
+    if training.base is not None:
+        beside = f" stay as they are, {count_parameters(model)['total']:,} of adapters are trained"
+        model = of_config(training.base.config, corpus.tokenizer.vocab_size)
     parameters = count_parameters(model)
     flops_per_token = model_flops_per_token(model, parameters, experiment.data.sequence_length)
     kept = sizes(model, experiment.data.sequence_length)["parameter_bytes"]
@@ -65,7 +70,7 @@ def begin(training, setup: Setup, state: TrainState, latest_checkpoint: Callable
     counts = ", ".join(f"{count:,} {name}" for name, count in parameters.items())
     windows = f"{len(corpus.train):,} training and {len(corpus.validation):,} validation windows"
     where = f"going on from step {step} in" if step else "new run in"
-    log.note(f"parameters: {counts}, {kept['file']:,} bytes in a file; {windows}; {where} {workdir}")
+    log.note(f"parameters: {counts}, {kept['file']:,} bytes in a file{beside}; {windows}; {where} {workdir}")
     return log
 
 

@@ -15,6 +15,7 @@ from mixkabrn_jax.data import pipeline
 from mixkabrn_jax.data.mixture import Mixture
 from mixkabrn_jax.runs import metrics
 from mixkabrn_jax.runs import workdir as workdirs
+from mixkabrn_jax.runs.adapters import Base
 from mixkabrn_jax.runs.checkpoint import Checkpoints
 from mixkabrn_jax.runs.config import defaults, flatten
 from mixkabrn_jax.training import curve, optimizer, start
@@ -39,6 +40,8 @@ class Training:
     corpus: pipeline.Corpus
     changes: tuple[str, ...] = ()
     """Fields that an earlier process of this run had other values of, as in "log_every 20 -> 10"."""
+    base: Base | None = None
+    """What adapters are trained beside."""
 
 
 def prepare(config: Mapping, workdir: Path, *, extend: bool = False) -> Training:
@@ -55,16 +58,18 @@ def prepare(config: Mapping, workdir: Path, *, extend: bool = False) -> Training
             workdirs.check(workdir, config, defaults(Experiment), extend=extend)
             if (workdir / "metrics.jsonl").exists():
                 metrics.read(workdir / "metrics.jsonl")  # raises for a file that could not be gone on with
-        tokenizer = workdirs.load_tokenizer(workdir)
-        if tokenizer is None and experiment.init_from:
+        tokenizer, base = workdirs.load_tokenizer(workdir), None
+        if experiment.adapter.rank:
+            base = start.base_of(experiment)
+            tokenizer = base.tokenizer
+        elif tokenizer is None and experiment.init_from:
             tokenizer = start.tokenizer_of(experiment)
         corpus = pipeline.load(experiment.data, tokenizer)
-    fingerprints = corpus.fingerprints()
-    processes.require_same(config=flatten(config), data=fingerprints)
+    fingerprints, sha256 = corpus.fingerprints(), base.sha256 if base else ""
+    processes.require_same(config=flatten(config), data=fingerprints, base={"sha256": sha256})
+    options = {"base": sha256, "defaults": defaults(Experiment), "extend": extend}
     changes = processes.broadcast_from_first(
-        lambda: workdirs.create(
-            workdir, config, corpus.tokenizer, fingerprints, defaults=defaults(Experiment), extend=extend
-        )
+        lambda: workdirs.create(workdir, config, corpus.tokenizer, fingerprints, **options)
     )
     if jax.process_count() > 1:
         token = processes.broadcast_from_first(lambda: workdirs.leave_token(workdir))
@@ -73,7 +78,7 @@ def prepare(config: Mapping, workdir: Path, *, extend: bool = False) -> Training
     if processes.is_first():
         for warning in _warnings(experiment, corpus):
             _log.warning("%s", warning)
-    return Training(workdir, experiment, mesh, corpus, tuple(changes))
+    return Training(workdir, experiment, mesh, corpus, tuple(changes), base)
 
 
 def _warnings(experiment, corpus):
@@ -118,13 +123,15 @@ def _train(training):
     """
     workdir, experiment, mesh, corpus = training.workdir, training.experiment, training.mesh, training.corpus
     began, last, batch_size = time.monotonic(), experiment.num_steps, experiment.data.batch_size
-    setup, state = start.new(experiment, corpus.tokenizer.vocab_size, mesh)
+    setup, state = start.new(experiment, corpus.tokenizer.vocab_size, mesh, training.base)
     rows = sharding.local_rows(mesh, batch_size)
     batches = pipeline.train_batches(corpus.train, experiment.data, experiment.seed, rows)
     about = {"config": workdirs.load_config(workdir), "data": corpus.fingerprints()}
+    if training.base is not None:
+        about["base"] = training.base.sha256
     checkpoints = Checkpoints(workdir / "checkpoints", experiment.checkpoint, about=about)
     first, state = start.resume(checkpoints, state, batches, experiment.log_every)
-    if not first and experiment.init_from:
+    if not first and experiment.init_from and training.base is None:
         state = start.from_run(experiment.init_from, state)
     log = logs.begin(training, setup, state, checkpoints.latest_step_in_time)
     for change in training.changes:

@@ -108,6 +108,9 @@ def weight_decay(config: OptimizerConfig, num_steps: int) -> Callable[[jax.Array
 
 _NOT_MATRICES = ("scale", "bias", "decay_logit", "numerator", "denominator", "weight_CD")
 
+_ADAMS = ("embedding", "head", "router", "lora")
+"""Matrices that Muon does not train: all entries of a factor of an adapter belong to a few directions."""
+
 
 def decays(params):
     """Which parameters weight decay applies to: the matrices.
@@ -175,7 +178,7 @@ def _optimizers(params):
     """Which of the two trains each parameter."""
 
     def optimizer(path, is_matrix):
-        return "muon" if is_matrix and not _name(path).startswith(("embedding", "head", "router")) else "adam"
+        return "muon" if is_matrix and not _name(path).startswith(_ADAMS) else "adam"
 
     return jax.tree_util.tree_map_with_path(optimizer, decays(params))
 

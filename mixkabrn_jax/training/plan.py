@@ -78,11 +78,15 @@ class Plan:
 
 
 def make(experiment: Experiment, vocab_size: int) -> Plan:
-    """Traces the whole training step of an experiment, for the processor of `config.model.backend`.
+    """Traces the whole training step of an experiment, for the processor of `config.model.backend`; not of adapters.
 
     What crosses along `model` is XLA's to choose and counted by formula: in each layer the mixer and the feed-forward
     end in one sum of the residual stream over the devices, and on the way back begin in one.
     """
+    if experiment.adapter.rank:
+        raise ValueError(
+            f"config.adapter.rank={experiment.adapter.rank}: a plan is of a model that trains all of itself"
+        )
     mesh, config = sharding.abstract_mesh(experiment.mesh), experiment.model
     model, state, program = _traced(experiment, vocab_size, mesh)
     exchanged = [*_collectives(*program, mesh.shape), *_along_model(experiment, config, mesh.shape)]

@@ -14,9 +14,11 @@ from mixkabrn_jax.data.pipeline import Corpus
 from mixkabrn_jax.data.reading import Batches
 from mixkabrn_jax.data.tokenizers import Tokenizer
 from mixkabrn_jax.layers import variables
-from mixkabrn_jax.runs import arrays, workdir
+from mixkabrn_jax.models.config import ModelConfig
+from mixkabrn_jax.runs import adapters, arrays, workdir
+from mixkabrn_jax.runs.adapters import Base
 from mixkabrn_jax.runs.checkpoint import Checkpoints, DoesNotFitError
-from mixkabrn_jax.runs.config import defaults
+from mixkabrn_jax.runs.config import build, defaults, flatten
 from mixkabrn_jax.runs.model import abstract
 from mixkabrn_jax.training import guard, optimizer
 from mixkabrn_jax.training.experiment import Experiment
@@ -24,18 +26,56 @@ from mixkabrn_jax.training.signals import interruptible
 from mixkabrn_jax.training.step import Setup, TrainState, from_parts, init, parts, train_step
 
 
-def new(experiment: Experiment, vocab_size: int, mesh: jax.sharding.Mesh) -> tuple[Setup, TrainState]:
-    """(what stays the same, the state before the first update), which lies on the mesh."""
+def new(
+    experiment: Experiment, vocab_size: int, mesh: jax.sharding.Mesh, base: Base | None = None
+) -> tuple[Setup, TrainState]:
+    """(what stays the same, the state before the first update), which lies on the mesh.
+
+    Args:
+        base: what adapters are put into; None without.
+    """
     adamw = optimizer.make(experiment.optimizer, experiment.num_steps)
 
-    def start():
-        model = experiment.new_model(vocab_size)
+    def state_of(model):
         return init(model, adamw, guard.init(experiment.guard, experiment.log_every))
 
-    graph, _, _ = variables.split(jax.eval_shape(lambda: experiment.new_model(vocab_size)))
-    setup = Setup(graph, experiment.objective, adamw, experiment.training, experiment.guard, mesh)
+    def setup_of(model):
+        graph, _, _ = variables.split(model)
+        return Setup(graph, experiment.objective, adamw, experiment.training, experiment.guard, mesh)
+
+    if base is not None:
+        model = experiment.with_adapters(base.model)
+        state = state_of(model)
+        return setup_of(model), jax.device_put(state, _layout(state, mesh))
+
+    def start():
+        return state_of(experiment.new_model(vocab_size))
+
+    setup = setup_of(jax.eval_shape(lambda: experiment.new_model(vocab_size)))
     # Made where it lies: no device ever holds all of a state that is split.
     return setup, jax.jit(start, out_shardings=_layout(jax.eval_shape(start), mesh))()
+
+
+def base_of(experiment: Experiment) -> Base:
+    """The model that a run of adapters leaves as it is, once it is seen that config.model is its own and fits them.
+
+    Raises: as `runs.adapters.open_base`; ValueError for a tokenizer of another kind than the config's, and for
+        adapters that do not fit; DoesNotFitError naming the fields in which the models' configs differ.
+    """
+    where = f"config.init_from={experiment.init_from!r}"
+    if not Path(experiment.init_from).exists():
+        raise FileNotFoundError(
+            f"{where}: there is no such folder or file; a run's workdir, or a model's file is needed"
+        )
+    base = adapters.open_base(experiment.init_from)
+    _require_tokenizer(base.tokenizer, experiment.data, where)
+    there = flatten(asdict(build(ModelConfig, base.config["model"], "config.model", is_complete=False)))
+    here = flatten(asdict(experiment.model))
+    changes = {f"model.{name}": (there[name], here[name]) for name in here if here[name] != there[name]}
+    if changes:
+        raise DoesNotFitError(f"{where} holds another model: {', '.join(workdir.in_words(changes))}")
+    jax.eval_shape(lambda: experiment.with_adapters(base.model))  # raises for those that do not fit
+    return base
 
 
 def tokenizer_of(experiment: Experiment) -> Tokenizer:
@@ -47,15 +87,10 @@ def tokenizer_of(experiment: Experiment) -> Tokenizer:
     where, directory = f"config.init_from={experiment.init_from!r}", Path(experiment.init_from)
     if not directory.is_dir():
         raise FileNotFoundError(f"{where}: there is no such folder; a run's workdir is needed")
-    tokenizer, wanted = workdir.load_tokenizer(directory), experiment.data.tokenizer
+    tokenizer = workdir.load_tokenizer(directory)
     if tokenizer is None:
         raise FileNotFoundError(f"{where} holds no tokenizer.json: a run's workdir is needed")
-    if tokenizer.name != tokenizers.kind(experiment.data):
-        right = tokenizer.name if tokenizer.name in tokenizers.NAMES else "bpe"
-        raise ValueError(
-            f"config.data.tokenizer={wanted!r}, but the run of {where} has {tokenizer.name!r}, and this one takes over "
-            f"its tokenizer: set config.data.tokenizer={right}"
-        )
+    _require_tokenizer(tokenizer, experiment.data, where)
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         step = checkpoints.latest_step()
         if step is None:
@@ -68,6 +103,15 @@ def tokenizer_of(experiment: Experiment) -> Tokenizer:
         fields = workdir.in_words({name: both for name, both in changes.items() if name.startswith("model.")})
         raise DoesNotFitError(f"{where} holds another model: {', '.join(fields) or '; '.join(wrong)}")
     return tokenizer
+
+
+def _require_tokenizer(tokenizer, config, where):
+    if tokenizer.name != tokenizers.kind(config):
+        right = tokenizer.name if tokenizer.name in tokenizers.NAMES else "bpe"
+        raise ValueError(
+            f"config.data.tokenizer={config.tokenizer!r}, but the run of {where} has {tokenizer.name!r}, and this one "
+            f"takes over its tokenizer: set config.data.tokenizer={right}"
+        )
 
 
 def from_run(init_from: str, state: TrainState) -> TrainState:
@@ -102,7 +146,7 @@ def resume(checkpoints: Checkpoints, state: TrainState, batches: Batches, log_ev
     like = state._replace(guard=_as_stored(state.guard, checkpoints.arrays(step)))
     restored, position = checkpoints.restore(step, parts(like))
     batches.set_state(position)
-    restored = from_parts(restored)
+    restored = from_parts(restored, state)
     history = guard.resize(restored.guard, log_every, step)
     if history is not restored.guard:
         history = jax.device_put(history, jax.tree.map(lambda leaf: leaf.sharding, state.guard))

@@ -88,18 +88,20 @@ def init(model: nnx.Module, optimizer: Optimizer, history: History | None = None
 
 
 def parts(state: TrainState) -> dict[str, dict]:
-    """The state as a checkpoint stores it: the model can be read without the optimiser.
+    """The state as a checkpoint stores it: the model can be read without the optimiser, and a frozen one is not in it.
 
     "sums" is the name that checkpoints have for the totals.
     """
     optimizer_part = {"step": state.step, "optimizer": state.optimizer, "sums": state.totals, "guard": state.guard}
-    return {"model": {"params": state.params, "buffers": state.buffers}, "optimizer": optimizer_part}
+    return {"model": {"params": state.params, "buffers": variables.saved(state.buffers)}, "optimizer": optimizer_part}
 
 
-def from_parts(parts: Mapping[str, dict]) -> TrainState:
-    """The inverse of `parts`."""
-    rest = dict(parts["optimizer"])
-    return TrainState(**parts["model"], totals=rest.pop("sums"), **rest)
+def from_parts(parts: Mapping[str, dict], like: TrainState | None = None) -> TrainState:
+    """The inverse of `parts`; what is frozen comes from a state like it."""
+    model, rest = dict(parts["model"]), dict(parts["optimizer"])
+    if like is not None:
+        model["buffers"] = variables.with_frozen(model["buffers"], like.buffers)
+    return TrainState(**model, totals=rest.pop("sums"), **rest)
 
 
 def train_step(state: TrainState, batch: Mapping[str, jax.Array], setup: Setup) -> TrainState:
