@@ -10,6 +10,8 @@ per byte of the text that the run held out.
 With --format=html it is a page that holds the file and what runs it, for any browser, offline. With --format=onnx it is
 the model's step as a graph, and a whole text's beside it. With --format=huggingface it is a folder for that hub, with
 a card that tells of the model; --push=owner/name uploads it too.
+
+Of a run that trained adapters, it is the file of those alone (docs/adapters.md).
 """
 
 import json
@@ -37,18 +39,21 @@ command_line.require("out", "model.safetensors")
 def main():
     # Only here, so that a wrong flag is answered at once: JAX comes with them.
     from mixkabrn_jax import runs
-    from mixkabrn_jax.runs import model_file
+    from mixkabrn_jax.runs import adapters, model_file, workdir
 
     with command_line.user_errors():
         out, source = Path(_OUT.value), Path(_WORKDIR.value)
         _check(out)
         model, tokenizer, config = opened = runs.open(source)
+        has_adapters = source.is_dir() and _check_adapters(config)
         if source.is_file():
             content = source.read_bytes()
+        elif has_adapters:
+            content = adapters.to_bytes(model, workdir.load_base(source), config, _about(source, config))
         else:
             content = model_file.to_bytes(model, tokenizer, config, _about(source, config), _ROUND.value)
         cost = _cost(source, opened, content) if _ROUND.value else {}
-        tensors = model_file.describe(content)
+        tensors = adapters.describe(content) if has_adapters else model_file.describe(content)
         match _FORMAT.value:
             case "safetensors":
                 files = {out: content}
@@ -105,6 +110,17 @@ def _check(out):
             raise ValueError(f"--{flag.name}={flag.value} is of --format=huggingface alone")
     if _PUSH.value and not re.fullmatch(r"[\w.-]+/[\w.-]+", _PUSH.value):
         raise ValueError(f"--push={_PUSH.value}: owner/name is needed")
+
+
+def _check_adapters(config):
+    """Whether a run trained adapters. Raises: ValueError for a form that holds a whole model."""
+    from mixkabrn_jax.runs import adapters
+
+    has_adapters = adapters.config_of(config).rank > 0
+    if has_adapters and (_FORMAT.value != "safetensors" or _ROUND.value):
+        flag = f"--round={_ROUND.value}" if _ROUND.value else f"--format={_FORMAT.value}"
+        raise ValueError(f"{flag} is of a whole model, and {_WORKDIR.value} holds adapters: leave it out")
+    return has_adapters
 
 
 def _about(source, config):

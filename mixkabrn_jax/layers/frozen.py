@@ -1,7 +1,7 @@
 """Matrices that training leaves as they are: kept as codes, and with a low-rank one beside them that it trains.
 
-Source: Hu et al., LoRA (2021), eq. 3: y = W x + (alpha / rank) B A x with B = 0 at the start. Both modules stand where a
-layer has its variable, and `[...]` reads them as it reads one.
+Source: Hu et al., LoRA (2021), eq. 3: y = W x + (alpha / rank) B A x, with B = 0 at the start. Both modules stand where
+a layer has its variable, and `[...]` reads them as it reads one.
 
 What A multiplies is the layer's own input, just as W is given it: rounded where W is ternary or binary, silu(x) for a
 KAN's base, the basis functions for its splines. So an adapter is a matrix that is added to W, whatever the layer is:
@@ -94,10 +94,7 @@ def factor_letters(matrix, *, is_shared: bool) -> tuple[str, str]:
     Args:
         is_shared: by all experts, where the matrix is theirs.
     """
-    if isinstance(matrix, Codes):
-        letters = matrix.codes.get_metadata("matrix")
-    else:
-        letters = variables.letters(matrix)
+    letters = matrix.codes.get_metadata("matrix") if isinstance(matrix, Codes) else variables.letters(matrix)
     *experts, rows, columns = letters.rjust(2, "_")
     outer = "".join("_" if is_shared else letter for letter in experts)
     return f"{outer}{rows}_", f"{outer}_{columns}"

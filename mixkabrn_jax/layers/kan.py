@@ -21,6 +21,7 @@ from mixkabrn_jax.layers.linear import (
     effective_weight,
     multiply,
     normal_init,
+    plus_low_rank,
 )
 from mixkabrn_jax.layers.norm import rms_norm
 from mixkabrn_jax.layers.variables import Buffer
@@ -76,8 +77,10 @@ class KanLayer(nnx.Module):
             edge = effective_activation(jax.nn.silu(x), linear)
             basis = nnx.merge(graph, owned)(x, group_sizes_E).reshape(*x.shape[:-1], spline.shape[-2])
             # Cast here, so that gradients of blocks of rows are summed in float32.
-            by_base = multiply(edge, base.astype(x.dtype), group_sizes_E, backend, beside_base)
-            return by_base + multiply(basis, spline.astype(x.dtype), group_sizes_E, backend, beside_spline)
+            by_base = multiply(edge, base.astype(x.dtype), group_sizes_E, backend)
+            y = by_base + multiply(basis, spline.astype(x.dtype), group_sizes_E, backend)
+            y = plus_low_rank(y, edge, beside_base, group_sizes_E, backend)
+            return plus_low_rank(y, basis, beside_spline, group_sizes_E, backend)
 
         # The basis is G times as large as x and cheap: made where it is used, again in the backward pass.
         weights = base, spline, factors, owned
@@ -107,9 +110,10 @@ class KanLayer(nnx.Module):
             edge_CEF = effective_activation(jax.nn.silu(x_CEF), linear) * gates_CEF
             x_CH, gates_CH, edge_CH = (a.reshape(len(x_CEF), -1) for a in (x_CEF, gates_CEF, edge_CEF))
             basis_CGH = nnx.merge(graph, owned).weighted(x_CH, gates_CH)
-            by_base = multiply(edge_CH, base.astype(x_CEF.dtype), None, factors=beside_base)
+            by_base = multiply(edge_CH, base.astype(x_CEF.dtype), None)
             basis_CH = basis_CGH.reshape(len(x_CEF), -1)
-            return by_base + multiply(basis_CH, spline.astype(x_CEF.dtype), None, factors=beside_spline)
+            y_CD = by_base + multiply(basis_CH, spline.astype(x_CEF.dtype), None)
+            return plus_low_rank(plus_low_rank(y_CD, edge_CH, beside_base), basis_CH, beside_spline)
 
         weights = base_EFD.reshape(-1, d_out), spline_GEFD.reshape(-1, d_out), factors, owned
         row_bytes = num_basis * num_experts * width * x_REF.dtype.itemsize

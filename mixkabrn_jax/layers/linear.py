@@ -59,22 +59,8 @@ class LinearConfig:
         backends.check(self.backend)
 
 
-def multiply(
-    x: jax.Array,
-    weight: jax.Array,
-    group_sizes: jax.Array | None,
-    backend: str = "auto",
-    factors: tuple[jax.Array, jax.Array] | None = None,
-) -> jax.Array:
-    """x `[..., D]` @ weight `[D, F]`, or rows x `[R, D]` sorted by expert with weight `[E, D, F]`.
-
-    Args:
-        factors: of a low-rank matrix that is added to the weight, as `frozen.low_rank` gives them, or None.
-    """
-    return _plus_low_rank(_product(x, weight, group_sizes, backend), x, factors, group_sizes, backend)
-
-
-def _product(x, weight, group_sizes, backend):
+def multiply(x: jax.Array, weight: jax.Array, group_sizes: jax.Array | None, backend: str = "auto") -> jax.Array:
+    """x `[..., D]` @ weight `[D, F]`, or rows x `[R, D]` sorted by expert with weight `[E, D, F]`."""
     if group_sizes is None:
         # Rows as one dimension: the gradient of the weight sums over two otherwise, and on a CPU XLA first writes its
         # input transposed, which takes as long as the product.
@@ -82,10 +68,20 @@ def _product(x, weight, group_sizes, backend):
     return grouped_matmul(x, weight, group_sizes, backend=backend)
 
 
-def _plus_low_rank(y, x, factors, group_sizes=None, backend="auto"):
-    """y + (x A) B; y where there are no factors."""
+def plus_low_rank(
+    y: jax.Array,
+    x: jax.Array,
+    factors: tuple[jax.Array, jax.Array] | None,
+    group_sizes: jax.Array | None = None,
+    backend: str = "auto",
+) -> jax.Array:
+    """y + (x A) B, the product with a low-rank matrix by its factors, as `frozen.low_rank` gives them; y without any.
+
+    Added last, behind all other products of a layer: XLA fuses sums into products, and so those of a model without
+    adapters are rounded as they were.
+    """
     for factor in factors or ():
-        x = _product(x, factor.astype(x.dtype), group_sizes, backend)
+        x = multiply(x, factor.astype(x.dtype), group_sizes, backend)
     return y if factors is None else y + x
 
 
@@ -179,8 +175,9 @@ class Linear(nnx.Module):
         if self.config.normalize_input:
             x = rms_norm(x, self.config.norm_epsilon)
         weight = effective_weight(self.kernel[...], self.config.linear).astype(x.dtype)
-        factors = low_rank(self.kernel)
-        return multiply(effective_activation(x, self.config), weight, group_sizes_E, self.config.backend, factors)
+        x, backend = effective_activation(x, self.config), self.config.backend
+        y = multiply(x, weight, group_sizes_E, backend)
+        return plus_low_rank(y, x, low_rank(self.kernel), group_sizes_E, backend)
 
     def weighted_sum(self, x_REF, gates_RE):
         """The sum over experts of gate times output, as one product: `[R, E, F]`, `[R, E]` -> `[R, D]`."""
@@ -188,8 +185,9 @@ class Linear(nnx.Module):
             x_REF = rms_norm(x_REF, self.config.norm_epsilon)
         weight_EFD = effective_weight(self.kernel[...], self.config.linear).astype(x_REF.dtype)
         x_REF = effective_activation(x_REF, self.config) * gates_RE[..., None].astype(x_REF.dtype)
-        weight, factors = weight_EFD.reshape(-1, weight_EFD.shape[-1]), side_by_side(low_rank(self.kernel))
-        return multiply(x_REF.reshape(len(x_REF), -1), weight, None, factors=factors)
+        x_RH = x_REF.reshape(len(x_REF), -1)
+        y_RD = multiply(x_RH, weight_EFD.reshape(-1, weight_EFD.shape[-1]), None)
+        return plus_low_rank(y_RD, x_RH, side_by_side(low_rank(self.kernel)))
 
 
 def project(x: jax.Array, layers: Sequence[nnx.Module]) -> list[jax.Array]:
@@ -207,7 +205,7 @@ def project(x: jax.Array, layers: Sequence[nnx.Module]) -> list[jax.Array]:
     weights = [effective_weight(layer.kernel[...], config.linear) for layer in layers]
     y = multiply(x, jnp.concatenate(weights, axis=-1).astype(x.dtype), None)
     parts = jnp.split(y, list(itertools.accumulate(weight.shape[-1] for weight in weights))[:-1], axis=-1)
-    return [_plus_low_rank(part, x, low_rank(layer.kernel)) for part, layer in zip(parts, layers, strict=True)]
+    return [plus_low_rank(part, x, low_rank(layer.kernel)) for part, layer in zip(parts, layers, strict=True)]
 
 
 class IntegerLinear(nnx.Module):

@@ -1,4 +1,4 @@
-"""A run that trains adapters: the model that it leaves as it is, its own checkpoints, and the file of what it learnt."""
+"""A run that trains adapters: the model that it leaves as it is, its own checkpoints, the file of what it learnt."""
 
 import dataclasses
 import json
@@ -15,9 +15,8 @@ from mixkabrn_jax.data.tokenizers import Tokenizer
 from mixkabrn_jax.models import adapters
 from mixkabrn_jax.models.adapters import AdapterConfig
 from mixkabrn_jax.models.language import LanguageModel
-from mixkabrn_jax.runs import model_file, workdir
 from mixkabrn_jax.runs import model as models
-from mixkabrn_jax.runs.checkpoint import Checkpoints
+from mixkabrn_jax.runs import model_file, workdir
 from mixkabrn_jax.runs.config import build
 
 FORMAT = "mixkabrn-adapter-1"
@@ -100,6 +99,13 @@ def to_bytes(model: LanguageModel, base: str, config: Mapping, about: Mapping = 
     return model_file.serialize(FORMAT, tensors, metadata)
 
 
+def describe(content: bytes) -> dict[str, dict[str, int]]:
+    """Of a file of adapters, what `model_file.describe` says of a model's."""
+    tensors, _ = model_file.parse(FORMAT, content)
+    counts = {"count": len(tensors), "numbers": sum(tensor.size for tensor in tensors.values())}
+    return {"float32": counts | {"bytes": 4 * counts["numbers"]}}
+
+
 def read(path: str | Path, base: str) -> Adapter:
     """The adapter in a file, for `adapters.apply`.
 
@@ -110,9 +116,7 @@ def read(path: str | Path, base: str) -> Adapter:
     try:
         tensors, metadata = model_file.parse(FORMAT, Path(path).read_bytes())
         if metadata["base"] != base:
-            raise ValueError(
-                f"it is for the model of SHA-256 {metadata['base'][:12]}..., and this one has {base[:12]}..."
-            )
+            raise ValueError(f"it is for the model of SHA-256 {metadata['base'][:12]}..., and this is {base[:12]}...")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     names = sorted({name.rpartition(".")[0] for name in tensors})

@@ -121,15 +121,20 @@ def require_data(where: Path, there: Mapping[str, str], data: Mapping[str, str],
 
 def require_base(workdir: Path, base: str, init_from: str) -> None:
     """Makes sure that a run's adapters are for this model. Raises: ValueError when they are not, FileNotFoundError."""
+    there = load_base(workdir)
+    if there != base:
+        raise ValueError(
+            f"{workdir} holds adapters for the model of SHA-256 {there[:12]}..., and config.init_from={init_from!r} is "
+            f"{base[:12]}... now: restore that model, or choose another workdir"
+        )
+
+
+def load_base(workdir: Path) -> str:
+    """SHA-256 of the model that a run's adapters are for. Raises: FileNotFoundError, ValueError when it is not JSON."""
     path = workdir / "base.json"
     if not path.is_file():
         raise FileNotFoundError(f"{workdir} holds no base.json, which says what model its adapters are for")
-    there = _read_json(path).get("sha256", "")
-    if there != base:
-        raise ValueError(
-            f"{workdir} holds adapters for the model of SHA-256 {there[:12]}..., and config.init_from={init_from!r} now "
-            f"has {base[:12]}...: restore that model, or choose another workdir"
-        )
+    return _read_json(path).get("sha256", "")
 
 
 def _other(part, there, here):

@@ -65,9 +65,6 @@ class Validation:
         """Of a step that a run goes on from: it was killed just before this, or goes on from an older checkpoint, or
         starts as another run's model, whose loss is what the first update is to be held against."""
         is_due = step % self._experiment.evaluate_every == 0 or step == self._experiment.num_steps
-        if (
-            (step or self._experiment.init_from)
-            and is_due
-            and processes.broadcast_from_first(lambda: step not in self._log.validation_losses)
-        ):
+        is_due = is_due and bool(step or self._experiment.init_from)
+        if is_due and processes.broadcast_from_first(lambda: step not in self._log.validation_losses):
             self.run(step, state)

@@ -59,11 +59,8 @@ def prepare(config: Mapping, workdir: Path, *, extend: bool = False) -> Training
             if (workdir / "metrics.jsonl").exists():
                 metrics.read(workdir / "metrics.jsonl")  # raises for a file that could not be gone on with
         tokenizer, base = workdirs.load_tokenizer(workdir), None
-        if experiment.adapter.rank:
-            base = start.base_of(experiment)
-            tokenizer = base.tokenizer
-        elif tokenizer is None and experiment.init_from:
-            tokenizer = start.tokenizer_of(experiment)
+        if tokenizer is None or experiment.adapter.rank:
+            base, tokenizer = start.given(experiment)
         corpus = pipeline.load(experiment.data, tokenizer)
     fingerprints, sha256 = corpus.fingerprints(), base.sha256 if base else ""
     processes.require_same(config=flatten(config), data=fingerprints, base={"sha256": sha256})

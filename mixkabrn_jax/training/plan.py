@@ -84,9 +84,7 @@ def make(experiment: Experiment, vocab_size: int) -> Plan:
     end in one sum of the residual stream over the devices, and on the way back begin in one.
     """
     if experiment.adapter.rank:
-        raise ValueError(
-            f"config.adapter.rank={experiment.adapter.rank}: a plan is of a model that trains all of itself"
-        )
+        raise ValueError(f"config.adapter.rank={experiment.adapter.rank}: a plan is of a model that is trained whole")
     mesh, config = sharding.abstract_mesh(experiment.mesh), experiment.model
     model, state, program = _traced(experiment, vocab_size, mesh)
     exchanged = [*_collectives(*program, mesh.shape), *_along_model(experiment, config, mesh.shape)]

@@ -56,6 +56,17 @@ def new(
     return setup, jax.jit(start, out_shardings=_layout(jax.eval_shape(start), mesh))()
 
 
+def given(experiment: Experiment) -> tuple[Base | None, Tokenizer | None]:
+    """What a run has from config.init_from: (the model that adapters are put into, the tokenizer), or None.
+
+    Raises: as `base_of` and `tokenizer_of`.
+    """
+    if experiment.adapter.rank:
+        base = base_of(experiment)
+        return base, base.tokenizer
+    return None, tokenizer_of(experiment) if experiment.init_from else None
+
+
 def base_of(experiment: Experiment) -> Base:
     """The model that a run of adapters leaves as it is, once it is seen that config.model is its own and fits them.
 
@@ -64,9 +75,7 @@ def base_of(experiment: Experiment) -> Base:
     """
     where = f"config.init_from={experiment.init_from!r}"
     if not Path(experiment.init_from).exists():
-        raise FileNotFoundError(
-            f"{where}: there is no such folder or file; a run's workdir, or a model's file is needed"
-        )
+        raise FileNotFoundError(f"{where}: there is no such folder or file; the workdir of a run, or a file, is needed")
     base = adapters.open_base(experiment.init_from)
     _require_tokenizer(base.tokenizer, experiment.data, where)
     there = flatten(asdict(build(ModelConfig, base.config["model"], "config.model", is_complete=False)))

@@ -12,7 +12,10 @@ from flax import nnx
 from jax.extend import core
 
 from mixkabrn_jax import sharding
+from mixkabrn_jax.data.tokenizers import Bytes
 from mixkabrn_jax.layers import variables
+from mixkabrn_jax.models.adapters import AdapterConfig, put_in
+from mixkabrn_jax.runs import model_file
 from mixkabrn_jax.runs.checkpoint import Checkpoints
 from mixkabrn_jax.runs.model import abstract as abstract_model
 from mixkabrn_jax.sharding import MeshConfig
@@ -47,8 +50,17 @@ MODELS = {
 }
 
 
+ADAPTERS = "adapters beside retention and KAN experts"
+
+
 def model_of(name):
-    return toy.make(toy.model_config(**MODELS[name]))
+    if name != ADAPTERS:
+        return toy.make(toy.model_config(**MODELS[name]))
+    model = toy.make(toy.model_config(kan__spline_linear="ternary", quantization__embedding="int8"), vocab_size=257)
+    frozen, _, _ = model_file.frozen_from_bytes(model_file.to_bytes(model, Bytes(), toy.document()))
+    graph, params, buffers = variables.split(put_in(frozen, AdapterConfig(rank=2), rngs=nnx.Rngs(0)))
+    params = jax.tree.map(lambda a: jnp.asarray(np.random.default_rng(a.size).normal(0, 0.1, a.shape), a.dtype), params)
+    return variables.merge(graph, params, buffers)
 
 
 def mesh_of(*sizes):
@@ -112,6 +124,7 @@ def check_equal(model, mesh, training=TRAINING, optimizer="sgd", slack=1.0):
     ("name", "sizes", "training"),
     [
         ("retention, KAN experts", (2, 2, 1, 2), TRAINING),
+        (ADAPTERS, (2, 2, 1, 2), LOSSES),
         pytest.param(
             *("attention, MLP experts", (1, 2, 2, 2), LOSSES | {"accumulation_steps": 2}), marks=pytest.mark.slow
         ),
@@ -122,7 +135,7 @@ def test_a_step_on_a_mesh_is_the_step_on_one_device(name, sizes, training):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, ADAPTERS])
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -131,7 +144,7 @@ def test_a_step_on_a_mesh_is_the_step_on_one_device(name, sizes, training):
     ],
 )
 def test_a_step_on_any_mesh_is_the_step_on_one_device(name, sizes):
-    check_equal(model_of(name), mesh_of(*sizes))
+    check_equal(model_of(name), mesh_of(*sizes), LOSSES if name == ADAPTERS else TRAINING)
 
 
 @pytest.mark.slow
