@@ -17,7 +17,7 @@ from mixkabrn_jax.models import adapters, surgery
 from mixkabrn_jax.models.adapters import AdapterConfig
 from mixkabrn_jax.runs import model_file
 from mixkabrn_jax.training import step
-from tests import toy
+from tests import reference, toy
 
 LOW = {"linear": "ternary", "kan__spline_linear": "ternary", "quantization__embedding": "int8"}
 MODELS = {"dense": {}, "ternary": LOW | {"router__dispatch": "dense"}}
@@ -65,7 +65,7 @@ def test_a_frozen_model_is_the_one_of_its_file_and_adapters_that_are_new_add_not
 def updates(model):
     """(the parameters' changes in the first and the second update by their names, the model after them)."""
     sgd = optax.sgd(0.5)
-    setup, states = toy.setup(model, sgd), [step.init(model, sgd)]
+    setup, states = toy.setup(model, sgd, router_bias_rate=0.0), [step.init(model, sgd)]
     update = jax.jit(lambda state: step.train_step(state, toy.batch(1), setup))
     for _ in range(2):
         states.append(update(states[-1]))
@@ -95,7 +95,7 @@ def test_a_frozen_model_takes_few_bits_and_has_nothing_to_train():
     assert all(isinstance(matrix, Codes) for matrix in matrices.values())
     codes = sum(matrix.codes[...].nbytes for name, matrix in matrices.items() if name != "embedding_WD")
     numbers = sum(matrix[...].size for name, matrix in surgery.matrices(unpacked).items() if name != "embedding_WD")
-    assert codes <= 1.1 * numbers / 4  # 6 hidden units take two bytes
+    assert codes <= numbers / 3  # 6 hidden units take two bytes
     assert matrices["embedding_WD"].codes[...].nbytes == unpacked.embedding_WD.size
 
 
@@ -106,29 +106,35 @@ def test_layers_are_not_kept_unpacked_for_the_backward_pass():
     graph, params, buffers = variables.split(model)
     shapes = {matrix.shape for name, matrix in surgery.matrices(packed).items() if name != "embedding_WD"}
 
-    def loss(params):
-        return jnp.sum(variables.merge(graph, params, buffers)(TOKENS).logits_BTW)
+    def pullback(params, buffers):
+        return jax.vjp(lambda params: variables.merge(graph, params, buffers)(toy.tokens(0, 2, 9)).logits_BTW, params)[
+            1
+        ]
 
-    _, pullback = jax.vjp(loss, params)
-    kept = {leaf.shape for leaf in jax.tree.leaves(pullback) if leaf.dtype == jnp.float32}
+    kept = {
+        leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(pullback, params, buffers)) if leaf.dtype != jnp.uint8
+    }
     assert not kept & shapes
 
 
-def test_adapters_sum_with_weights_switch_and_come_off(base):
-    packed, unpacked = base
+def test_adapters_sum_with_weights_switch_and_come_off():
+    packed, _ = frozen()
     first, second = (random(put_in(packed), seed) for seed in (1, 2))
     found = [adapters.factors(model) for model in (first, second)]
-    want = FORWARD(first, TOKENS)
-    np.testing.assert_array_equal(FORWARD(adapters.apply(second, [(found[0], 1.0)]), TOKENS), want)
-    np.testing.assert_array_equal(FORWARD(adapters.apply(unpacked, [(found[0], 1.0)]), TOKENS), want)
-    both = adapters.apply(packed, [(found[0], 1.0), (found[1], -0.5)])
-    for name, (lora_A, lora_B) in adapters.factors(both).items():
-        product = jnp.matmul(lora_A, lora_B, precision="highest")
+    both = adapters.apply(second, [(found[0], 1.0), (found[1], -0.5)])
+    for name, pair in adapters.factors(both).items():
         terms = [jnp.matmul(*each[name], precision="highest") for each in found]
-        np.testing.assert_allclose(product, terms[0] - 0.5 * terms[1], atol=1e-5)
-    off = adapters.apply(both, [])
-    np.testing.assert_array_equal(FORWARD(off, TOKENS), FORWARD(packed, TOKENS))
-    assert surgery.matrices(off)["embedding_WD"].codes[...] is surgery.matrices(packed)["embedding_WD"].codes[...]
+        want = terms[0] - 0.5 * terms[1]
+        np.testing.assert_allclose(jnp.matmul(*pair, precision="highest"), want, atol=reference.tolerance(want, 4))
+    want = FORWARD(first, TOKENS)
+    assert np.abs(want - FORWARD(both, TOKENS)).max() > 0.1
+    switched = adapters.apply(both, [(found[0], 1.0)])
+    np.testing.assert_allclose(FORWARD(switched, TOKENS), want, atol=toy.rounding(want, packed.config, 12))
+    before, off = surgery.matrices(packed), surgery.matrices(adapters.apply(both, []))
+    assert before.keys() == off.keys()
+    for name, matrix in before.items():  # the very arrays: nothing is read or copied
+        own = [matrix.codes, off[name].codes] if isinstance(matrix, Codes) else [matrix, off[name]]
+        assert own[0][...] is own[1][...]
 
 
 def test_a_merged_model_is_the_one_with_adapters_to_rounding():
@@ -144,7 +150,7 @@ def test_a_merged_model_is_the_one_with_adapters_to_rounding():
 
 def test_merging_into_matrices_that_are_rounded_as_they_are_read_is_refused():
     model = put_in(toy.make(toy.model_config(linear="ternary")))
-    with pytest.raises(ValueError, match=r"routed_blocks\.mixer\.query is ternary, and would round its adapter away"):
+    with pytest.raises(ValueError, match=r"^routed_blocks\.\S+ is ternary, and would round its adapter away"):
         adapters.merge(model)
 
 
@@ -158,7 +164,7 @@ def test_merging_into_matrices_that_are_rounded_as_they_are_read_is_refused():
         ({"targets": " , "}, r"config\.adapter\.targets=' , ': at least one pattern"),
         (
             {"rank": 7},
-            r"config\.adapter\.rank=7 is above the width of routed_blocks\.ffn\.experts\.up\.base, .* 16 x 6",
+            r"config\.adapter\.rank=7 is above the width of routed_blocks\.ffn\.\S+, which is .*: at most 6 is",
         ),
     ],
 )
