@@ -1,8 +1,9 @@
 import json
 
-from mixkabrn_jax import runs
-from mixkabrn_jax.models import adapters
-from mixkabrn_jax.runs import metrics, workdir
+import pytest
+
+from mixkabrn_jax.runs import adapters, metrics, workdir
+from mixkabrn_jax.training import loop
 
 TOLD = "bits per byte of the text that was held out: "
 
@@ -29,11 +30,22 @@ def test_a_model_learns_a_text_in_some_seconds_and_is_not_changed(entry, trained
     assert capsys.readouterr().out.splitlines()[-1] == shown[-1]
     assert workdir.load_config(out)["num_steps"] == num_steps
 
+
+def test_the_file_of_a_run_of_adapters_holds_them_alone(entry, trained, capsys, tmp_path):
+    directory, _ = trained
+    config = workdir.load_config(directory / "run")
+    config |= {"init_from": str(directory / "run"), "num_steps": 1}
+    config["adapter"] |= {"rank": 2, "targets": "*.mixer.*"}
+    config["training"]["router_bias_rate"] = 0.0
+    assert loop.train(loop.prepare(config, tmp_path / "run")) == 0
     export = entry("export")
-    assert export.run(f"--workdir={out}", f"--out={tmp_path / 'adapter.safetensors'}") == 0
+    out = tmp_path / "adapter.safetensors"
+    capsys.readouterr()
+    assert export.run(f"--workdir={tmp_path / 'run'}", f"--out={out}") == 0
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    model, _, _ = runs.open(out)
-    assert told["tensors"]["float32"]["numbers"] == sum(
-        leaf.size for pair in adapters.factors(model).values() for leaf in pair
-    )
-    assert told["bytes"] == (tmp_path / "adapter.safetensors").stat().st_size
+    assert told["bytes"] == out.stat().st_size
+    found = adapters.read(out, adapters.open_base(directory / "run").sha256)
+    assert told["tensors"]["float32"]["numbers"] == sum(leaf.size for pair in found.factors.values() for leaf in pair)
+    assert "--config.adapter.rank=2" in found.about["command"]
+    with pytest.raises(SystemExit, match="error: --format=html is of a whole model, and .* holds adapters"):
+        export.run(f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'page.html'}", "--format=html")

@@ -130,7 +130,7 @@ def test_another_model_in_the_place_of_the_base_is_refused(folder, tmp_path):
         (
             ValueError,
             {"adapter__rank": 17},
-            r"config\.adapter\.rank=17 is above the width of dense_blocks\.mixer\.query",
+            r"config\.adapter\.rank=17 is above the width of dense_blocks\.mixer\.\w+\.kernel",
         ),
         (ValueError, {"adapter__targets": "*.ffm.*"}, r"config\.adapter\.targets='\*\.ffm\.\*'.* matches no matrix"),
         (ValueError, {"training__router_bias_rate": 0.1}, r"config\.training\.router_bias_rate=0\.1 changes a model"),
