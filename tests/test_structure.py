@@ -44,6 +44,7 @@ HOMES = {
         *(
             "mixkabrn_jax/training/step.py",
             "mixkabrn_jax/training/experiment.py",
+            "mixkabrn_jax/runs/adapters.py",
             "mixkabrn_jax/runs/model.py",
             "mixkabrn_jax/runs/model_file.py",
         ),

@@ -77,8 +77,8 @@ def plus_low_rank(
 ) -> jax.Array:
     """y + (x A) B, the product with a low-rank matrix by its factors, as `frozen.low_rank` gives them; y without any.
 
-    Added last, behind all other products of a layer: XLA fuses sums into products, and so those of a model without
-    adapters are rounded as they were.
+    Added last, behind all other products of a layer, whose sums are those of a layer without adapters. XLA may still
+    fuse them otherwise: a B of 0 adds exactly 0, and what stands before it is the same to rounding.
     """
     for factor in factors or ():
         x = multiply(x, factor.astype(x.dtype), group_sizes, backend)

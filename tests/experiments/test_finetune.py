@@ -47,5 +47,5 @@ def test_the_file_of_a_run_of_adapters_holds_them_alone(entry, trained, capsys, 
     found = adapters.read(out, adapters.open_base(directory / "run").sha256)
     assert told["tensors"]["float32"]["numbers"] == sum(leaf.size for pair in found.factors.values() for leaf in pair)
     assert "--config.adapter.rank=2" in found.about["command"]
-    with pytest.raises(SystemExit, match="error: --format=html is of a whole model, and .* holds adapters"):
+    with pytest.raises(SystemExit, match=r"error: --format=html is of a whole model, and .* holds adapters"):
         export.run(f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'page.html'}", "--format=html")
