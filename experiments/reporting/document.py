@@ -18,7 +18,7 @@ from experiments.reporting.contents import Picture, Section
 from experiments.reporting.runs import require_comparable
 from experiments.reporting.tables import Column, Table
 
-_TABLE = re.compile(r"^(<!-- (\w+) of ([\w ]+?)(?: \| (.+?))? -->\n)\n?(?:\|.*\n)*", re.MULTILINE)
+_TABLE = re.compile(r"^(<!-- (\w+) of ([\w ]+?)(?: \| (.+?))? -->\n)(?:\n(?:\|.*\n)+)?", re.MULTILINE)
 _FIGURE = re.compile(r"\]\(((?:\S*/)?(\w+)-(\w+\.png))\)")
 
 

@@ -55,6 +55,7 @@ def test_tables_of_a_text_are_those_of_the_report(factorial):
     head, _, *lines = filled.split("-->\n\n")[1].split("\n\n")[0].splitlines()
     assert filled.startswith(text.split("| old")[0])
     assert filled.endswith("|\n\nAfter.\n")
+    assert document.fill(text.replace("| old |\n| --- |\n\n", ""), factorial) == filled
     assert [cell.strip() for cell in head.split("|")[1:-1]] == ["effect", "bits per byte"]
     with (factorial / "report" / "tables" / "effects.csv").open() as file:
         rows = list(csv.DictReader(file))
