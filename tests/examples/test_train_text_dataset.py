@@ -32,7 +32,7 @@ SMALL = {
 def check_explained(run):
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if record["split"] == "train"] == [1, 2]
-    explained = set(re.findall(r"`([a-z_]+)`", METRICS.read_text()))
+    explained = set(re.findall(r"`([a-z_0-9]+)`", METRICS.read_text()))
     assert {field for record in records for field in record} <= explained
 
 

@@ -26,7 +26,7 @@ TOKENS = toy.tokens(0, 2, 12)
 FORWARD = jax.jit(lambda model, tokens_BT: model(tokens_BT).logits_BTW)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=[pytest.param("dense", marks=pytest.mark.slow), "ternary"])
 def base(request):
     """(a model that is frozen as its file has it, the same one with its matrices unpacked)."""
     return frozen(**MODELS[request.param])

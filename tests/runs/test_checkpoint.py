@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from mixkabrn_jax.runs import hashes
 from mixkabrn_jax.runs.checkpoint import Checkpoints, DoesNotFitError
@@ -270,7 +271,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_by_name(two_checkpoints):
         "model.params.embedding_WD.value is there, but nothing here has that name": state._replace(
             params=without(state.params, "embedding_WD")
         ),
-        "model.buffers.extra is missing": state._replace(buffers={"extra": jnp.zeros(3)}),
+        "model.buffers.extra is missing": state._replace(buffers=nnx.State({"extra": jnp.zeros(3)})),
         "optimizer.sums.load_LE is missing": state._replace(totals=state.totals._replace(load_LE=jnp.zeros((2, 4)))),
     }
     with Checkpoints(two_checkpoints, read_only=True) as checkpoints:
