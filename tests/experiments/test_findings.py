@@ -37,6 +37,7 @@ def test_a_file_of_runs_gives_the_report_that_their_folders_give(factorial, tmp_
     one, other = (run_folders.find([str(factorial / name)])[0] for name in ("runs", "found.jsonl"))
     assert [run.records for run in one] == [run.records for run in other]
     assert [run.config for run in one] == [run.config for run in other]
+    assert [Path(run.path).parts[-2:] for run in one] == [Path(run.path).parts[-2:] for run in other]
     run_file.write(tmp_path / "again.jsonl", other)
     assert (tmp_path / "again.jsonl").read_bytes() == (factorial / "found.jsonl").read_bytes()
 
@@ -104,7 +105,8 @@ def test_ranks_correlate_as_spearman_has_it():
     # 1 - 6 sum d^2 / (n (n^2 - 1)) without ties.
     x, y = [3, 1, 4, 2, 5], [1, 3, 4, 2, 5]
     assert statistics.spearman(x, y) == pytest.approx(1 - 6 * (4 + 4) / (5 * 24))
-    assert statistics.spearman([1, 1, 2], [1, 2, 3]) == pytest.approx(3**0.5 / 2)
+    # By hand of the ranks 1.5, 1.5, 3, 4.
+    assert statistics.spearman([1, 1, 2, 3], [1, 2, 3, 4]) == pytest.approx(0.9**0.5)
 
 
 def test_findings_are_what_the_kept_runs_say():
