@@ -11,6 +11,7 @@ with all saved, and the same command goes on.
 """
 
 import sys
+import time
 from pathlib import Path
 
 from absl import flags
@@ -18,13 +19,15 @@ from absl import flags
 from configs import lm
 from experiments import command_line, source_flags
 
+_STARTED = time.monotonic()
 _PROBE_SECONDS = 10
+_VALIDATIONS = 5  # on the way, each of config.evaluate_windows; the first and the last one take all
 _WORKDIR = flags.DEFINE_string("workdir", None, "workdir of a trained run, or the file of a model")
 _PATH = flags.DEFINE_string("path", None, "file, archive or folder of texts")
 _SOURCE = flags.DEFINE_string("source", "auto", "what they are, as config.data.source; text if not given")
 _CHOICE = source_flags.define_choice()
 _OUT = flags.DEFINE_string("out", None, "workdir of the adapters, made where it is not there")
-_MINUTES = flags.DEFINE_float("minutes", 10.0, "how long to train", lower_bound=0.01)
+_MINUTES = flags.DEFINE_float("minutes", 10.0, "how long all of it takes, compilation too", lower_bound=0.01)
 _RANK = flags.DEFINE_integer("rank", 4, "of the adapters", lower_bound=1)
 _TARGETS = flags.DEFINE_string("targets", "*.mixer.*,embedding_WD", "patterns of the matrices that have one")
 _RATE = flags.DEFINE_float("rate", 1e-2, "learning rate at its peak", lower_bound=0)
@@ -82,18 +85,22 @@ def _scheduled(config):
     num_steps = config["num_steps"]
     config["optimizer"]["warmup_steps"] = max(num_steps // 20, 1)
     config["log_every"] = max(num_steps // 50, 1)
-    config["evaluate_every"] = max(num_steps // 5, 1)
+    config["evaluate_every"] = max(num_steps // _VALIDATIONS, 1)
     config["checkpoint"]["every"] = max(num_steps // 10, 1)
     return config
 
 
 def _num_steps(config):
-    """As many as fit the minutes, by the pace of a few seconds, with what validations take."""
+    """As many as fit what is left of the minutes, by the pace of a few seconds."""
     from mixkabrn_jax.training import probe
 
     print(f"measuring for {_PROBE_SECONDS} seconds how fast this machine is ...", flush=True)
     pace = probe.measure(_scheduled(config | {"num_steps": 1000}), _PROBE_SECONDS)
-    num_steps = max(round((60 * _MINUTES.value - 2 * pace.whole_validation) / pace.step), 1)  # before and after
+    # A forward pass is a third of an update (Kaplan et al. 2020, sec. 2.1); compiling one takes about as large a part.
+    windows = _VALIDATIONS * config["evaluate_windows"] / config["data"]["batch_size"]
+    aside = pace.start * 4 / 3 + 2 * pace.whole_validation + windows * pace.step / 3
+    left = 60 * _MINUTES.value - (time.monotonic() - _STARTED) - aside
+    num_steps = max(round(left / pace.step), 1)
     print(f"{pace.step:.3g} s a step: {num_steps:,} steps in {_MINUTES.value:g} minutes", flush=True)
     return num_steps
 

@@ -15,6 +15,8 @@ from mixkabrn_jax.training.experiment import Experiment
 class Pace(NamedTuple):
     """What the parts of a run take on this machine, in seconds."""
 
+    start: float
+    """From text that is read to the end of the first update; most of it is compilation."""
     step: float
     whole_validation: float
     """About, of all that is held out."""
@@ -32,17 +34,22 @@ def measure(config: Mapping, seconds: float, clock: Callable[[], float] = time.m
     mesh = sharding.make_mesh(experiment.mesh)
     base, tokenizer = start.given(experiment)
     corpus = pipeline.load(experiment.data, tokenizer)
+    entered = clock()
     setup, state = start.new(experiment, corpus.tokenizer.vocab_size, mesh, base)
     batch_size = experiment.data.batch_size
     rows = sharding.local_rows(mesh, batch_size)
     batches = pipeline.train_batches(corpus.train, experiment.data, experiment.seed, rows)
-    update, num_steps, began = start.compile(setup, state, corpus, batch_size), -1, clock()
-    while num_steps < 1 or clock() - began < seconds:
-        state = jax.block_until_ready(update(state, sharding.place_rows(next(batches), mesh, batch_size)))
+    update = start.compile(setup, state, corpus, batch_size)
+
+    def step(state):
+        return jax.block_until_ready(update(state, sharding.place_rows(next(batches), mesh, batch_size)))
+
+    state = step(state)  # apart: memory is touched for the first time
+    began, num_steps = clock(), 0
+    while not num_steps or clock() - began < seconds:
+        state = step(state)
         num_steps += 1
-        if not num_steps:
-            began = clock()  # what the first step alone does is not counted
-    step = (clock() - began) / num_steps
+    taken = (clock() - began) / num_steps
     batches.close()
     # The forward pass is a third of an update's flops (Kaplan et al. 2020, sec. 2.1).
-    return Pace(step, step * len(corpus.validation) / batch_size / 3)
+    return Pace(began - entered, taken, taken * len(corpus.validation) / batch_size / 3)
