@@ -1,4 +1,4 @@
-"""Fills the tables of FINDINGS.md and draws its figures, from the runs that are kept in experiments/results:
+"""Fills the tables of FINDINGS.md and docs/recipe.md and draws their figures, of the runs kept in experiments/results:
 
     python -m experiments.findings
 
@@ -12,7 +12,7 @@ from absl import flags
 
 from experiments import command_line
 
-_PAGE = flags.DEFINE_string("page", "FINDINGS.md", "the text whose tables are filled")
+_PAGES = flags.DEFINE_list("pages", "FINDINGS.md,docs/recipe.md", "the texts whose tables are filled")
 _RESULTS = flags.DEFINE_string("results", "experiments/results", "folder of files of runs, as reports leave them")
 
 
@@ -20,15 +20,16 @@ def main():
     # Imported only here, so that a wrong flag is answered at once: Matplotlib comes with it.
     from experiments.reporting import document
 
-    page, results = Path(_PAGE.value), Path(_RESULTS.value)
+    results = Path(_RESULTS.value)
     with command_line.user_errors():
-        text = page.read_text()
-        filled = document.fill(text, results)
-        for path, picture in document.pictures(filled, results).items():
-            (page.parent / path).parent.mkdir(parents=True, exist_ok=True)
-            picture.draw(page.parent / path)
-        page.write_text(filled)
-    print(f"{page}: {'as it was' if filled == text else 'filled anew'}", file=sys.stderr)
+        for page in map(Path, _PAGES.value):
+            text = page.read_text()
+            filled = document.fill(text, results)
+            for path, picture in document.pictures(filled, results).items():
+                (page.parent / path).parent.mkdir(parents=True, exist_ok=True)
+                picture.draw(page.parent / path)
+            page.write_text(filled)
+            print(f"{page}: {'as it was' if filled == text else 'filled anew'}", file=sys.stderr)
     return 0
 
 

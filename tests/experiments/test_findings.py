@@ -109,11 +109,12 @@ def test_ranks_correlate_as_spearman_has_it():
     assert statistics.spearman([1, 1, 2, 3], [1, 2, 3, 4]) == pytest.approx(0.9**0.5)
 
 
-def test_findings_are_what_the_kept_runs_say():
-    text = FINDINGS.read_text()
+@pytest.mark.parametrize("page", [FINDINGS, ROOT / "docs" / "recipe.md"], ids=lambda page: page.name)
+def test_tables_are_what_the_kept_runs_say(page):
+    text = page.read_text()
     assert document.fill(text, RESULTS) == text
     for path in document.pictures(text, RESULTS):
-        assert (ROOT / path).exists()
+        assert (page.parent / path).exists()
 
 
 def test_each_figure_in_the_words_of_the_findings_stands_in_their_tables():
