@@ -33,6 +33,9 @@ SIZES = {
         "num_steps": 7000,
         "model.num_layers": 5,
         "model.expert_width": 13,
+        "optimizer.peak_rate": 1e-2,
+        "optimizer.second_peak_rate": 6.25e-3,
+        "optimizer.weight_decay": 0.05,
     },
     "1m": {
         "num_steps": 11_000,
@@ -42,6 +45,9 @@ SIZES = {
         "model.num_layers": 6,
         "model.expert_width": 16,
         "data.vocab_size": 4096,
+        "optimizer.peak_rate": 8e-3,
+        "optimizer.second_peak_rate": 5e-3,
+        "optimizer.weight_decay": 0.02,
     },
 }
-"""What a file's size changes of lm.py:tiny."""
+"""What a file's size changes of lm.py:tiny; the longer a run, the lower its rates and its weight decay."""
