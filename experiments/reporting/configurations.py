@@ -19,9 +19,9 @@ SWITCHES = {
 """The fields that switch an idea, with their values from plain to the idea; any number of experts is one."""
 SIZES = (
     *("model.d_model", "model.num_layers", "model.num_heads", "model.key_width", "model.value_width"),
-    *("model.hidden_width", "model.expert_width"),
+    *("model.hidden_width", "model.expert_width", "model.embedding_scale"),
 )
-_ORDER = {field: place for place, field in enumerate((*SWITCHES, *SIZES))}
+_ORDER = {field: place for place, field in enumerate((*SWITCHES, "", *SIZES))}  # "" is all other fields
 _PATHS = {"data.path", "data.validation_path"}
 
 
@@ -58,8 +58,8 @@ class Design:
 
     configurations: Sequence[Configuration]
     essential: Sequence[str]
-    """Fields that tell all configurations apart: the switches, then sizes, then others; a field whose value follows
-    from those before it, as the widths that make up for a switch, is left out."""
+    """Fields that tell all configurations apart: the switches, then others, then sizes; a field whose value follows
+    from those before it, as the widths that make up for a change, is left out."""
     base: Configuration
     """The one that differs from all others in the fewest of these fields; of equals, with the most ideas on."""
     doubles: Mapping[str, str]
@@ -90,7 +90,7 @@ def arrange(runs: Sequence[Run]) -> Design:
             doubles[run.path] = f"the configuration and seed of {seeds[run.seed].path}"
         seeds.setdefault(run.seed, run)
     found = list(by_key.values())
-    names = sorted({name for fields, _ in found for name in fields}, key=lambda name: (_ORDER.get(name, 99), name))
+    names = sorted({name for fields, _ in found for name in fields}, key=_place)
     varying = [name for name in names if len({repr(fields.get(name)) for fields, _ in found}) > 1]
     essential = _essential(varying, [fields for fields, _ in found])
     settings = [tuple(fields.get(name) for name in essential) for fields, _ in found]
@@ -183,6 +183,10 @@ def _fields(run):
         size, _, digest = run.data["train"].partition(", SHA-256 ")
         fields["data.train"] = f"{size} {digest[:8]}".strip()
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def _place(name):
+    return _ORDER.get(name, _ORDER[""]), name
 
 
 def _essential(varying, found):

@@ -104,7 +104,7 @@ def _differences(design, baseline):
     others = [one for one in design.configurations if one is not baseline]
     found = {metric: [_paired(one, baseline, metric) for one in others] for metric in ("bits_per_byte", "loss")}
     corrected = {metric: _corrected(estimates) for metric, estimates in found.items()}
-    columns = [Column("configuration"), Column("pairs", "d")]
+    columns = [Column("configuration"), Column(*_COSTS["file_bytes"]), Column("pairs", "d")]
     for unit in (_BITS, _NATS):
         columns += [
             Column(unit, "+.4f", has_interval=True),
@@ -113,7 +113,7 @@ def _differences(design, baseline):
         ]
     rows = [
         [
-            *(one.name, len(one.runs.keys() & baseline.runs.keys())),
+            *(one.name, _cost(one, "file_bytes"), len(one.runs.keys() & baseline.runs.keys())),
             *(bits, bits and bits.p, corrected["bits_per_byte"][i]),
             *(nats, nats and nats.p, corrected["loss"][i]),
         ]

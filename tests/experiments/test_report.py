@@ -87,6 +87,18 @@ def test_a_configuration_is_runs_that_differ_by_their_seed_alone(ablation, files
     assert float(row["tokens per second"]) == 350
 
 
+def test_a_configuration_is_called_by_its_change_and_by_widths_where_there_is_no_other(tmp_path):
+    write(tmp_path / "base", 1.5, model__expert_width=12)
+    write(tmp_path / "grid", 1.4, model__expert_width=9, model__kan__grid__num_intervals=5)
+    write(tmp_path / "degree", 1.6, model__expert_width=14, model__kan__grid__degree=2)
+    found = configurations.arrange(run_folders.find([str(tmp_path)])[0])
+    assert [one.name for one in found.configurations] == ["num_intervals=5", "base", "degree=2"]
+    write(tmp_path / "sizes" / "one", 1.5, model__d_model=16, model__embedding_scale=4.0)
+    write(tmp_path / "sizes" / "two", 1.4, model__d_model=32, model__embedding_scale=5.7)
+    found = configurations.arrange(run_folders.find([str(tmp_path / "sizes")])[0])
+    assert found.essential == ["model.d_model"]
+
+
 def test_differences_are_of_runs_with_one_seed_and_only_the_true_one_is_found(ablation, files, tmp_path):
     found = {row["configuration"]: row for row in rows(files, "differences")}
     assert "base" not in found  # there is no plain counterpart
