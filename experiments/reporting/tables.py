@@ -50,7 +50,8 @@ def to_markdown(table: Table) -> str:
     """The table with columns in line for those who read it as plain text."""
     cells = [[column.name for column in table.columns]]
     cells += [[re.sub(r"([\\|<])", r"\\\1", text) for text in row] for row in _texts(table)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(table.columns))]
+    # At least three: a colon alone is no ruler.
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(table.columns))]
     is_number = [bool(column.format) for column in table.columns]
     ruler = ["-" * (width - 1) + ":" if right else "-" * width for width, right in zip(widths, is_number, strict=True)]
     padded = [

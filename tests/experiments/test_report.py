@@ -297,5 +297,7 @@ def test_cells_are_read_by_people_and_by_programs():
     table = tables.Table("t", columns, rows)
     assert tables.to_csv(table) == "a|b,loss,loss low,loss high,n\n<x>,1.0,0.5,1.5,1234\n,,,,\ny,1.0,0.5,3.0,1\n"
     assert tables.to_markdown(table).splitlines()[2] == "| \\<x> |           +1.00 ± 0.50 | 1,234 |"
+    narrow = tables.to_markdown(tables.Table("t", [tables.Column("p", ".2g"), tables.Column("q")], [[None, "1"]]))
+    assert narrow.splitlines()[1] == "| --: | --- |"
     assert '<td>&lt;x&gt;</td><td class="number">+1.00 ± 0.50</td>' in tables.to_html(table)
     assert "+1.00 (+0.50 to +3.00)" in tables.to_html(table)
