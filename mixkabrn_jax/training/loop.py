@@ -54,6 +54,7 @@ def prepare(config: Mapping, workdir: Path, *, extend: bool = False) -> Training
     with processes.ErrorConsensus():
         experiment = Experiment.from_dict(config)
         mesh = sharding.make_mesh(experiment.mesh)
+        start.require_apart(workdir, experiment.data)
         if processes.is_first():
             workdirs.check(workdir, config, defaults(Experiment), extend=extend)
             if (workdir / "metrics.jsonl").exists():
