@@ -114,11 +114,13 @@ def _num_steps_there(out):
 
 def _scheduled(config):
     """With warm-up, records, validations and checkpoints that suit the number of steps."""
-    num_steps = config["num_steps"]
-    config["optimizer"]["warmup_steps"] = max(num_steps // 20, 1)
-    config["log_every"] = max(num_steps // 50, 1)
-    config["evaluate_every"] = max(num_steps // _VALIDATIONS, 1)
-    config["checkpoint"]["every"] = max(num_steps // 10, 1)
+
+    def part(number):  # rounded up, so that none of them comes just before the last step
+        return -(-config["num_steps"] // number)
+
+    config["optimizer"]["warmup_steps"] = part(20)
+    config["log_every"], config["evaluate_every"] = part(50), part(_VALIDATIONS)
+    config["checkpoint"]["every"] = part(10)
     return config
 
 

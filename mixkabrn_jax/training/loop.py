@@ -41,7 +41,7 @@ class Training:
     changes: tuple[str, ...] = ()
     """Fields that an earlier process of this run had other values of, as in "log_every 20 -> 10"."""
     base: Base | None = None
-    """What adapters are trained beside."""
+    """What adapters are trained beside; `train` takes its arrays over, so that none is there twice."""
 
 
 def prepare(config: Mapping, workdir: Path, *, extend: bool = False) -> Training:

@@ -27,6 +27,8 @@ def test_a_model_learns_a_text_in_some_seconds_and_is_not_changed(entry, trained
     assert shown[-1] == f"{TOLD}{first:.4f} before, {last:.4f} after"
     assert last < first
     num_steps = workdir.load_config(out)["num_steps"]
+    every = -(-num_steps // 5)
+    assert [record["step"] for record in validations] == [*range(0, num_steps, every), num_steps]
     assert any(line.endswith(f"{num_steps:,} steps in 0.01 minutes") for line in shown)
     assert {path: path.read_bytes() for path in (directory / "run").rglob("*") if path.is_file()} == before
 
