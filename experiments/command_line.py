@@ -97,7 +97,7 @@ def user_errors(section: str = "", answer: Callable[[str], None] = _end) -> Iter
     """Around the part of a program that checks what it was given: its errors are sentences, so print just those.
 
     Args:
-        section: of the config whose fields are flags here, such as "config.data.": they are named so.
+        section: of the config of which some fields are flags here, such as "config.data.": those are named so.
         answer: takes the sentence, where the program is to go on behind that part.
     """
     try:
@@ -106,7 +106,12 @@ def user_errors(section: str = "", answer: Callable[[str], None] = _end) -> Iter
         raise
     except (TypeError, ValueError, OSError, ImportError) as error:  # the last: of an extra that is not installed
         message = _one_line(error)
-        answer(message.replace(section, "--") if section else message)
+        answer(re.sub(rf"{re.escape(section)}(?:\w+\.)*(\w+)", _as_flag, message) if section else message)
+
+
+def _as_flag(field):
+    """What a field is called on the command line where it is a flag by itself."""
+    return f"--{field[1]}" if field[1] in flags.FLAGS else field[0]
 
 
 def keep_to_our_sentences() -> None:

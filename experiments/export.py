@@ -53,7 +53,7 @@ def main():
         else:
             content = model_file.to_bytes(model, tokenizer, config, _about(source, config), _ROUND.value)
         cost = _cost(source, opened, content) if _ROUND.value else {}
-        tensors = adapters.describe(content) if has_adapters else model_file.describe(content)
+        tensors = model_file.describe(content)
         match _FORMAT.value:
             case "safetensors":
                 files = {out: content}

@@ -62,7 +62,7 @@ def _batches() -> Iterator[list[str]]:
         return
     size = 1 if _PATH.value is None and sys.stdin.isatty() else _LINES
     with open(
-        _PATH.value or sys.stdin.fileno(), encoding="utf-8", errors="replace", closefd=bool(_PATH.value)
+        _PATH.value or sys.stdin.fileno(), encoding="utf-8-sig", errors="replace", closefd=bool(_PATH.value)
     ) as lines:
         while batch := list(itertools.islice(lines, size)):
             yield batch

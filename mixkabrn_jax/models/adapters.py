@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mixkabrn_jax.layers.frozen import Adapted, factor_letters, low_rank, with_low_rank
-from mixkabrn_jax.layers.linear import ROUNDED, normal_init
+from mixkabrn_jax.layers.linear import normal_init
 from mixkabrn_jax.models import surgery
+from mixkabrn_jax.models.codes import coded
 from mixkabrn_jax.models.language import LanguageModel
-from mixkabrn_jax.models.quantize import linear_type
 
 EXPERTS = ("each", "shared")
 
@@ -96,13 +96,20 @@ def apply(
             surgery.replace(model, path, matrix.matrix)
     for found, weight in adapters:
         for path, (lora_A, lora_B) in found.items():
-            there = matrices[path].shape if path in matrices else ()
-            if (lora_A.shape[-2], lora_B.shape[-1]) != there[-2:]:
+            if path not in matrices or not _fits(lora_A, lora_B, matrices[path].shape):
                 raise ValueError(f"an adapter is for another model: it has factors of {path}, {_shape(lora_A, lora_B)}")
             parts.setdefault(path, []).append((lora_A, weight * lora_B))
     for path, pairs in parts.items():
         surgery.replace(model, path, Adapted(matrices[path], *_sum(matrices[path], pairs)))
     return model
+
+
+def _fits(lora_A, lora_B, shape):
+    """Whether factors are of a matrix `[..., D, F]`; where experts share them, their dimension of E is 1."""
+    *lead, rows, columns = shape
+    shared = [*lead[:-1], 1] if len(lead) > 1 else lead
+    own = list(lora_A.shape[:-2])
+    return own in (lead, shared) and (lora_A.shape[-2], lora_B.shape[-1]) == (rows, columns)
 
 
 def _shape(lora_A, lora_B):
@@ -121,17 +128,22 @@ def _sum(matrix, pairs):
 def merge(model: LanguageModel) -> LanguageModel:
     """The model whose matrices are sums of what they were and of their adapters, equal to rounding, in float32.
 
+    Nothing of it is frozen: it may be saved, as a run or as a file, and trained.
+
     Args:
-        model: with dense matrices, or read from a file, whose matrices are not rounded again; inputs of ternary ones
-            are rounded as before.
+        model: whose matrices that have adapters are dense, or read from a file: those are not rounded again; inputs of
+            ternary ones are rounded as before.
     Raises: ValueError for a matrix that is rounded as it is read: the sum would be, and most of the adapter lost.
     """
-    model = surgery.copy(model)
-    for path, layer in surgery.layers(model):
-        if (kind := linear_type(layer)) not in ("dense", ROUNDED):
-            raise ValueError(f"{path} is {kind}, and would round its adapter away: open the model from its file")
-    for path, matrix in surgery.matrices(model).items():
-        if isinstance(matrix, Adapted):
-            weight = with_low_rank(matrix[...], low_rank(matrix))
-            surgery.replace(model, path, nnx.Param(weight))
-    return model
+    matrices = surgery.matrices(model)
+    for each in coded(model):
+        if isinstance(matrices[name := ".".join(each.path)], Adapted):
+            raise ValueError(f"{name} is {each.kind}, and would round its adapter away: open the model from its file")
+    merged = surgery.copy(model)
+    there = {".".join(map(str, path)): variable for path, variable in nnx.to_flat_state(nnx.state(model))}
+    new = jax.eval_shape(lambda: LanguageModel(model.config, model.vocab_size, rngs=nnx.Rngs(0)))
+    for path, variable in nnx.to_flat_state(nnx.state(new)):
+        name = ".".join(map(str, path))
+        own = matrices[name] if name in matrices else there[name]
+        surgery.replace(merged, name, variable.replace(with_low_rank(own[...], low_rank(own))))
+    return merged

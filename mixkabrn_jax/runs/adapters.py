@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mixkabrn_jax.data.template import TEMPLATES, Template
 from mixkabrn_jax.data.tokenizers import Tokenizer
 from mixkabrn_jax.models import adapters
 from mixkabrn_jax.models.adapters import AdapterConfig
@@ -41,8 +42,7 @@ def open_base(path: str | Path) -> Base:
     if path.is_file():
         content = path.read_bytes()
     else:
-        if config_of(workdir.load_config(path)).rank:
-            raise ValueError(f"{path} holds adapters, not a model of its own: name the model that they are for")
+        require_own_model(path)
         content = model_file.to_bytes(*models.read(path))
     try:
         return Base(*model_file.frozen_from_bytes(content), model_file.header(content).sha256)
@@ -55,19 +55,37 @@ def config_of(config: Mapping) -> AdapterConfig:
     return build(AdapterConfig, config.get("adapter", {}), "config.adapter", is_complete=False)
 
 
+def require_own_model(directory: Path) -> None:
+    """Makes sure that a run is of a whole model. Raises: ValueError for one that trains adapters."""
+    if config_of(workdir.load_config(directory)).rank:
+        raise ValueError(f"{directory} holds adapters, not a model of its own: name the model that they are for")
+
+
 def read_run(directory: Path, step: int | None = None) -> tuple[LanguageModel, Tokenizer, dict]:
     """(model, tokenizer, config) of a run that trains adapters; see `runs.open`. The model is the base with them.
 
-    Raises: ValueError when the model at config.init_from is not the one that the run was begun with.
+    Raises: FileNotFoundError when there is no model at config.init_from, ValueError when it is not the one that the
+        run was begun with.
     """
     config = workdir.load_config(directory)
+    if not Path(config["init_from"]).exists():
+        raise FileNotFoundError(
+            f"{directory} holds adapters for the model at {config['init_from']}, which is not there: bring it back, or "
+            f"write where it is now into init_from of {directory / 'config.json'}"
+        )
     base = open_base(config["init_from"])
     workdir.require_base(directory, base.sha256, config["init_from"])
     model = adapters.put_in(base.model, config_of(config), rngs=nnx.Rngs(0))
     graph, params, frozen = nnx.split(model, nnx.Param, ...)
     part = {"params": jax.tree.map(models.on_one_device, params), "buffers": nnx.State({})}
     part = models.restore(directory, part, step)
+    base.tokenizer.template = _template(config)  # a base may have another one, or none
     return nnx.merge(graph, part["params"], frozen), base.tokenizer, config
+
+
+def _template(config):
+    """What the run's texts were written by."""
+    return TEMPLATES.get(config["data"].get("template", ""))
 
 
 class Adapter(NamedTuple):
@@ -80,6 +98,8 @@ class Adapter(NamedTuple):
     config: dict
     """rank, alpha, targets, experts."""
     about: dict
+    template: Template | None
+    """What its conversations were written by: one who asks the model with it writes the same."""
 
 
 def to_bytes(model: LanguageModel, base: str, config: Mapping, about: Mapping = {}) -> bytes:
@@ -96,14 +116,9 @@ def to_bytes(model: LanguageModel, base: str, config: Mapping, about: Mapping = 
             tensors[f"{name}.lora_{letter}"] = np.asarray(factor, np.float32)
     section = dataclasses.asdict(config_of(config))
     metadata = {"base": base, "adapter": json.dumps(section), "about": json.dumps(about)}
+    if template := _template(config):
+        metadata["chat_template"] = json.dumps(template._asdict())
     return model_file.serialize(FORMAT, tensors, metadata)
-
-
-def describe(content: bytes) -> dict[str, dict[str, int]]:
-    """Of a file of adapters, what `model_file.describe` says of a model's."""
-    tensors, _ = model_file.parse(FORMAT, content)
-    counts = {"count": len(tensors), "numbers": sum(tensor.size for tensor in tensors.values())}
-    return {"float32": counts | {"bytes": 4 * counts["numbers"]}}
 
 
 def read(path: str | Path, base: str) -> Adapter:
@@ -121,4 +136,5 @@ def read(path: str | Path, base: str) -> Adapter:
         raise ValueError(f"{path}: {error}") from error
     names = sorted({name.rpartition(".")[0] for name in tensors})
     factors = {name: tuple(jnp.asarray(tensors[f"{name}.lora_{letter}"]) for letter in "AB") for name in names}
-    return Adapter(factors, metadata["base"], json.loads(metadata["adapter"]), json.loads(metadata["about"]))
+    template = Template.from_json(json.loads(metadata["chat_template"])) if "chat_template" in metadata else None
+    return Adapter(factors, metadata["base"], json.loads(metadata["adapter"]), json.loads(metadata["about"]), template)

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 from mixkabrn_jax.data import tokenizers
 from mixkabrn_jax.data.tokenizers import Tokenizer
 from mixkabrn_jax.layers import variables
-from mixkabrn_jax.layers.frozen import Adapted, Codes
+from mixkabrn_jax.layers.frozen import Adapted, Codes, has_codes
 from mixkabrn_jax.layers.kan import KanLayer
 from mixkabrn_jax.layers.linear import ROUNDED, Linear
 from mixkabrn_jax.models import codes, surgery
@@ -45,11 +45,16 @@ def to_bytes(
         config: that of the run; its model section becomes the model's own.
         about: where the model comes from; anything that JSON can hold.
         rounding: of matrices without codes, one of `codes.ROUNDINGS`; "" keeps them.
-    Raises: ValueError for a model of integer layers, whose weights are gone, for one with adapters, and for another
-        rounding.
+    Raises: ValueError for a model of integer layers, whose weights are gone, for one with adapters or kept as codes,
+        and for another rounding.
     """
     if any(isinstance(matrix, Adapted) for matrix in surgery.matrices(model).values()):
         raise ValueError("the model has adapters beside its matrices: adapters.merge gives one without, of float32")
+    if has_codes(model):
+        raise ValueError(
+            "the model is kept as the codes of its file, for adapters beside it: take that file, or adapters.merge for "
+            "one of float32"
+        )
     if any(linear_type(layer) == "integers" for _, layer in surgery.layers(model)):
         raise ValueError("the model has integer layers: save the model that to_integers was given")
     tensors, kinds = _tensors(model, rounding)
@@ -139,8 +144,11 @@ def write(path: Path, content: bytes) -> None:
 
 
 def describe(content: bytes) -> dict[str, dict[str, int]]:
-    """By number format, how many tensors there are, the numbers that they stand for, and their bytes."""
-    tensors, kinds, found = _arrays(deserialize(content)), json.loads(_metadata(content)["codes"]), {}
+    """By number format, how many tensors there are, the numbers that they stand for, and their bytes.
+
+    Of the file of an adapter too, which has no codes.
+    """
+    tensors, kinds, found = _arrays(deserialize(content)), json.loads(_metadata(content).get("codes", "{}")), {}
     for name, tensor in tensors.items():
         owner, _, part = name.rpartition(".")
         kind = "scales" if part == "scales" and owner in kinds else kinds.get(owner, {}).get("kind", tensor.dtype.name)

@@ -41,7 +41,7 @@ class Training:
     changes: tuple[str, ...] = ()
     """Fields that an earlier process of this run had other values of, as in "log_every 20 -> 10"."""
     base: Base | None = None
-    """What adapters are trained beside."""
+    """What adapters are trained beside; `train` takes its arrays over, so that none is there twice."""
 
 
 def prepare(config: Mapping, workdir: Path, *, extend: bool = False) -> Training:
@@ -54,6 +54,7 @@ def prepare(config: Mapping, workdir: Path, *, extend: bool = False) -> Training
     with processes.ErrorConsensus():
         experiment = Experiment.from_dict(config)
         mesh = sharding.make_mesh(experiment.mesh)
+        start.require_apart(workdir, experiment.data)
         if processes.is_first():
             workdirs.check(workdir, config, defaults(Experiment), extend=extend)
             if (workdir / "metrics.jsonl").exists():

@@ -10,6 +10,9 @@ import numpy as np
 
 from mixkabrn_jax import processes, runs, sharding
 from mixkabrn_jax.data import tokenizers
+from mixkabrn_jax.data.config import DataConfig
+from mixkabrn_jax.data.documents import Skipped
+from mixkabrn_jax.data.files import Order, Patterns
 from mixkabrn_jax.data.pipeline import Corpus
 from mixkabrn_jax.data.reading import Batches
 from mixkabrn_jax.data.tokenizers import Tokenizer
@@ -56,6 +59,23 @@ def new(
     return setup, jax.jit(start, out_shardings=_layout(jax.eval_shape(start), mesh))()
 
 
+def require_apart(directory: Path, data: DataConfig) -> None:
+    """Makes sure that what a run writes does not become a part of the text that it reads.
+
+    Raises: ValueError for a workdir in the folder at config.data.path whose files would be read.
+    """
+    for _, part in data.components:
+        top, own = Path(part.path).expanduser().resolve(), directory.resolve()
+        if part.family != "text" or not own.is_relative_to(top):
+            continue
+        order = Order(Skipped(), Patterns(part.include, part.exclude), lambda _: True)
+        if order.reason(f"{own.relative_to(top).as_posix()}/config.json") is None:
+            raise ValueError(
+                f"{directory} lies in config.data.path={part.path!r}, and what is written there would be read as text: "
+                "choose a workdir elsewhere"
+            )
+
+
 def given(experiment: Experiment) -> tuple[Base | None, Tokenizer | None]:
     """What a run has from config.init_from: (the model that adapters are put into, the tokenizer), or None.
 
@@ -90,8 +110,9 @@ def base_of(experiment: Experiment) -> Base:
 def tokenizer_of(experiment: Experiment) -> Tokenizer:
     """The tokenizer of the run whose parameters a new run starts from, once it is seen that they fit.
 
-    Raises: FileNotFoundError where there is no such run, ValueError for a tokenizer of another kind than the config's,
-        DoesNotFitError naming the fields in which the models' configs differ or, where none does, the arrays.
+    Raises: FileNotFoundError where there is no such run, ValueError for one of adapters and for a tokenizer of another
+        kind than the config's, DoesNotFitError naming the fields in which the models' configs differ or, where none
+        does, the arrays.
     """
     where, directory = f"config.init_from={experiment.init_from!r}", Path(experiment.init_from)
     if not directory.is_dir():
@@ -99,6 +120,7 @@ def tokenizer_of(experiment: Experiment) -> Tokenizer:
     tokenizer = workdir.load_tokenizer(directory)
     if tokenizer is None:
         raise FileNotFoundError(f"{where} holds no tokenizer.json: a run's workdir is needed")
+    adapters.require_own_model(directory)
     _require_tokenizer(tokenizer, experiment.data, where)
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         step = checkpoints.latest_step()

@@ -56,6 +56,18 @@ command_line.run(main)
     assert done.stderr == "warning: x is left out\nthe law says y\nerror: z\nwarning: w\n"
 
 
+def test_fields_are_called_as_the_flags_that_they_are_where_they_are_some():
+    told = []
+    with command_line.user_errors("config.", told.append):
+        raise ValueError("config.data.logtostderr=1 does not fit config.data.fields=2, nor config.alsologtostderr.")
+    with command_line.user_errors(answer=told.append):
+        raise ValueError("config.data.logtostderr=1")
+    assert told == [
+        "--logtostderr=1 does not fit config.data.fields=2, nor --alsologtostderr.",
+        "config.data.logtostderr=1",
+    ]
+
+
 @pytest.mark.parametrize("name", ENTRY_POINTS)
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_is_the_docstring_the_program_s_own_flags_and_the_config_s_fields(entry, capsys, name, flag):

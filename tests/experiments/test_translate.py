@@ -59,7 +59,7 @@ def test_lines_come_from_flags_from_a_file_and_from_standard_input(translated, t
     assert translated("--max_tokens=12", "--text=one", "--text=two ä") == [one, two]
     assert one != two
     path = tmp_path / "lines.txt"
-    path.write_text("one\n\n two ä\n")
+    path.write_text("\ufeffone\n\n two ä\n")  # a byte order mark is no letter
     assert translated("--max_tokens=12", f"--path={path}") == [one, "", two]
     with path.open() as lines:
         monkeypatch.setattr(sys, "stdin", lines)

@@ -148,10 +148,20 @@ def test_a_merged_model_is_the_one_with_adapters_to_rounding():
         assert not adapters.factors(merged)
 
 
-def test_merging_into_matrices_that_are_rounded_as_they_are_read_is_refused():
-    model = put_in(toy.make(toy.model_config(linear="ternary")))
-    with pytest.raises(ValueError, match=r"^routed_blocks\.\S+ is ternary, and would round its adapter away"):
-        adapters.merge(model)
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"linear": "ternary"}, r"routed_blocks\.\S+ is ternary"),
+        ({"kan__spline_linear": "int8"}, r"routed_blocks\.\S+\.spline is int8"),
+        ({"quantization__embedding": "int4"}, "embedding_WD is int4"),
+    ],
+)
+def test_merging_into_matrices_that_are_rounded_as_they_are_read_is_refused(changes, told):
+    model = toy.make(toy.model_config(**changes))
+    with pytest.raises(ValueError, match=f"^{told}, and would round its adapter away: open the model from its file"):
+        adapters.merge(put_in(model))
+    if "linear" not in changes:  # beside dense ones alone there is none to be lost
+        adapters.merge(put_in(model, dataclasses.replace(CONFIG, targets="*.mixer.*")))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +190,16 @@ def test_impossible_values_are_refused_by_name(changes):
         AdapterConfig(**changes)
 
 
-def test_an_adapter_of_another_model_is_refused():
-    other = adapters.factors(put_in(toy.make(toy.model_config(d_model=8))))
-    with pytest.raises(ValueError, match="an adapter is for another model: it has factors of embedding_WD, 29 x 2 x 8"):
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"d_model": 8}, "embedding_WD, 29 x 2 x 8"),
+        ({"num_layers": 1}, r"routed_blocks\.\S+, 1 x .*"),
+        ({"num_experts": 2}, r"routed_blocks\.ffn\.experts\.\S+, 2 x 2 x .*"),
+        ({"tied_embeddings": False}, "head_WD, 29 x 2 x 16"),
+    ],
+)
+def test_an_adapter_of_another_model_is_refused(changes, told):
+    other = adapters.factors(put_in(toy.make(toy.model_config(**changes))))
+    with pytest.raises(ValueError, match=f"^an adapter is for another model: it has factors of {told}$"):
         adapters.apply(toy.make(toy.model_config()), [(other, 1.0)])

@@ -1,6 +1,7 @@
 """A run of adapters: its base is never written, it goes on to the bit, opens, and gives a small file."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -9,13 +10,16 @@ from flax import nnx
 from safetensors.numpy import load
 
 from mixkabrn_jax import runs
+from mixkabrn_jax.data.template import TEMPLATES
 from mixkabrn_jax.data.tokenizers import Bytes
 from mixkabrn_jax.models import adapters as models
 from mixkabrn_jax.models import surgery
+from mixkabrn_jax.models.adapters import AdapterConfig
 from mixkabrn_jax.runs import adapters, metrics, model_file, workdir
 from mixkabrn_jax.runs.checkpoint import DoesNotFitError
 from mixkabrn_jax.training import loop
 from tests import toy
+from tests.models.test_adapters import random
 from tests.runs.test_going_on import killed_in_step_5, train
 
 CHANGES = {"model__linear": "ternary", "model__ffn": "mlp", "model__num_experts": 0, "model__mixer": "attention"}
@@ -93,6 +97,7 @@ def test_its_file_is_its_factors_and_is_for_its_base_alone(folder, tmp_path):
     found = adapters.read(tmp_path / "adapter.safetensors", base.sha256)
     assert found.config == {"rank": 2, "alpha": 8.0, "targets": "*.mixer.*,embedding_WD", "experts": "each"}
     assert found.about == {"command": "train"}
+    assert found.template is None
     again, tokens = models.apply(base.model, [(found.factors, 1.0)]), toy.tokens(0, 1, 9)
     with jax.disable_jit():
         np.testing.assert_array_equal(again(tokens).logits_BTW, model(tokens).logits_BTW)
@@ -102,6 +107,44 @@ def test_its_file_is_its_factors_and_is_for_its_base_alone(folder, tmp_path):
         adapters.read(tmp_path / "adapter.safetensors", "0" * 64)
     with pytest.raises(ValueError, match="its format is 'mixkabrn-1', where 'mixkabrn-adapter-1' is needed"):
         adapters.read(folder / "base.safetensors", base.sha256)
+
+
+def test_its_own_template_opens_with_it_and_travels_in_its_file(folder, tmp_path):
+    """The base has learnt no conversations, and its tokenizer knows of none."""
+    run = shutil.copytree(folder / "run", tmp_path / "run")
+    own = workdir.load_config(run)
+    own["data"]["template"] = "chat"
+    (run / "config.json").write_text(json.dumps(own))
+    model, tokenizer, held = runs.open(run)
+    assert tokenizer.template == TEMPLATES["chat"]
+    base = adapters.open_base(folder / "base.safetensors")
+    assert base.tokenizer.template is None
+    model_file.write(tmp_path / "adapter.safetensors", adapters.to_bytes(model, base.sha256, held))
+    assert adapters.read(tmp_path / "adapter.safetensors", base.sha256).template == TEMPLATES["chat"]
+
+
+def test_merged_into_a_dense_model_it_is_saved_as_any_other(tmp_path):
+    changes = {"model__quantization__embedding": "int8"}
+    model = toy.make(toy.model_config(quantization__embedding="int8"), 0, 257)
+    model_file.write(tmp_path / "base.safetensors", model_file.to_bytes(model, Bytes(), toy.document(**changes)))
+    base = adapters.open_base(tmp_path / "base.safetensors")
+    # Beside some matrices alone: the embedding is kept as codes.
+    beside = random(models.put_in(base.model, AdapterConfig(rank=2, targets="*.mixer.*"), rngs=nnx.Rngs(0)))
+    for kept in (beside, base.model):
+        with pytest.raises(ValueError, match=r"^the model (has adapters|is kept as the codes of its file).*merge"):
+            model_file.to_bytes(kept, base.tokenizer, base.config)
+    merged = models.merge(beside)
+    runs.save(tmp_path / "run", merged, base.tokenizer, base.config)
+    model_file.write(tmp_path / "merged.safetensors", model_file.to_bytes(merged, base.tokenizer, base.config))
+    want = nnx.to_flat_state(nnx.state(merged))
+    for name in ("run", "merged.safetensors"):
+        again = nnx.to_flat_state(nnx.state(runs.open(tmp_path / name)[0]))
+        assert [path for path, _ in again] == [path for path, _ in want]
+        for (path, there), (_, here) in zip(again, want, strict=True):
+            np.testing.assert_array_equal(there[...], here[...], err_msg=str(path))
+    assert np.abs(merged.embedding_WD[...] - base.model.embedding_WD[...]).max() == 0
+    query = merged.routed_blocks.mixer.query.kernel
+    assert np.abs(query[...] - base.model.routed_blocks.mixer.query.kernel[...]).max() > 0.01
 
 
 def test_another_model_in_the_place_of_the_base_is_refused(folder, tmp_path):
@@ -152,7 +195,26 @@ def test_what_does_not_fit_is_refused_by_name(folder, tmp_path, error, changes, 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_base_that_is_gone_is_named_with_what_can_be_done(folder, tmp_path):
+    run = shutil.copytree(folder / "run", tmp_path / "run")
+    own = workdir.load_config(run) | {"init_from": str(tmp_path / "gone.safetensors")}
+    (run / "config.json").write_text(json.dumps(own))
+    with pytest.raises(
+        FileNotFoundError, match=r"run holds adapters for the model at \S+gone\.safetensors, which is not"
+    ):
+        runs.open(run)
+    shutil.copy(folder / "base.safetensors", tmp_path / "there.safetensors")
+    (run / "config.json").write_text(json.dumps(own | {"init_from": str(tmp_path / "there.safetensors")}))
+    assert bits(run) == bits(folder / "run")
+
+
 def test_adapters_of_adapters_are_refused(folder):
-    with pytest.raises(ValueError, match="run holds adapters, not a model of its own"):
+    message = "run holds adapters, not a model of its own: name the model that they are for"
+    with pytest.raises(ValueError, match=message):
         adapters.open_base(folder / "run")
+    for rank in (0, 2):
+        beside = config(folder, init_from=str(folder / "run"), adapter__rank=rank)
+        with pytest.raises(ValueError, match=message):
+            loop.prepare(beside, folder / "other")
+    assert not (folder / "other").exists()
     assert workdir.load_base(folder / "run") == adapters.open_base(folder / "base").sha256
