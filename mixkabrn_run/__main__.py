@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from mixkabrn_run import adapters
 from mixkabrn_run.completions import Limits
 from mixkabrn_run.language import BACKENDS, TINY, load
 from mixkabrn_run.native import Unavailable
@@ -24,6 +25,8 @@ def main() -> int:
     options = _options()
     try:
         language = load(options.model, options.backend, options.threads)
+        if options.run not in (serve, about):
+            language = language.adapted(pair for _, pair in _adapters(language, options))
         return options.run(language, options)
     except (OSError, ValueError, Unavailable) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -81,7 +84,14 @@ def serve(language, options):
         from mixkabrn_run import serve as http  # the one command that needs packages besides NumPy
     except ModuleNotFoundError as error:
         raise Unavailable(f"serve needs {error.name}: pip install starlette uvicorn") from None
-    http.run(language, Path(options.model).stem, host=options.host, port=options.port, limits=limits)
+    found, languages = _adapters(language, options), {Path(options.model).stem: language}
+    for name, pair in found:
+        if name in languages:
+            raise ValueError(f"--adapter: there are two of the name {name}, and requests choose by it: rename a file")
+        languages[name] = language.adapted([pair])
+    if found:  # the first is what a request gets that chooses none
+        languages = {"+".join(name for name, _ in found): language.adapted(pair for _, pair in found)} | languages
+    http.run(languages, host=options.host, port=options.port, limits=limits)
     return 0
 
 
@@ -89,6 +99,12 @@ def about(language, options):  # noqa: ARG001
     """What the file says of itself, as JSON."""
     print(json.dumps({**language.about, "sha256": language.sha256, "model": language.config}, indent=2))
     return 0
+
+
+def _adapters(language, options):
+    """(name of the file, (adapter, weight)) of each that is asked for."""
+    found = map(adapters.weighted, options.adapter)
+    return [(path.stem, (language.adapter(path), weight)) for path, weight in found]
 
 
 def _print(pieces):
@@ -123,6 +139,13 @@ def _options():
         command.add_argument("--threads", type=int, default=1, help="that share each step, of large models")
         if run is about:
             continue
+        command.add_argument(
+            "--adapter",
+            action="append",
+            default=[],
+            metavar="FILE[:WEIGHT]",
+            help="of experiments.export; again for each that is added",
+        )
         if run is score:
             command.add_argument("text", help="file to read")
             continue

@@ -26,6 +26,17 @@ def total(x: np.ndarray) -> np.float32:
     return lanes[0] + lanes[1]
 
 
+def totals(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """`[G, D]` @ `[G D, K]`: each sum in the order of `total`, with input d of any group in lane d % 8."""
+    (groups, width), count = x.shape, w.shape[1]
+    terms = np.zeros((groups, -(-width // LANES) * LANES, count), np.float32)
+    terms[:, :width] = x[:, :, None] * w.reshape(groups, width, count)
+    lanes = np.add.reduce(terms.reshape(-1, LANES * count), axis=0, initial=np.float32(0)).reshape(LANES, count)
+    lanes = lanes[:4] + lanes[4:]
+    lanes = lanes[:2] + lanes[2:]
+    return lanes[0] + lanes[1]
+
+
 def product(x: np.ndarray, w: np.ndarray) -> np.ndarray:
     """`[D]` @ `[D, F]`: each sum from the first input to the last."""
     if w.shape[1] == 1:  # NumPy sums a single column in another order

@@ -98,6 +98,7 @@ class Choice:
 class Request:
     """A request's fields that have been checked."""
 
+    model: str
     choices: list[Choice]
     max_tokens: int
     sampling: Sampling
@@ -146,23 +147,23 @@ class ChatRequest(Request):
         return {"delta": ({"role": "assistant"} if is_first else {}) | ({"content": text} if text or is_first else {})}
 
 
-def parse(body: bytes, language: Language, name: str, limits: Limits) -> Request:
+def parse(body: bytes, language: Language, names: tuple[str, ...], limits: Limits) -> Request:
     """The request of a body.
 
     Args:
-        name: the model's, which a request may name.
+        language: any of the models, which differ in adapters alone; names: theirs, that of who names none first.
     Raises: `Refusal`, naming the field and what would be right.
     """
-    given = _known_fields(body, name, _KNOWN, NEUTRAL)
+    given = _known_fields(body, names, _KNOWN, NEUTRAL)
     texts = _texts(given, "prompt", "", limits.max_choices)
     prompts = [(text, _encoded(text, language, limits, "prompt")) for text in texts]
     echo = _typed(given, "echo", False, bool, "true or false")
     return Request(**_fields(given, prompts, limits, 16), echo=echo)
 
 
-def parse_chat(body: bytes, language: Language, name: str, limits: Limits) -> ChatRequest:
+def parse_chat(body: bytes, language: Language, names: tuple[str, ...], limits: Limits) -> ChatRequest:
     """As `parse`, of a conversation; without a limit it may have as many tokens as the server gives."""
-    given = _known_fields(body, name, _KNOWN_IN_CHAT, NEUTRAL_IN_CHAT)
+    given = _known_fields(body, names, _KNOWN_IN_CHAT, NEUTRAL_IN_CHAT)
     if language.template is None:
         raise Refusal(f"{NONE}; ask /v1/completions", field="messages")
     try:
@@ -196,6 +197,7 @@ def _fields(given, prompts, limits, max_tokens):
     seed = _integer(given, "seed", secrets.randbelow(NUM_SEEDS), 0, NUM_SEEDS - 1)
     limit = "max_completion_tokens" if "max_completion_tokens" in given else "max_tokens"
     return {
+        "model": given["model"],
         "choices": [Choice(*prompt, (seed + i) % NUM_SEEDS) for prompt in prompts for i in range(n)],
         "max_tokens": _integer(given, limit, max_tokens, 0, limits.max_tokens, "--max_tokens"),
         "sampling": _sampling(given),
@@ -213,7 +215,7 @@ _KNOWN = {*_OF_BOTH, "prompt", "echo"}
 _KNOWN_IN_CHAT = {*_OF_BOTH, "messages", "max_completion_tokens"}
 
 
-def _known_fields(body, name, known, neutral):
+def _known_fields(body, names, known, neutral):
     """The fields that are given, null and those that change nothing left out."""
     try:
         record = json.loads(body)
@@ -221,14 +223,14 @@ def _known_fields(body, name, known, neutral):
         raise Refusal(f"the body is no JSON: {error}") from None
     if not isinstance(record, dict):
         raise Refusal(f"the body is {record!r:.80}: a JSON object is needed")
-    given = {field: value for field, value in record.items() if value is not None}
+    given = {"model": names[0]} | {field: value for field, value in record.items() if value is not None}
     for field, value in given.items():
         if field in neutral and value != neutral[field]:
             raise Refusal(f"{field}={value!r:.80}: not supported; leave it out", field=field)
         if field not in known and field not in neutral:
             raise Refusal(f"{field:.80}: not supported; there are {', '.join(sorted(known))}", field=field[:80])
-    if given.get("model", name) != name:
-        message = f"model={given['model']!r:.80}: this server has {name!r}"
+    if given["model"] not in names:
+        message = f"model={given['model']!r:.80}: this server has {', '.join(map(repr, names))}"
         raise Refusal(message, status=404, field="model", code="model_not_found")
     return given
 

@@ -5,7 +5,7 @@ import numpy as np
 from mixkabrn_run import arithmetic
 from mixkabrn_run.arithmetic import product, rms_norm, silu
 from mixkabrn_run.functions import Functions
-from mixkabrn_run.linear import Linear, normalizes_input
+from mixkabrn_run.linear import Linear, normalizes_input, plus_low_ranks
 from mixkabrn_run.routing import route
 
 _ONE = np.float32(1)
@@ -16,22 +16,23 @@ class Kan:
 
     def __init__(self, config, arrays, bits):
         self.epsilon = config["norm_epsilon"]
-        self.layers = []
+        self.layers, self.low_ranks = [], []
         for name, base_bits in zip(("up", "down"), bits, strict=True):
             layer = {key.removeprefix(f"{name}."): value for key, value in arrays.items() if key.startswith(f"{name}.")}
             base = Linear(layer["base"], base_bits, False, self.epsilon)
             functions = Functions(config["kan"], base.values.shape[0], layer)
-            spline, scales = layer["spline"].values.astype(np.float32), layer["spline"].scales
+            spline, scales = np.ascontiguousarray(layer["spline"].values, np.float32), layer["spline"].scales
             if scales is not None:  # of each function, which is multiplied by it beforehand
                 scales = scales.reshape(-1, 1)
             self.layers.append((base, functions, spline, scales))
+            self.low_ranks.append(layer["spline"].low_ranks)
 
     def __call__(self, x):
         for index, (base, functions, spline, scales) in enumerate(self.layers):
             values_GD = functions(x)
-            if scales is not None:
-                values_GD = values_GD * scales
-            y = base(silu(x)) + product(values_GD.reshape(-1), spline)
+            scaled_GD = values_GD if scales is None else values_GD * scales
+            y = base(silu(x)) + product(scaled_GD.reshape(-1), spline)
+            y = plus_low_ranks(y, values_GD, self.low_ranks[index])
             x = rms_norm(y, self.epsilon) if index == 0 else y
         return y
 

@@ -28,9 +28,25 @@ class Matrix(NamedTuple):
     """`[..., G]`, of D / G rows each; None for values."""
     kind: str = ""
     """Of codes: their number format."""
+    low_ranks: tuple["LowRank", ...] = ()
+    """What adapters have beside it."""
 
     def __getitem__(self, index):
-        return self._replace(values=self.values[index], scales=None if self.scales is None else self.scales[index])
+        return self._replace(
+            values=self.values[index],
+            scales=None if self.scales is None else self.scales[index],
+            low_ranks=tuple(LowRank(each.lora_A[index], each.lora_B[index], each.weight) for each in self.low_ranks),
+        )
+
+
+class LowRank(NamedTuple):
+    """A matrix A B that is added to another, times a weight."""
+
+    lora_A: np.ndarray
+    """float32 `[..., D, K]`."""
+    lora_B: np.ndarray
+    """`[..., K, F]`."""
+    weight: np.float32
 
 
 class File(NamedTuple):
@@ -58,14 +74,7 @@ def read(path: str | Path) -> File:
 
 def parse(content: bytes) -> File:
     """`read` of a file's bytes."""
-    tensors, metadata = _tensors(content)
-    for key in ("format", "config", "codes", "about", "sha256"):
-        if not isinstance(metadata.get(key), str):
-            raise ValueError(f"its header has no {key!r}: this is no model's file")
-    if metadata["format"] != FORMAT:
-        raise ValueError(f"its format is {metadata['format']!r}, where {FORMAT!r} is needed")
-    if _digest(tensors) != metadata["sha256"]:
-        raise ValueError("its tensors are not those that were written: their SHA-256 is another")
+    tensors, metadata = parts(content, FORMAT, ("config", "codes", "about"))
     config, kinds, about = (_json(metadata[key], key) for key in ("config", "codes", "about"))
     tokenizer = tensors.pop("tokenizer.json.zlib", None)
     if tokenizer is None or not isinstance(config.get("model"), dict):
@@ -77,6 +86,19 @@ def parse(content: bytes) -> File:
         if not np.isfinite(numbers).all():
             raise ValueError(f"its {name} has numbers that are not finite")
     return File(config["model"], arrays, _json(_inflate(tokenizer), "tokenizer"), about, metadata["sha256"])
+
+
+def parts(content: bytes, form: str, keys: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(tensors, metadata) of a file of a form, whose header has texts under these keys too. Raises: as `read`."""
+    tensors, metadata = _tensors(content)
+    if metadata.get("format") != form:
+        raise ValueError(f"its format is {metadata.get('format')!r}, where {form!r} is needed")
+    for key in (*keys, "sha256"):
+        if not isinstance(metadata.get(key), str):
+            raise ValueError(f"its header has no {key!r}")
+    if _digest(tensors) != metadata["sha256"]:
+        raise ValueError("its tensors are not those that were written: their SHA-256 is another")
+    return tensors, metadata
 
 
 def _tensors(content):

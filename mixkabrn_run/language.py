@@ -1,12 +1,14 @@
 """A model with its tokenizer: text in, text out."""
 
+import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mixkabrn_run import arithmetic, file, native, state, tokenizer
+from mixkabrn_run import adapters, arithmetic, file, native, state, tokenizer
+from mixkabrn_run.adapters import Adapter
 from mixkabrn_run.chat import NONE, Template
 from mixkabrn_run.model import Model
 from mixkabrn_run.sampling import Sampling, check_seed, draw
@@ -53,8 +55,35 @@ class Language:
         template = found.tokenizer.get("chat_template")
         self.template = None if template is None else Template(template)
         self.model = model
+        self._shapes = adapters.matrix_shapes(found.arrays)
         if self.tokenizer.vocab_size != model.vocab_size:
             raise ValueError(f"its tokenizer has {self.tokenizer.vocab_size} tokens, its model {model.vocab_size}")
+
+    def adapter(self, path: str | Path) -> Adapter:
+        """The adapter in a file, for `adapted`.
+
+        Raises: OSError; ValueError for a file of another form, a damaged one, and an adapter of another model.
+        """
+        try:
+            return adapters.parse(Path(path).read_bytes(), self.sha256, self._shapes)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def adapted(self, found: Iterable[tuple[Adapter, float]]) -> "Language":
+        """This model with the weighted sum of adapters beside its matrices, in place of those that it has.
+
+        Nothing of it is read or computed again, and it stays as it is itself; with no adapter the bits are its own.
+
+        Args:
+            found: adapters, as `adapter` reads them, and what each is weighted by.
+        Raises: ValueError for an adapter of another model, and for a weight that is not finite.
+        """
+        found = [(adapter, adapters.checked(weight)) for adapter, weight in found]
+        if wrong := {adapter.base for adapter, _ in found} - {self.sha256}:
+            raise ValueError(f"an adapter is for the model of SHA-256 {min(wrong):.12}..., not {self.sha256:.12}...")
+        language = copy.copy(self)
+        language.model = self.model.adapted(found)
+        return language
 
     def complete(
         self,

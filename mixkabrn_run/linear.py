@@ -1,9 +1,11 @@
-"""The matrices of a model, and how their inputs are rounded."""
+"""The matrices of a model, how their inputs are rounded, and what adapters add beside them."""
+
+from collections.abc import Iterable
 
 import numpy as np
 
-from mixkabrn_run.arithmetic import product, quantize, rms_norm
-from mixkabrn_run.file import Matrix
+from mixkabrn_run.arithmetic import product, quantize, rms_norm, totals
+from mixkabrn_run.file import LowRank, Matrix
 
 
 class Linear:
@@ -15,15 +17,31 @@ class Linear:
         self.values = np.ascontiguousarray(matrix.values, np.float32)
         self.scale = None if matrix.scales is None else matrix.scales.reshape(())[()]
         self.is_rounded = matrix.kind in ("ternary", "binary")
+        self.low_ranks = matrix.low_ranks
 
     def __call__(self, x):
         """`[D]` -> `[F]`."""
         if self.epsilon is not None:
             x = rms_norm(x, self.epsilon)
         if not self.is_rounded:
-            return product(x if self.scale is None else x * self.scale, self.values)
+            y = product(x if self.scale is None else x * self.scale, self.values)
+            return plus_low_ranks(y, x, self.low_ranks)
         codes, scale = quantize(x, self.bits)
-        return (codes @ self.values) * (scale * self.scale)
+        return plus_low_ranks((codes @ self.values) * (scale * self.scale), codes * scale, self.low_ranks)
+
+
+def plus_low_ranks(y: np.ndarray, x: np.ndarray, low_ranks: Iterable[LowRank]) -> np.ndarray:
+    """y `[F]` + (x A) B of each, one after the other; x is what the matrix beside them reads, `[D]` or `[G, D]`."""
+    for each in low_ranks:
+        y = plus_rows(y, totals(np.atleast_2d(x), each.lora_A) * each.weight, each.lora_B)
+    return y
+
+
+def plus_rows(y: np.ndarray, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """y `[F]` + values `[K]` @ rows `[K, F]`, rank after rank."""
+    for value, row in zip(values, rows, strict=True):
+        y = y + value * row
+    return y
 
 
 def normalizes_input(config: dict) -> bool:

@@ -3,6 +3,8 @@
    cc -O3 -std=c99 -ffp-contract=off -o mixkabrn main.c -lm
    ./mixkabrn model.safetensors "My fellow citizens" [MAX_TOKENS [TEMPERATURE [SEED [TOP_K [TOP_P [MIN_P [PENALTY]]]]]]]
 
+   Adapters (docs/adapters.md) go anywhere among these: --adapter=FILE, or --adapter=FILE:WEIGHT, once for each.
+
    The text is that of `python -m mixkabrn_run complete` with the same seed. Of letters outside ASCII the program knows
    white space and punctuation only: a prompt in rare signs may be cut into other tokens than Python cuts it into. */
 
@@ -386,6 +388,39 @@ static int give_up(const char *path, const char *what) {
     return 1;
 }
 
+static uint8_t *read_all(const char *path, size_t *size) { /* NULL where that cannot be */
+    FILE *in = fopen(path, "rb");
+    if (!in) return NULL;
+    long length = fseek(in, 0, SEEK_END) ? -1 : ftell(in);
+    uint8_t *content = length > 0 ? malloc((size_t)length) : NULL;
+    rewind(in);
+    if (content && fread(content, 1, (size_t)length, in) != (size_t)length) free(content), content = NULL;
+    fclose(in);
+    return *size = (size_t)length, content;
+}
+
+/* Puts what FILE[:WEIGHT] names beside the session's model; the exit status. */
+static int add_adapter(const Model *model, Session *session, char *named) {
+    char error[256], *colon = strrchr(named, ':'), *end;
+    double weight = 1;
+    size_t size;
+    uint8_t *content = read_all(named, &size);
+    if (!content && colon) {
+        weight = strtod(colon + 1, &end);
+        if (!colon[1] || *end || !(fabs(weight) <= 3.4e38)) {
+            fprintf(stderr, "error: --adapter=%s: '%s' is no weight, and there is no such file\n", named, colon + 1);
+            return 2;
+        }
+        *colon = 0;
+        content = read_all(named, &size);
+    }
+    if (!content) return give_up(named, "it cannot be read");
+    Adapter *adapter = mk_adapter(model, content, size, 1, error);
+    free(content);
+    if (!adapter) return give_up(named, error);
+    return mk_adapt(session, adapter, (float)weight) ? 0 : give_up(named, "there is not enough memory");
+}
+
 /* An argument as a number within bounds, NAN where it is none. */
 static double number(int argc, char **argv, int i, double otherwise, double low, double high) {
     if (i >= argc) return otherwise;
@@ -395,8 +430,16 @@ static double number(int argc, char **argv, int i, double otherwise, double low,
 }
 
 int main(int argc, char **argv) {
+    static const char OPTION[] = "--adapter=";
+    int num_adapters = 0, others = 1;
+    char **adapters = malloc((size_t)(argc + 1) * sizeof *adapters);
+    for (int i = 1; i < argc && adapters; i++) {
+        if (strncmp(argv[i], OPTION, strlen(OPTION))) argv[others++] = argv[i];
+        else adapters[num_adapters++] = argv[i] + strlen(OPTION);
+    }
+    argc = others;
     if (argc < 3) {
-        fprintf(stderr, "usage: %s model.safetensors PROMPT "
+        fprintf(stderr, "usage: %s [--adapter=FILE[:WEIGHT]] model.safetensors PROMPT "
                         "[MAX_TOKENS [TEMPERATURE [SEED [TOP_K [TOP_P [MIN_P [PENALTY]]]]]]]\n", argv[0]);
         return 2;
     }
@@ -417,20 +460,16 @@ int main(int argc, char **argv) {
     float temperature = (float)given[1], penalty = (float)given[6]; /* of tokens that were there before */
     uint64_t seed = (uint64_t)given[2];
     double top_p = given[4], min_p = given[5];
-    FILE *in = fopen(path, "rb");
-    if (!in || fseek(in, 0, SEEK_END)) return give_up(path, "it cannot be read");
-    long size = ftell(in);
-    uint8_t *content = size > 0 ? malloc((size_t)size) : NULL;
-    rewind(in);
-    if (!content || fread(content, 1, (size_t)size, in) != (size_t)size) return give_up(path, "it cannot be read");
-    fclose(in);
+    size_t size;
+    uint8_t *content = read_all(path, &size);
+    if (!content) return give_up(path, "it cannot be read");
 
     char error[256];
     File file;
     Tokenizer tokenizer;
-    Model *model = mk_load(content, (size_t)size, NULL, 1, error);
+    Model *model = mk_load(content, size, NULL, 1, error);
     if (!model) return give_up(path, error);
-    open_file(&file, content, (size_t)size, error);
+    open_file(&file, content, size, error);
     const Tensor *packed = find_tensor(&file, "tokenizer.json.zlib");
     Inflater z = {0};
     if (packed) z.in = packed->data, z.size = packed->size;
@@ -445,7 +484,9 @@ int main(int argc, char **argv) {
     int64_t *tokens = malloc((length + 1) * sizeof *tokens);
     uint8_t *seen = calloc(model->vocab_size, 1);
     Session *session = mk_new(model, length + max_tokens + 2);
-    if (!tokens || !seen || !session) return give_up(path, "there is not enough memory");
+    if (!tokens || !seen || !session || !adapters) return give_up(path, "there is not enough memory");
+    for (int i = 0, status; i < num_adapters; i++)
+        if ((status = add_adapter(model, session, adapters[i]))) return status;
     size_t count = encode(&tokenizer, prompt, tokens), separator = model->vocab_size - 1;
     mk_step(session, (int64_t)separator);
     for (size_t i = 0; i < count; i++) {

@@ -5,11 +5,16 @@ the stream, F hidden units, G functions on an edge, H head, K key width, V value
 vocabulary.
 """
 
+import copy
+from collections.abc import Iterable
+
 import numpy as np
 
+from mixkabrn_run.adapters import Adapter
 from mixkabrn_run.arithmetic import product, rms_norm
 from mixkabrn_run.feed_forward import Kan, Mixture, Mlp, below, part
-from mixkabrn_run.file import File
+from mixkabrn_run.file import File, LowRank
+from mixkabrn_run.linear import plus_low_ranks, plus_rows
 from mixkabrn_run.mixers import Attention, Retention
 
 
@@ -54,11 +59,22 @@ class Model:
     """A language model, read from its file."""
 
     def __init__(self, file: File):
-        config, arrays = file.model, file.arrays
-        self.config, self.is_retention = config, config["mixer"] == "retention"
+        self.config, self.is_retention = file.model, file.model["mixer"] == "retention"
+        # As they are multiplied, so that all models that `adapted` gives share them.
+        self._arrays = {
+            name: array
+            if name in ("embedding_WD", "head_WD")
+            else array._replace(values=np.ascontiguousarray(array.values, np.float32))
+            for name, array in file.arrays.items()
+        }
+        self._build(self._arrays)
+        self.head_DW = np.ascontiguousarray(self.head.values.T, np.float32)
+
+    def _build(self, arrays):
+        config = self.config
         self.embedding = arrays["embedding_WD"]
         self.head = arrays.get("head_WD", self.embedding)
-        self.head_DW = np.ascontiguousarray(self.head.values.T, np.float32)
+        self.head_low_ranks = [LowRank(each.lora_B.T, each.lora_A.T, each.weight) for each in self.head.low_ranks]
         self.convolution = arrays["convolution.weight_CD"].values if "convolution.weight_CD" in arrays else None
         final = arrays.get("final_norm.scale_D")
         self.final_norm = None if final is None else final.values
@@ -67,6 +83,19 @@ class Model:
             stack = below(arrays, f"{name}.")
             depth = len(next(iter(stack.values())).values) if stack else 0
             self.blocks += [Block(config, part(stack, i), routed=routed) for i in range(depth)]
+
+    def adapted(self, adapters: Iterable[tuple[Adapter, float]]) -> "Model":
+        """This model with adapters, each times a weight, in place of those that it has; its own arrays are shared."""
+        model, arrays = copy.copy(self), dict(self._arrays)
+        for adapter, weight in adapters:
+            for name, factors in adapter.factors.items():
+                matrix = arrays[name]
+                lead = matrix.values.shape[:-2]  # experts may share theirs
+                lora_A, lora_B = (np.broadcast_to(factor, (*lead, *factor.shape[-2:])) for factor in factors)
+                low_ranks = (*matrix.low_ranks, LowRank(lora_A, lora_B, np.float32(weight)))
+                arrays[name] = matrix._replace(low_ranks=low_ranks)
+        model._build(arrays)
+        return model
 
     @property
     def vocab_size(self) -> int:
@@ -87,12 +116,16 @@ class Model:
         if self.final_norm is not None:
             x = rms_norm(x, self.config["norm_epsilon"]) * self.final_norm
         logits = product(x, self.head_DW)
-        return logits if self.head.scales is None else logits * self.head.scales
+        if self.head.scales is not None:
+            logits = logits * self.head.scales
+        return plus_low_ranks(logits, x, self.head_low_ranks)
 
     def _embed(self, token):
         row = self.embedding.values[token].astype(np.float32)
         if self.embedding.scales is not None:
             row = row * self.embedding.scales[token]
+        for low_rank in self.embedding.low_ranks:
+            row = plus_rows(row, low_rank.lora_A[token] * low_rank.weight, low_rank.lora_B)
         scale = self.config["embedding_scale"]
         return row if scale == 1 else row * np.float32(scale)
 

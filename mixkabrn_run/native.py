@@ -1,14 +1,18 @@
 """runtime.c behind the same functions as `model.Model`: built by the machine's C compiler on first use."""
 
+import copy
 import ctypes
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+
+from mixkabrn_run.adapters import Adapter
 
 SOURCE = Path(__file__).parent / "runtime.c"
 FLAGS = ("-O3", "-std=c99", "-ffp-contract=off", "-shared", "-fPIC")
@@ -37,6 +41,9 @@ def library() -> ctypes.CDLL:
     for name, result, *arguments in (
         ("mk_load", pointer, text, size, text, ctypes.c_int, text),
         ("mk_free", None, pointer),
+        ("mk_adapter", pointer, pointer, text, size, ctypes.c_int, text),
+        ("mk_drop", None, pointer),
+        ("mk_adapt", ctypes.c_int, pointer, pointer, ctypes.c_float),
         ("mk_kernels", text, pointer),
         ("mk_vocab_size", size, pointer),
         ("mk_new", pointer, pointer, size),
@@ -69,6 +76,16 @@ def _build(path):
         built.replace(path)
 
 
+class _Owned:
+    """What C has allocated, until nothing in Python needs it any more."""
+
+    def __init__(self, pointer: int, free):
+        self.pointer, self._free = pointer, free
+
+    def __del__(self):
+        self._free(self.pointer)
+
+
 class NativeModel:
     """As `model.Model`."""
 
@@ -81,21 +98,32 @@ class NativeModel:
         Raises: `Unavailable`; ValueError for a file that cannot be read.
         """
         self._library = library()
-        error = ctypes.create_string_buffer(256)
-        self._model = self._library.mk_load(content, len(content), processor and processor.encode(), 0, error)
-        if not self._model:
-            raise ValueError(error.value.decode(errors="replace"))
-        self.processor = self._library.mk_kernels(self._model).decode()
-        self.vocab_size = self._library.mk_vocab_size(self._model)
+        load = self._library.mk_load, content, len(content), processor and processor.encode(), 0
+        self._model = self._owned(self._library.mk_free, *load)
+        self._adapters = []
+        self.processor = self._library.mk_kernels(self._model.pointer).decode()
+        self.vocab_size = self._library.mk_vocab_size(self._model.pointer)
         self.config, self.is_retention, self.threads = config, config["mixer"] == "retention", threads
+
+    def _owned(self, free, make, *arguments):
+        error = ctypes.create_string_buffer(256)
+        pointer = make(*arguments, error)
+        if not pointer:
+            raise ValueError(error.value.decode(errors="replace"))
+        return _Owned(pointer, free)
+
+    def adapted(self, adapters: Iterable[tuple[Adapter, float]]) -> "NativeModel":
+        """As `model.Model.adapted`. Raises: ValueError for an adapter of another model."""
+        model, library = copy.copy(self), self._library
+        model._adapters = [
+            (self._owned(library.mk_drop, library.mk_adapter, self._model.pointer, content, len(content), 0), weight)
+            for (_, _, content), weight in adapters
+        ]
+        return model
 
     def session(self, max_length: int) -> "NativeSession":
         """An empty one; an attention keeps so many positions."""
         return NativeSession(self, max_length)
-
-    def __del__(self):
-        if getattr(self, "_model", None):
-            self._library.mk_free(self._model)
 
 
 class NativeSession:
@@ -103,9 +131,12 @@ class NativeSession:
 
     def __init__(self, model: NativeModel, max_length: int):
         self.model, self._library, self.max_length = model, model._library, max_length
-        self._session = self._library.mk_new(model._model, max_length)
+        self._session = self._library.mk_new(model._model.pointer, max_length)
         if not self._session:
             raise MemoryError("there is not enough memory for the model's state")
+        for adapter, weight in model._adapters:
+            if not self._library.mk_adapt(self._session, adapter.pointer, weight):
+                raise MemoryError("there is not enough memory for an adapter")
         self._library.mk_threads(self._session, model.threads)
         self._head, self.layers = self._memory(model.config)
         self.logits = np.ctypeslib.as_array(self._library.mk_logits(self._session), (model.vocab_size,))

@@ -8,7 +8,7 @@ from mixkabrn_run import file
 
 _FOLDER = Path(__file__).parent
 WASM = _FOLDER / "runtime.wasm"
-EXPORTS = ("load", "new", "step", "draw", "logits", "state", "state_bytes", "vocab_size")
+EXPORTS = ("load", "adapter", "new", "adapt", "step", "draw", "logits", "state", "state_bytes", "vocab_size")
 COMMAND = (
     *("clang", "--target=wasm32", "-Os", "-std=c99", "-ffp-contract=off", "-msimd128", "-nostdlib"),
     *("-Wl,--no-entry", "-Wl,--strip-all", *(f"-Wl,--export=mk_{name}" for name in EXPORTS)),

@@ -3,7 +3,8 @@
    cc -O3 -std=c99 -ffp-contract=off -shared -fPIC -o runtime.so runtime.c -lm [-pthread -DMK_THREADS]
 
    What is computed is mixkabrn_jax/models/language.py; arithmetic.py has the definition of every function and of the
-   order of every sum, which this follows operation by operation. Memory is allocated by mk_load and mk_new alone.
+   order of every sum, which this follows operation by operation. Memory is allocated by mk_load, mk_adapter, mk_new and
+   mk_adapt alone.
 
    Letters: D width of the stream, F outputs of a matrix, G functions on an edge, H heads, K and V widths of a head's
    keys and values, E experts, W tokens of the vocabulary. */
@@ -27,6 +28,7 @@
 #define TILE 64   /* outputs whose sums grow side by side */
 #define INPUTS 16 /* of a matrix of codes, whose 2 bits for LANES outputs are 32 bytes */
 #define BLOCK 32
+#define RANKS 4 /* of low-rank matrices, side by side */
 
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("no-trapping-math") /* nobody asks for its flags, and it vectorises what has conditions */
@@ -258,7 +260,7 @@ typedef struct {
     Tensor *tensors;
     size_t num_tensors;
     char *config, *codes;
-    Text model, kinds, sha256;
+    Text metadata, model, kinds, sha256;
 } File;
 
 static void fail(char *error, const char *what, Text name) {
@@ -312,14 +314,15 @@ static size_t width_of(Text dtype) {
     return text_is(dtype, "\"F32\"") ? 4 : text_is(dtype, "\"BF16\"") ? 2 : text_is(dtype, "\"U8\"") ? 1 : 0;
 }
 
-static int open_file(File *file, const uint8_t *content, size_t size, char *error) {
+/* The tensors of a file of a form, such as "\"mixkabrn-1\"", and its metadata. */
+static int open_tensors(File *file, const uint8_t *content, size_t size, const char *form, char *error) {
     memset(file, 0, sizeof *file);
     uint64_t length = 0;
     if (size < 8) return fail(error, "this is no safetensors file", NO_NAME), 0;
     for (int i = 7; i >= 0; i--) length = length << 8 | content[i];
     if (length > size - 8 || length > 1 << 24) return fail(error, "this is no safetensors file", NO_NAME), 0;
     const char *begin = (const char *)content + 8;
-    Text header = {begin, begin + length}, key, value, metadata = NO_NAME;
+    Text header = {begin, begin + length}, key, value, format;
     const uint8_t *data = content + 8 + length;
     size_t num_bytes = size - 8 - (size_t)length, room = 0;
     skip_space(&header);
@@ -327,7 +330,7 @@ static int open_file(File *file, const uint8_t *content, size_t size, char *erro
     for (int more; (more = next_member(&header, &key, &value));) {
         if (more < 0) return fail(error, "its header is damaged", NO_NAME), 0;
         if (text_is(key, "__metadata__")) {
-            metadata = value;
+            file->metadata = value;
             continue;
         }
         if (file->num_tensors == MOST_TENSORS) return fail(error, "it has too many tensors", NO_NAME), 0;
@@ -352,13 +355,21 @@ static int open_file(File *file, const uint8_t *content, size_t size, char *erro
             return fail(error, "it does not lie where the header says: ", key), 0;
         tensor->data = data + (size_t)place[0];
     }
-    Text config, codes, format;
+    if (!find(file->metadata, "format", &format) || !text_is(format, form) ||
+        !find(file->metadata, "sha256", &file->sha256)) {
+        Text wanted = {form + 1, form + strlen(form) - 1};
+        return fail(error, "its format is not ", wanted), 0;
+    }
+    return 1;
+}
+
+static int open_file(File *file, const uint8_t *content, size_t size, char *error) {
+    Text config, codes;
     size_t n;
-    if (!find(metadata, "format", &format) || !text_is(format, "\"mixkabrn-1\"") ||
-        !find(metadata, "config", &config) || !find(metadata, "codes", &codes) ||
-        !find(metadata, "sha256", &file->sha256) ||
+    if (!open_tensors(file, content, size, "\"mixkabrn-1\"", error)) return 0;
+    if (!find(file->metadata, "config", &config) || !find(file->metadata, "codes", &codes) ||
         !(file->config = unescape(config, &n)))
-        return fail(error, "its format is not mixkabrn-1", NO_NAME), 0;
+        return fail(error, "it lacks a model's config", NO_NAME), 0;
     Text whole = {file->config, file->config + n};
     if (!find(whole, "model", &file->model)) return fail(error, "its config has no model", NO_NAME), 0;
     if (!(file->codes = unescape(codes, &n))) return fail(error, "its codes are damaged", NO_NAME), 0;
@@ -488,6 +499,11 @@ typedef struct { /* an array of the file, whose numbers are asked for one by one
     int8_t codes_of[256][8]; /* each byte */
 } Source;
 
+typedef struct { /* all that has been allocated for something */
+    void **taken;
+    size_t num_taken, room;
+} Memory;
+
 typedef struct { /* a matrix [D, F in whole lanes]: TILE outputs of all rows, then the next TILE of them */
     int kind;
     size_t rows, wide;
@@ -495,7 +511,7 @@ typedef struct { /* a matrix [D, F in whole lanes]: TILE outputs of all rows, th
 } Tiles;
 
 typedef struct {
-    size_t d_in, d_out;
+    size_t d_in, d_out, number;
     Tiles plain;    /* of a matrix whose input is not rounded: floats, or codes of 8 bits */
     uint8_t *codes; /* [F / LANES, D / INPUTS, BLOCK], NULL without */
     float scale;    /* of codes, 1 for floats */
@@ -517,6 +533,7 @@ typedef struct {
 typedef struct {
     Linear base;
     Tiles spline;   /* [G D, F] */
+    size_t number;  /* of the spline's matrix */
     float *scales;  /* [G], NULL for FLOATS */
     float *knots;   /* [M, D], NULL where they are equally spaced */
     float *numerator, *denominator; /* [6, D] and [4, D] */
@@ -541,6 +558,16 @@ typedef struct {
     FeedForward *ffn; /* one, or experts and then shared ones */
 } Block;
 
+enum { LONGEST_NAME = 160, MOST_STACKS = 32 };
+enum { NONE, EMBEDDING, HEAD, FIRST }; /* numbers of matrices: of routers, of the tables, of the first other one */
+
+typedef struct { /* the matrices of one name, for each layer or each expert of each layer one */
+    char name[LONGEST_NAME];
+    size_t first, rows, columns, shape[MOST_DIMENSIONS]; /* the first one's number; shape: in front of its own two */
+    int num_leading;
+    size_t groups; /* of rows: functions of splines, else 1 */
+} Stack;
+
 typedef struct {
     size_t d_model, num_layers, num_heads, key_width, value_width, vocab_size, num_experts, experts_per_token;
     size_t num_shared, num_groups, groups_per_token, num_earlier, width; /* the widest hidden layer */
@@ -554,8 +581,10 @@ typedef struct {
     Tiles embedding, head;                  /* [D, W] */
     float *embedding_scales, *head_scales; /* [W], NULL for FLOATS */
     const struct Kernels *kernels;
-    void **taken; /* all memory of its own */
-    size_t num_taken, room;
+    Memory memory;
+    Stack stacks[MOST_STACKS]; /* of the matrices that may have a low-rank one beside them */
+    size_t num_stacks, num_matrices;
+    char sha256[66]; /* of its file, in quotes */
 } Model;
 
 /* --- the inner loops, once for each kind of processor ------------------------------------------------------------
@@ -571,6 +600,10 @@ typedef struct Kernels {
     /* y [8 groups] = ((codes + 1) x - sum) factor, of codes [groups, blocks, BLOCK] and x [blocks, INPUTS] */
     void (*dots)(float *y, size_t groups, const uint8_t *w, const int8_t *x, size_t blocks, int32_t sum, float factor);
     Sums *sums[3]; /* of FLOATS, CODES2 and CODES8; groups fill a TILE at most */
+    /* z [RANKS] = x [n] A, each as total; the ranks of A are so far apart */
+    void (*totals)(float *z, const float *x, size_t n, const float *A, size_t stride);
+    /* y [8 groups] += z [RANKS] B [groups, RANKS, 8], rank after rank */
+    void (*ranks)(float *y, size_t groups, const float *z, const float *B);
     /* codes [n] of x, and their sum; returns their scale */
     float (*round)(int8_t *codes, const float *x, size_t n, float largest, int32_t *sum);
     void (*exps)(float *y, const float *x, size_t n); /* n in whole lanes */
@@ -621,9 +654,10 @@ INLINE int32x4_t ADD_FOURS(int32x4_t sum, int16x8_t low, int16x8_t high) {
 #endif
 
 #define MK_KERNELS
-#define KERNELS(of)                                                                                        \
-    {                                                                                                      \
-        #of, of##_dots, {of##_sums, of##_sums2, of##_sums8}, of##_round, of##_exps, of##_bumps, of##_recall \
+#define KERNELS(of)                                                                                   \
+    {                                                                                                 \
+        #of, of##_dots, {of##_sums, of##_sums2, of##_sums8}, of##_totals, of##_ranks, of##_round,     \
+            of##_exps, of##_bumps, of##_recall                                                        \
     }
 #define NAME(name) plain_##name
 #define TARGET
@@ -655,7 +689,7 @@ static const Kernels SSSE3 = KERNELS(ssse3), AVX2 = KERNELS(avx2);
 
 /* --- a model out of its file -------------------------------------------------------------------------------------- */
 
-static void *take(Model *m, size_t size) {
+static void *take(Memory *m, size_t size) {
     if (m->num_taken == m->room) {
         size_t room = m->room ? 2 * m->room : 64;
         void **grown = realloc(m->taken, room * sizeof *grown);
@@ -667,11 +701,15 @@ static void *take(Model *m, size_t size) {
     return p;
 }
 
+static void give_back(Memory *m) {
+    for (size_t i = 0; i < m->num_taken; i++) free(m->taken[i]);
+    free(m->taken);
+}
+
 static void join(char *out, const char *a, const char *b, const char *c) {
     out[0] = 0;
     strcat(strcat(strcat(out, a), b), c);
 }
-enum { LONGEST_NAME = 160 };
 
 static int find_source(const File *file, const char *name, Source *s) {
     Text entry, kind, shape;
@@ -732,7 +770,7 @@ static float *read_rows(Model *m, const File *f, const char *name, size_t index,
     Text named = {name, name + strlen(name)};
     if (!find_source(f, name, &s) || s.is_coded || s.size < (index + 1) * rows * d_out || s.size % (rows * d_out))
         return fail(error, "it is missing or of another size: ", named), NULL;
-    float *out = take(m, rows * wide * sizeof *out);
+    float *out = take(&m->memory, rows * wide * sizeof *out);
     if (!out) return fail(error, "there is not enough memory", NO_NAME), NULL;
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < d_out; i++) {
@@ -748,10 +786,10 @@ static size_t place(const Tiles *t, size_t row, size_t output) {
     return first * t->rows + row * stride + output - first;
 }
 
-static int make_tiles(Model *m, Tiles *t, int kind, size_t rows, size_t d_out, char *error) {
+static int make_tiles(Memory *memory, Tiles *t, int kind, size_t rows, size_t d_out, char *error) {
     static const size_t BITS[] = {32, 2, 8};
     t->kind = kind, t->rows = rows, t->wide = whole(d_out, LANES);
-    t->data = take(m, rows * t->wide * BITS[kind] / 8);
+    t->data = take(memory, rows * t->wide * BITS[kind] / 8);
     return t->data ? 1 : (fail(error, "there is not enough memory", NO_NAME), 0);
 }
 
@@ -778,6 +816,23 @@ static int put_floats(Tiles *t, const Source *s, size_t first, size_t d_out, Tex
     return 1;
 }
 
+/* The number of matrix `index` of a stack, which the model gets to know with its first. */
+static size_t number_of(Model *m, const char *name, const Source *s, size_t index, size_t groups) {
+    Stack *stack = m->stacks;
+    while (stack < m->stacks + m->num_stacks && strcmp(stack->name, name)) stack++;
+    if (stack == m->stacks + m->num_stacks) {
+        if (m->num_stacks == MOST_STACKS) return NONE;
+        int n = s->num_dimensions;
+        join(stack->name, name, "", "");
+        memcpy(stack->shape, s->shape, sizeof stack->shape);
+        stack->num_leading = n - 2, stack->rows = s->shape[n - 2], stack->columns = s->shape[n - 1];
+        stack->first = m->num_matrices, stack->groups = groups;
+        m->num_matrices += s->size / (stack->rows * stack->columns);
+        m->num_stacks++;
+    }
+    return stack->first + index;
+}
+
 static int read_linear(Model *m, const File *f, const char *prefix, const char *suffix, size_t index, size_t d_in,
                        size_t d_out, float largest, int normalize, Linear *out, char *error) {
     char name[LONGEST_NAME];
@@ -790,20 +845,21 @@ static int read_linear(Model *m, const File *f, const char *prefix, const char *
         return fail(error, "it is missing or of another size: ", named), 0;
     out->d_in = d_in, out->d_out = d_out;
     out->normalize = normalize, out->largest = largest;
+    if (largest) out->number = number_of(m, name, &s, index, 1);
     size_t first = index * d_in * d_out, blocks = whole(d_in, INPUTS) / INPUTS;
     out->scale = 1.0f;
     if (!s.is_coded)
-        return make_tiles(m, &out->plain, FLOATS, d_in, d_out, error) &&
+        return make_tiles(&m->memory, &out->plain, FLOATS, d_in, d_out, error) &&
                put_floats(&out->plain, &s, first, d_out, named, error);
     if (s.kind == INT4 || s.num_scales != 1 || !largest) /* 0: only floats will do */
         return fail(error, "its codes are of another kind: ", named), 0;
     out->scale = scale_at(&s, index);
     if (!(out->scale - out->scale == 0.0f)) return fail(error, "its scale is not finite: ", named), 0;
     if (s.kind == INT8) {
-        if (!make_tiles(m, &out->plain, CODES8, d_in, d_out, error)) return 0;
+        if (!make_tiles(&m->memory, &out->plain, CODES8, d_in, d_out, error)) return 0;
         return put_codes(&out->plain, &s, first, d_out), 1;
     }
-    uint8_t *codes = out->codes = take(m, whole(d_out, LANES) / LANES * blocks * BLOCK);
+    uint8_t *codes = out->codes = take(&m->memory, whole(d_out, LANES) / LANES * blocks * BLOCK);
     if (!codes) return fail(error, "there is not enough memory", NO_NAME), 0;
     /* Of a block, byte 4 o + i has input 4 r + i of output o in bits 2 r and 2 r + 1. */
     for (size_t d = 0; d < d_in; d++)
@@ -832,13 +888,14 @@ static int read_kan(Model *m, const File *f, const char *prefix, const char *whi
     if (!find_source(f, name, &s) || (n = s.num_dimensions) < 2 || s.shape[n - 2] != rows || s.shape[n - 1] != d_out ||
         s.size < (index + 1) * rows * d_out)
         return fail(error, "it is missing or of another size: ", named), 0;
-    if (!make_tiles(m, &out->spline, !s.is_coded ? FLOATS : s.kind <= BINARY ? CODES2 : CODES8, rows, d_out, error))
-        return 0;
+    out->number = number_of(m, name, &s, index, (size_t)m->grid.num_basis);
+    int kind = !s.is_coded ? FLOATS : s.kind <= BINARY ? CODES2 : CODES8;
+    if (!make_tiles(&m->memory, &out->spline, kind, rows, d_out, error)) return 0;
     if (!s.is_coded) {
         if (!put_floats(&out->spline, &s, first, d_out, named, error)) return 0;
     } else {
         if (s.num_scales != (size_t)m->grid.num_basis) return fail(error, "its scales are too few: ", named), 0;
-        out->scales = take(m, s.num_scales * sizeof(float));
+        out->scales = take(&m->memory, s.num_scales * sizeof(float));
         if (!out->scales) return fail(error, "there is not enough memory", NO_NAME), 0;
         for (size_t g = 0; g < s.num_scales; g++) {
             out->scales[g] = scale_at(&s, index * s.num_scales + g);
@@ -854,7 +911,7 @@ static int read_kan(Model *m, const File *f, const char *prefix, const char *whi
                 return fail(error, "its rational functions are missing", NO_NAME), 0;
             size_t powers = s.shape[s.num_dimensions - 1], groups = s.shape[s.num_dimensions - 2];
             float *table = read_rows(m, f, name, index, groups, powers, error), *out_DG;
-            if (!table || !(out_DG = take(m, powers * d_in * sizeof(float)))) return 0;
+            if (!table || !(out_DG = take(&m->memory, powers * d_in * sizeof(float)))) return 0;
             for (size_t p = 0; p < powers; p++)
                 for (size_t d = 0; d < d_in; d++)
                     out_DG[p * d_in + d] = table[d * groups / d_in * whole(powers, LANES) + p];
@@ -866,7 +923,7 @@ static int read_kan(Model *m, const File *f, const char *prefix, const char *whi
     if (m->grid.basis == BSPLINE && find_source(f, name, &s)) {
         size_t knots = (size_t)m->grid.num_basis + (size_t)m->grid.degree + 1;
         float *table = read_rows(m, f, name, index, d_in, knots, error);
-        if (!table || !(out->knots = take(m, knots * d_in * sizeof(float)))) return 0;
+        if (!table || !(out->knots = take(&m->memory, knots * d_in * sizeof(float)))) return 0;
         for (size_t k = 0; k < knots; k++)
             for (size_t d = 0; d < d_in; d++) out->knots[k * d_in + d] = table[d * whole(knots, LANES) + k];
     }
@@ -982,8 +1039,9 @@ static int read_table(Model *m, const File *f, const char *name, Tiles *table, f
     if (!find_source(f, name, &s) || s.num_dimensions != 2 || s.shape[0] != W || s.shape[1] != D ||
         (s.is_coded && (s.kind < INT4 || s.num_scales != W)))
         return fail(error, "it is missing or of another size: ", named), 0;
-    if (!make_tiles(m, table, s.is_coded ? CODES8 : FLOATS, D, W, error)) return 0;
-    *scales = s.is_coded ? take(m, table->wide * sizeof(float)) : NULL;
+    number_of(m, name, &s, 0, 1);
+    if (!make_tiles(&m->memory, table, s.is_coded ? CODES8 : FLOATS, D, W, error)) return 0;
+    *scales = s.is_coded ? take(&m->memory, table->wide * sizeof(float)) : NULL;
     if (s.is_coded && !*scales) return fail(error, "there is not enough memory", NO_NAME), 0;
     int8_t codes[TILE];
     for (size_t w = 0; w < W; w++) {
@@ -1010,7 +1068,8 @@ static int read_decays(Model *m, const File *f, const char *prefix, size_t layer
         return read_linear(m, f, prefix, "mixer.decay_gate", layer, m->d_model, H, 0, m->normalizes_input,
                            &block->decay_gate, error);
     }
-    if (!(block->decay = take(m, H * sizeof(double)))) return fail(error, "there is not enough memory", NO_NAME), 0;
+    if (!(block->decay = take(&m->memory, H * sizeof(double))))
+        return fail(error, "there is not enough memory", NO_NAME), 0;
     double first = member(retention, "first_decay_exponent", error);
     float *logit = NULL;
     join(name, prefix, "mixer.decay_logit_H", "");
@@ -1048,7 +1107,7 @@ static int read_block(Model *m, const File *f, const char *prefix, size_t layer,
          !read_decays(m, f, prefix, layer, section(config, "retention", error), block, error)))
         return 0;
     size_t E = routed ? m->num_experts : 0, shared = routed ? m->num_shared : 0;
-    if (!(block->ffn = take(m, (routed ? E + shared : 1) * sizeof *block->ffn)))
+    if (!(block->ffn = take(&m->memory, (routed ? E + shared : 1) * sizeof *block->ffn)))
         return fail(error, "there is not enough memory", NO_NAME), 0;
     join(name, prefix, "ffn.", "");
     if (!routed) return read_feed_forward(m, f, name, layer, width, block->ffn, error);
@@ -1116,9 +1175,11 @@ static int read_model(Model *m, const File *f, char *error) {
     if (!find_source(f, "embedding_WD", &s) || s.num_dimensions != 2 || s.shape[1] != m->d_model || !s.shape[0])
         return fail(error, "its embedding is missing or of another size", NO_NAME), 0;
     m->vocab_size = s.shape[0];
+    m->num_matrices = EMBEDDING;
     if (!read_table(m, f, "embedding_WD", &m->embedding, &m->embedding_scales, error)) return 0;
     m->head = m->embedding, m->head_scales = m->embedding_scales;
     if (!flag(c, "tied_embeddings", error) && !read_table(m, f, "head_WD", &m->head, &m->head_scales, error)) return 0;
+    m->num_matrices = FIRST;
     if (m->num_earlier &&
         !(m->convolution = read_rows(m, f, "convolution.weight_CD", 0, m->num_earlier, m->d_model, error)))
         return 0;
@@ -1126,8 +1187,8 @@ static int read_model(Model *m, const File *f, char *error) {
     size_t pairs = m->key_width / 2;
     size_t steps = word(rotary, "kind", ROTARIES, error) ? pairs : pairs > 1 ? pairs - 1 : 1;
     double log_base = log64(member(rotary, "base", error));
-    m->turns = take(m, pairs * sizeof(double));
-    m->blocks = take(m, m->num_layers * sizeof(Block));
+    m->turns = take(&m->memory, pairs * sizeof(double));
+    m->blocks = take(&m->memory, m->num_layers * sizeof(Block));
     if (!m->turns || !m->blocks) return fail(error, "there is not enough memory", NO_NAME), 0;
     for (size_t i = 0; i < pairs; i++)
         m->turns[i] = exp64(-log_base * ((double)i / (double)steps)) / 6.283185307179586;
@@ -1152,8 +1213,7 @@ static const Kernels *best_kernels(const char *asked) {
 
 void mk_free(Model *m) {
     if (!m) return;
-    for (size_t i = 0; i < m->num_taken; i++) free(m->taken[i]);
-    free(m->taken);
+    give_back(&m->memory);
     free(m);
 }
 
@@ -1174,6 +1234,8 @@ Model *mk_load(const uint8_t *content, size_t size, const char *kernels, int che
     int opened = open_file(&file, content, size, error), ready = 0;
     if (opened && !*error && check_hash && !has_hash(&file, file.sha256))
         fail(error, "its tensors are not those that were written: their SHA-256 is another", NO_NAME);
+    if (opened && file.sha256.end - file.sha256.p == sizeof m->sha256)
+        memcpy(m->sha256, file.sha256.p, sizeof m->sha256);
     if (opened && !*error) ready = read_model(m, &file, error);
     close_file(&file);
     if (ready) return m;
@@ -1185,6 +1247,142 @@ Model *mk_load(const uint8_t *content, size_t size, const char *kernels, int che
 size_t mk_vocab_size(const Model *m) { return m->vocab_size; }
 const char *mk_kernels(const Model *m) { return m->kernels->name; }
 
+/* --- an adapter out of its file: docs/adapters.md ----------------------------------------------------------------- */
+
+typedef struct { /* A [D, K] and B [K, F] beside a matrix; K is 0 where there are none */
+    size_t rank, stride, wide;
+    float *A; /* [K in whole RANKS, D], so far apart from rank to rank; of a spline [K, G, D in whole lanes] */
+    float *B; /* [K / RANKS, F / LANES, RANKS, LANES] */
+} LowRank;
+
+typedef struct {
+    const Model *model;
+    LowRank *of; /* by the number of the matrix */
+    Memory memory;
+} Adapter;
+
+typedef struct { /* a matrix in a file, whose numbers lie so far apart from row to row and from column to column */
+    const uint8_t *data;
+    size_t rows, columns, row, column;
+} View;
+
+static float view_at(View v, size_t row, size_t column) {
+    return read_float(v.data + 4 * (row * v.row + column * v.column));
+}
+
+static View turned(View v) {
+    View other = {v.data, v.columns, v.rows, v.column, v.row};
+    return other;
+}
+
+/* groups: that the rows of A are in, each of which begins at a whole lane. */
+static int make_low_rank(Adapter *a, LowRank *low, View A, View B, size_t groups, char *error) {
+    size_t K = A.columns, D = A.rows / groups, wide = whole(D, LANES), ranks = whole(K, RANKS);
+    low->stride = groups * wide, low->wide = whole(B.columns, LANES);
+    low->A = take(&a->memory, ranks * low->stride * sizeof(float));
+    low->B = take(&a->memory, ranks * low->wide * sizeof(float));
+    if (!low->A || !low->B) return fail(error, "there is not enough memory", NO_NAME), 0;
+    for (size_t i = 0; i < ranks * low->wide; i++) low->B[i] = -0.0f; /* what is beyond K changes not even a sign */
+    for (size_t k = 0; k < K; k++) {
+        for (size_t r = 0; r < A.rows; r++) low->A[k * low->stride + r / D * wide + r % D] = view_at(A, r, k);
+        float *of_four = low->B + k / RANKS * RANKS * low->wide + k % RANKS * LANES;
+        for (size_t c = 0; c < B.columns; c++) of_four[c / LANES * RANKS * LANES + c % LANES] = view_at(B, k, c);
+    }
+    low->rank = K;
+    return 1;
+}
+
+/* Whether there is a factor for each matrix of a stack, or one for all experts of a layer. */
+static int fits(const Stack *stack, const Tensor *t, int *is_shared) {
+    int n = stack->num_leading, last = n - 1;
+    if (t->num_dimensions != n + 2 || t->width != 4) return 0;
+    for (int i = 0; i < last; i++)
+        if (t->shape[i] != stack->shape[i]) return 0;
+    const char *experts = "routed_blocks.ffn.experts.";
+    *is_shared = n > 0 && !memcmp(stack->name, experts, strlen(experts)) && t->shape[last] == 1;
+    return n == 0 || *is_shared || t->shape[last] == stack->shape[last];
+}
+
+static int read_factors(Adapter *a, const Stack *stack, const Tensor *A, const Tensor *B, char *error) {
+    int n = stack->num_leading, is_shared, both;
+    if (!fits(stack, A, &is_shared) || !fits(stack, B, &both) || is_shared != both)
+        return fail(error, "they are of another shape than its matrix: factors of ", A->name), 0;
+    size_t D = A->shape[n], K = A->shape[n + 1], F = B->shape[n + 1], matrices = 1;
+    if (D != stack->rows || F != stack->columns || K != B->shape[n] || !K)
+        return fail(error, "they are of another shape than its matrix: factors of ", A->name), 0;
+    for (size_t i = 0; i < A->size + B->size; i++) {
+        float value = read_float(i < A->size ? A->data + 4 * i : B->data + 4 * (i - A->size));
+        if (!(value - value == 0.0f)) return fail(error, "it has numbers that are not finite: ", A->name), 0;
+    }
+    for (int i = 0; i < n; i++) matrices *= stack->shape[i];
+    for (size_t i = 0; i < matrices; i++) {
+        size_t experts = is_shared ? stack->shape[n - 1] : 1, index = i / experts, number = stack->first + i;
+        if (i % experts) {
+            a->of[number] = a->of[number - 1];
+            continue;
+        }
+        View of_A = {A->data + 4 * index * D * K, D, K, K, 1}, of_B = {B->data + 4 * index * K * F, K, F, F, 1};
+        if (number != HEAD && !make_low_rank(a, &a->of[number], of_A, of_B, stack->groups, error)) return 0;
+        int is_head = number == HEAD || (number == EMBEDDING && a->model->head.data == a->model->embedding.data);
+        if (is_head && !make_low_rank(a, &a->of[HEAD], turned(of_B), turned(of_A), 1, error)) return 0; /* A (B h) */
+    }
+    return 1;
+}
+
+static int read_adapter(Adapter *a, const File *f, char *error) {
+    const Model *m = a->model;
+    if (!(a->of = take(&a->memory, m->num_matrices * sizeof *a->of)))
+        return fail(error, "there is not enough memory", NO_NAME), 0;
+    for (const Tensor *t = f->tensors; t < f->tensors + f->num_tensors; t++) {
+        size_t n = (size_t)(t->name.end - t->name.p), ending = strlen(".lora_A");
+        if (n < ending || memcmp(t->name.end - ending, ".lora_", ending - 1) || !strchr("AB", t->name.end[-1]))
+            return fail(error, "this is no factor of a matrix: ", t->name), 0;
+        Text name = {t->name.p, t->name.end - ending};
+        const Tensor *other = f->tensors;
+        for (; other < f->tensors + f->num_tensors; other++)
+            if ((size_t)(other->name.end - other->name.p) == n && !memcmp(other->name.p, t->name.p, n - 1) &&
+                other->name.end[-1] != t->name.end[-1])
+                break;
+        if (other == f->tensors + f->num_tensors) return fail(error, "it lacks the other factor of ", name), 0;
+        const Stack *stack = m->stacks;
+        while (stack < m->stacks + m->num_stacks && !text_is(name, stack->name)) stack++;
+        if (stack == m->stacks + m->num_stacks) return fail(error, "the model has no matrix ", name), 0;
+        if (t->name.end[-1] == 'A' && !read_factors(a, stack, t, other, error)) return 0;
+    }
+    return 1;
+}
+
+void mk_drop(Adapter *a) {
+    if (!a) return;
+    give_back(&a->memory);
+    free(a);
+}
+
+/* The adapter of a file's bytes, which may go afterwards, for sessions of a model that has to stay; NULL and a sentence
+   in error [256] where that cannot be. check_hash: as in mk_load. */
+Adapter *mk_adapter(const Model *m, const uint8_t *content, size_t size, int check_hash, char *error) {
+    File file;
+    Text base;
+    *error = 0;
+    Adapter *a = calloc(1, sizeof *a);
+    if (!a) return fail(error, "there is not enough memory", NO_NAME), NULL;
+    a->model = m;
+    int opened = open_tensors(&file, content, size, "\"mixkabrn-adapter-1\"", error), ready = 0;
+    if (opened && (!find(file.metadata, "base", &base) || base.end - base.p != sizeof m->sha256))
+        fail(error, "it does not say which model it is for", NO_NAME);
+    if (opened && !*error && memcmp(base.p, m->sha256, sizeof m->sha256)) {
+        Text begins = {base.p + 1, base.p + 13};
+        fail(error, "it is for another model, whose SHA-256 begins with ", begins);
+    }
+    if (opened && !*error && check_hash && !has_hash(&file, file.sha256))
+        fail(error, "its tensors are not those that were written: their SHA-256 is another", NO_NAME);
+    if (opened && !*error) ready = read_adapter(a, &file, error);
+    close_file(&file);
+    if (ready) return a;
+    mk_drop(a);
+    return NULL;
+}
+
 /* --- one token --------------------------------------------------------------------------------------------------
 
    A state is one piece of memory: position, earlier tokens, then each layer's; so it is saved and restored as it is. */
@@ -1193,6 +1391,8 @@ typedef struct { /* what matrices read */
     const float *x;
     float *normal, *silu, *functions; /* x normalised; of edges, silu(x) and functions [G, D] */
     int8_t *codes;                    /* of x, with zeros up to whole INPUTS */
+    float *rounded;                   /* codes times their scale */
+    const float *given;               /* what a matrix multiplies: x, or x rounded */
     float scale;
     int32_t sum;
     uint32_t *rows; /* of splines, whose functions are not 0, and their values */
@@ -1239,6 +1439,11 @@ struct Session {
     Branch *branches; /* the experts of a token and the shared ones, or one */
     Job *jobs;
     uint32_t *all_rows; /* 0, 1, ... */
+    struct {
+        const Adapter *adapter;
+        float weight;
+    } *beside; /* low-rank matrices */
+    size_t num_beside, room_beside;
     float *logits, *gates, *weights; /* of tokens, [W] */
     size_t *chosen, *order;          /* of tokens by weight, [W] */
     void *taken;
@@ -1379,6 +1584,7 @@ const float *mk_logits(const Session *s) { return s->logits; }
 void mk_end(Session *s) {
     if (!s) return;
     mk_threads(s, 1);
+    free(s->beside);
     free(s->taken);
     free(s);
 }
@@ -1393,6 +1599,7 @@ static void lay_input(uint8_t *p, size_t *at, Input *input, size_t widest, size_
     input->normal = lay(p, at, widest * sizeof(float));
     input->silu = lay(p, at, widest * sizeof(float));
     input->codes = lay(p, at, widest);
+    input->rounded = lay(p, at, widest * sizeof(float));
     input->functions = lay(p, at, functions * widest * sizeof(float));
     input->rows = lay(p, at, functions * widest * sizeof(uint32_t));
     input->values = lay(p, at, functions * widest * sizeof(float));
@@ -1449,6 +1656,21 @@ Session *mk_new(const Model *m, size_t max_length) {
 
 void mk_reset(Session *s) { memset(s->memory, 0, s->num_bytes); }
 
+/* From now on an adapter of the session's model, times a weight, is beside its matrices, and last among those that are;
+   NULL takes all away. The adapter has to stay. 0 for one of another model, or without memory. */
+int mk_adapt(Session *s, const Adapter *a, float weight) {
+    if (!a) return s->num_beside = 0, 1;
+    if (a->model != s->model) return 0;
+    if (s->num_beside == s->room_beside) {
+        size_t room = s->room_beside ? 2 * s->room_beside : 4;
+        void *grown = realloc(s->beside, room * sizeof *s->beside);
+        if (!grown) return 0;
+        s->beside = grown, s->room_beside = room;
+    }
+    s->beside[s->num_beside].adapter = a, s->beside[s->num_beside++].weight = weight;
+    return 1;
+}
+
 /* What a matrix makes of x before it multiplies. */
 static void read_input(Session *s, Input *in, const float *x, const Linear *w) {
     in->x = x;
@@ -1456,9 +1678,13 @@ static void read_input(Session *s, Input *in, const float *x, const Linear *w) {
         rms_norm(in->normal, x, NULL, w->d_in, s->model->epsilon);
         in->x = in->normal;
     }
+    in->given = in->x;
     if (!w->codes) return;
     in->scale = s->model->kernels->round(in->codes, in->x, w->d_in, w->largest, &in->sum);
     memset(in->codes + w->d_in, 0, whole(w->d_in, INPUTS) - w->d_in);
+    if (!s->num_beside) return;
+    for (size_t i = 0; i < w->d_in; i++) in->rounded[i] = (float)in->codes[i] * in->scale;
+    in->given = in->rounded;
 }
 
 /* y += values W of some rows of W, groups begin to end of LANES outputs; y is the first of these. */
@@ -1476,7 +1702,28 @@ static void add_rows(const Model *m, float *y, const Tiles *w, const uint32_t *r
     }
 }
 
-/* y [F] = x [D] W */
+/* y += z B of the ranks from k on, RANKS at most; y is the first of the groups begin to end. */
+static void add_ranks(const Model *m, float *y, const LowRank *low, size_t k, const float *z, float weight,
+                      size_t begin, size_t end) {
+    float weighted[RANKS];
+    for (size_t i = 0; i < RANKS; i++) weighted[i] = k + i < low->rank ? z[i] * weight : 0.0f;
+    m->kernels->ranks(y, end - begin, weighted, low->B + k * low->wide + begin * RANKS * LANES);
+}
+
+/* y += (x [n] A) B of all low-rank matrices beside matrix `number`, one after the other. */
+static void add_low_ranks(const Session *s, float *y, size_t number, const float *x, size_t n, size_t begin,
+                          size_t end) {
+    for (size_t i = 0; i < s->num_beside; i++) {
+        const LowRank *low = &s->beside[i].adapter->of[number];
+        for (size_t k = 0; k < low->rank; k += RANKS) {
+            float z[RANKS];
+            s->model->kernels->totals(z, x, n, low->A + k * low->stride, low->stride);
+            add_ranks(s->model, y, low, k, z, s->beside[i].weight, begin, end);
+        }
+    }
+}
+
+/* y [F] = x [D] W, and what adapters add */
 static void multiply_part(Session *s, float *y, const Input *in, const Linear *w, size_t begin, size_t end) {
     const Model *m = s->model;
     size_t blocks = whole(w->d_in, INPUTS) / INPUTS;
@@ -1487,6 +1734,7 @@ static void multiply_part(Session *s, float *y, const Input *in, const Linear *w
         memset(y + begin * LANES, 0, (end - begin) * LANES * sizeof(float));
         add_rows(m, y + begin * LANES, &w->plain, s->all_rows, in->x, w->d_in, w->scale, begin, end);
     }
+    add_low_ranks(s, y + begin * LANES, w->number, in->given, w->d_in, begin, end);
 }
 
 static void linear_part(Session *s, const Job *job, size_t begin, size_t end) {
@@ -1641,6 +1889,7 @@ static void read_edges(Session *s, Input *in, const float *x, const KanLayer *la
             count += value != 0.0f; /* a cubic spline has four that are not, and no sum is changed by adding 0 */
         }
         in->ends[g] = count;
+        for (size_t d = D; d < wide; d++) in->functions[g * wide + d] = 0.0f;
     }
 }
 
@@ -1648,6 +1897,7 @@ static void read_edges(Session *s, Input *in, const float *x, const KanLayer *la
 static void kan_part(Session *s, const Job *job, size_t begin, size_t end) {
     const KanLayer *layer = job->what;
     const Input *in = job->input;
+    const size_t first = begin, n = (size_t)s->model->grid.num_basis * whole(layer->base.d_in, LANES);
     multiply_part(s, job->y, in, &layer->base, begin, end);
     for (size_t next; begin < end; begin = next) {
         float sum[TILE] = {0}, *y = job->y + begin * LANES;
@@ -1658,6 +1908,7 @@ static void kan_part(Session *s, const Job *job, size_t begin, size_t end) {
                      layer->scales ? layer->scales[g] : 1.0f, begin, next);
         for (size_t i = 0; i < (next - begin) * LANES; i++) y[i] = y[i] + sum[i];
     }
+    add_low_ranks(s, job->y + first * LANES, layer->number, in->functions, n, first, end);
 }
 
 static float erf_of(const Kernels *k, float x) {
@@ -1943,11 +2194,23 @@ static void read_stream(Session *s, const float *scale) {
     else memcpy(s->read, s->x, m->d_model * sizeof(float));
 }
 
-static float embedded(const Model *m, size_t token, size_t d) {
-    size_t at = place(&m->embedding, d, token);
-    float value = m->embedding_scales ? (float)((int8_t *)m->embedding.data)[at] * m->embedding_scales[token]
-                                      : ((float *)m->embedding.data)[at];
-    return m->embedding_scale == 1.0f ? value : value * m->embedding_scale;
+static void embed(const Session *s, float *row, size_t token) { /* row [D] has room for whole lanes */
+    const Model *m = s->model;
+    size_t D = m->d_model;
+    for (size_t d = 0; d < D; d++) {
+        size_t at = place(&m->embedding, d, token);
+        row[d] = m->embedding_scales ? (float)((int8_t *)m->embedding.data)[at] * m->embedding_scales[token]
+                                     : ((float *)m->embedding.data)[at];
+    }
+    for (size_t i = 0; i < s->num_beside; i++) {
+        const LowRank *low = &s->beside[i].adapter->of[EMBEDDING];
+        for (size_t k = 0; k < low->rank; k += RANKS) {
+            float z[RANKS];
+            for (size_t j = 0; j < RANKS; j++) z[j] = low->A[(k + j) * low->stride + token];
+            add_ranks(m, row, low, k, z, s->beside[i].weight, 0, whole(D, LANES) / LANES);
+        }
+    }
+    for (size_t d = 0; d < D && m->embedding_scale != 1.0f; d++) row[d] = row[d] * m->embedding_scale;
 }
 
 static void head_part(Session *s, const Job *job, size_t begin, size_t end) {
@@ -1955,8 +2218,9 @@ static void head_part(Session *s, const Job *job, size_t begin, size_t end) {
     float *y = job->y + begin * LANES;
     memset(y, 0, (end - begin) * LANES * sizeof(float));
     add_rows(m, y, &m->head, s->all_rows, job->input->x, m->d_model, 1.0f, begin, end);
-    if (!m->head_scales) return;
-    for (size_t i = 0; i < (end - begin) * LANES; i++) y[i] = y[i] * m->head_scales[begin * LANES + i];
+    if (m->head_scales)
+        for (size_t i = 0; i < (end - begin) * LANES; i++) y[i] = y[i] * m->head_scales[begin * LANES + i];
+    add_low_ranks(s, y, HEAD, job->input->x, m->d_model, begin, end);
 }
 
 /* Reads a token; the logits of the next one are mk_logits afterwards. 0 for a token that there is not, or where an
@@ -1966,12 +2230,12 @@ int mk_step(Session *s, int64_t token) {
     size_t D = m->d_model, P = m->key_width / 2, bytes = layer_bytes(m, s->max_length);
     int64_t *position = (int64_t *)s->memory, *previous = position + 1;
     if (token < 0 || (size_t)token >= m->vocab_size || (!m->is_retention && (size_t)*position >= s->max_length)) return 0;
-    for (size_t d = 0; d < D; d++) s->x[d] = embedded(m, (size_t)token, d);
+    embed(s, s->x, (size_t)token);
     for (size_t i = 1; i <= m->num_earlier && (int64_t)i <= *position; i++) { /* the last ones come first in memory */
         size_t earlier = (size_t)previous[i - 1];
         if (earlier >= m->vocab_size) return 0;
-        for (size_t d = 0; d < D; d++)
-            s->x[d] = s->x[d] + embedded(m, earlier, d) * m->convolution[(i - 1) * whole(D, LANES) + d];
+        embed(s, s->read, earlier);
+        for (size_t d = 0; d < D; d++) s->x[d] = s->x[d] + s->read[d] * m->convolution[(i - 1) * whole(D, LANES) + d];
     }
     for (size_t i = 0; i < P; i++) cos_and_sin(m->turns[i] * (double)*position, &s->turns[i], &s->turns[P + i]);
     uint8_t *memory = (uint8_t *)(previous + m->num_earlier);
@@ -2137,6 +2401,8 @@ TARGET INLINE int32_t NAME(four)(const void *p) { /* bytes as they lie */
 #define ADD(all, product) \
     const __m256 by = all; \
     for (size_t j = 0; j < n; j++) sum[j] = _mm256_add_ps(sum[j], product);
+#define ADD_PRODUCT(sum, a, b) sum = _mm256_add_ps(sum, _mm256_mul_ps(_mm256_loadu_ps(a), _mm256_loadu_ps(b)));
+#define ADD_SCALED(sum, a, b) sum = _mm256_add_ps(sum, _mm256_mul_ps(_mm256_set1_ps(a), _mm256_loadu_ps(b)));
 SUMS(sums, float, 1, ADD(_mm256_set1_ps(a), _mm256_mul_ps(by, _mm256_loadu_ps(row + j * LANES))))
 SUMS(sums8, int8_t, 1,
      ADD(_mm256_set1_ps(a), _mm256_mul_ps(by, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(
@@ -2159,11 +2425,41 @@ typedef struct {
     UNROLL for (size_t j = 0; j < n; j++)             \
         UNROLL for (size_t i_ = 0; i_ < LANES; i_++)  \
             sum[j].lane[i_] = sum[j].lane[i_] + a * (code);
+#define ADD_PRODUCT(sum, a, b) \
+    UNROLL for (size_t i_ = 0; i_ < LANES; i_++) (sum).lane[i_] = (sum).lane[i_] + (a)[i_] * (b)[i_];
+#define ADD_SCALED(sum, a, b) \
+    UNROLL for (size_t i_ = 0; i_ < LANES; i_++) (sum).lane[i_] = (sum).lane[i_] + (a) * (b)[i_];
 SUMS(sums, float, 1, ADD(row[j * LANES + i_]))
 SUMS(sums8, int8_t, 1, ADD((float)row[j * LANES + i_]))
 SUMS(sums2, uint8_t, 4, ADD(CODES_OF_BYTE[row[j * 2 + i_ / 4]][i_ % 4]))
 #undef ADD
 #endif
+
+TARGET static void NAME(totals)(float *restrict z, const float *restrict x, size_t n, const float *restrict A,
+                                size_t stride) {
+    Group sum[RANKS];
+    memset(sum, 0, sizeof sum);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        UNROLL for (size_t k = 0; k < RANKS; k++) ADD_PRODUCT(sum[k], x + i, A + k * stride + i)
+    for (size_t k = 0; k < RANKS; k++) {
+        float lane[LANES];
+        memcpy(lane, &sum[k], sizeof lane);
+        for (size_t j = 0; i + j < n; j++) lane[j] += x[i + j] * A[k * stride + i + j];
+        z[k] = total_of_lanes(lane);
+    }
+}
+
+TARGET static void NAME(ranks)(float *restrict y, size_t groups, const float *restrict z, const float *restrict B) {
+    for (; groups; groups--, y += LANES) {
+        Group sum;
+        memcpy(&sum, y, sizeof sum);
+        UNROLL for (size_t k = 0; k < RANKS; k++, B += LANES) ADD_SCALED(sum, z[k], B)
+        memcpy(y, &sum, sizeof sum);
+    }
+}
+#undef ADD_PRODUCT
+#undef ADD_SCALED
 #undef GROUPS
 #undef Group
 #undef CASES

@@ -1,4 +1,4 @@
-"""One model behind OpenAI's HTTP interface: /v1/completions, /v1/chat/completions, /v1/models and /health, on Starlette
+"""A model behind OpenAI's HTTP interface: /v1/completions, /v1/chat/completions, /v1/models and /health, on Starlette
 and uvicorn.
 
 The model steps in one thread, which takes the next step of each request in the order in which they were asked for. A
@@ -30,8 +30,9 @@ from mixkabrn_run.completions import Limits, Refusal, Request, parse, parse_chat
 from mixkabrn_run.language import Language
 
 
-def run(language: Language, name: str, *, host: str, port: int, limits: Limits) -> None:
-    """Serves a model by this name until Ctrl-C. Raises: OSError for an address that is taken, or not this machine's."""
+def run(languages: dict[str, Language], *, host: str, port: int, limits: Limits) -> None:
+    """Serves a model until Ctrl-C, by names for what is beside it. Raises: OSError for an address that is taken, or not
+    this machine's."""
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
@@ -41,7 +42,7 @@ def run(language: Language, name: str, *, host: str, port: int, limits: Limits) 
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
     with listening, ThreadPoolExecutor(1) as thread:
         config = uvicorn.Config(
-            Endpoint(language, name, limits, thread).app,
+            Endpoint(languages, limits, thread).app,
             http=partial(Connection, limits),
             ws="none",
             lifespan="off",
@@ -51,9 +52,9 @@ def run(language: Language, name: str, *, host: str, port: int, limits: Limits) 
             proxy_headers=False,
             server_header=False,
         )
-        address = f"[{host}]" if ":" in host else host
+        address, names = f"[{host}]" if ":" in host else host, ", ".join(languages)
         print(
-            f"http://{address}:{listening.getsockname()[1]}/v1 has {name}; Ctrl-C ends it", file=sys.stderr, flush=True
+            f"http://{address}:{listening.getsockname()[1]}/v1 has {names}; Ctrl-C ends it", file=sys.stderr, flush=True
         )
         Server(config).run([listening])
 
@@ -61,9 +62,9 @@ def run(language: Language, name: str, *, host: str, port: int, limits: Limits) 
 class Endpoint:
     """The paths, and what each answers."""
 
-    def __init__(self, language: Language, name: str, limits: Limits, thread: ThreadPoolExecutor):
-        """thread: one, where the model steps."""
-        self.language, self.name, self.limits, self._thread = language, name, limits, thread
+    def __init__(self, languages: dict[str, Language], limits: Limits, thread: ThreadPoolExecutor):
+        """languages: one model with this or that beside it, by name; thread: one, where it steps."""
+        self.languages, self.limits, self._thread = languages, limits, thread
         self._active = asyncio.Semaphore(limits.max_active)
         self._created = int(time.time())
         self.app = Starlette(
@@ -87,17 +88,18 @@ class Endpoint:
         return JSONResponse({"status": "ok"})
 
     async def models(self, _: HttpRequest) -> Response:
-        """The one model, in a list."""
-        return JSONResponse({"object": "list", "data": [self._model()]})
+        """All names, in a list."""
+        return JSONResponse({"object": "list", "data": list(map(self._model, self.languages))})
 
     async def model(self, request: HttpRequest) -> Response:
-        """The one model."""
-        if (name := request.path_params["name"]) != self.name:
-            raise Refusal(f"model {name!r:.80}: this server has {self.name!r}", status=404, code="model_not_found")
-        return JSONResponse(self._model())
+        """What there is of one name."""
+        if (name := request.path_params["name"]) not in self.languages:
+            message = f"model {name!r:.80}: this server has {', '.join(map(repr, self.languages))}"
+            raise Refusal(message, status=404, code="model_not_found")
+        return JSONResponse(self._model(name))
 
-    def _model(self):
-        return {"id": self.name, "object": "model", "created": self._created, "owned_by": "mixkabrn"}
+    def _model(self, name):
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "mixkabrn"}
 
     async def completions(self, parse: Callable[..., Request], http: HttpRequest) -> Response:
         """The texts behind a request's prompts, whole or as events.
@@ -106,7 +108,8 @@ class Endpoint:
             parse: makes the request of a body.
         """
         body = await self._body(http)
-        request = await asyncio.to_thread(parse, body, self.language, self.name, self.limits)
+        names = tuple(self.languages)
+        request = await asyncio.to_thread(parse, body, self.languages[names[0]], names, self.limits)
         if request.stream:
             return Events(self._events(request), media_type="text/event-stream", headers={"cache-control": "no-cache"})
         return JSONResponse(await _while_connected(http, self._whole(request)))
@@ -138,7 +141,7 @@ class Endpoint:
                 await self._active.acquire()
             try:
                 for index, choice in enumerate(request.choices):
-                    pieces = choice.pieces(self.language, request)
+                    pieces = choice.pieces(self.languages[request.model], request)
                     while (text := await loop.run_in_executor(self._thread, next, pieces, None)) is not None:
                         if text:
                             yield index, text, None
@@ -158,10 +161,10 @@ class Endpoint:
                 texts[index].append(text)
                 reasons[index] = reason
         choices = [_choice(index, request.said("".join(text)), reasons[index]) for index, text in enumerate(texts)]
-        return self._head(request.prefix, request.kind) | {"choices": choices, "usage": request.usage()}
+        return self._head(request, request.kind) | {"choices": choices, "usage": request.usage()}
 
     async def _events(self, request):
-        head = self._head(request.prefix, request.kind_of_parts) | ({"usage": None} if request.include_usage else {})
+        head = self._head(request, request.kind_of_parts) | ({"usage": None} if request.include_usage else {})
         begun = set()
         try:
             async with aclosing(self._pieces(request)) as pieces:
@@ -176,13 +179,13 @@ class Endpoint:
             yield _event(head | {"choices": [], "usage": request.usage()})
         yield "data: [DONE]\n\n"
 
-    def _head(self, prefix, kind):
+    def _head(self, request, kind):
         return {
-            "id": f"{prefix}-{uuid.uuid4().hex}",
+            "id": f"{request.prefix}-{uuid.uuid4().hex}",
             "object": kind,
             "created": int(time.time()),
-            "model": self.name,
-            "system_fingerprint": self.language.sha256[:16],
+            "model": request.model,
+            "system_fingerprint": self.languages[request.model].sha256[:16],
         }
 
 

@@ -97,7 +97,7 @@ def test_a_terminal_asks_by_the_template_and_goes_on_where_it_was(path, language
 
 
 def asked(language, **fields):
-    return parse_chat(json.dumps({"messages": WHO} | fields).encode(), language, "toy", LIMITS)
+    return parse_chat(json.dumps({"messages": WHO} | fields).encode(), language, ("toy",), LIMITS)
 
 
 def test_an_answer_by_openais_fields_is_that_of_the_same_seed(language, drawn):

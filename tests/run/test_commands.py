@@ -4,7 +4,6 @@ import ast
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -156,16 +155,6 @@ def test_without_the_library_for_servers_one_line_says_what_is_missing(path):
     done = subprocess.run([sys.executable, "-c", code, "serve", path], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert re.fullmatch("error: serve needs (uvicorn|starlette): pip install starlette uvicorn\n", done.stderr)
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    """The program in C, built so that a warning is an error."""
-    source, built = Path(mixkabrn_run.__file__).parent / "main.c", tmp_path_factory.mktemp("c") / "mixkabrn"
-    compiler = next(filter(shutil.which, ("cc", "gcc", "clang")))
-    flags = ["-O1", "-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", "-ffp-contract=off"]
-    subprocess.run([compiler, *flags, "-o", built, source, "-lm"], check=True)
-    return built
 
 
 @needs_compiler

@@ -4,22 +4,29 @@ import json
 import re
 import shutil
 import subprocess
+from base64 import b64decode
 
 import numpy as np
 import pytest
 
 from mixkabrn_run import file, page
 from mixkabrn_run.model import Model
+from mixkabrn_run.sampling import Sampling, draw
+from tests.run.test_adapters import beside
 from tests.run.test_against_jax import KINDS, content_of, read_all
 from tests.run.test_native import CODED, FORMATS, TOKENS, assert_same_bits
 
 NODE = shutil.which("node")
 SCRIPT = """
-const [wasm, model, tokens] = process.argv.slice(1), fs = require("fs");
+const [wasm, model, tokens, ...adapters] = process.argv.slice(1), fs = require("fs");
 WebAssembly.instantiate(fs.readFileSync(wasm), {}).then(({instance: {exports: c}}) => {
-  const file = fs.readFileSync(model), at = c.allocate(file.length), error = c.allocate(256);
-  new Uint8Array(c.memory.buffer, at, file.length).set(file);
-  const m = c.mk_load(at, file.length, 0, 1, error), s = c.mk_new(m, 64), rows = [], drawn = [];
+  const read = path => {
+    const file = fs.readFileSync(path), at = c.allocate(file.length);
+    new Uint8Array(c.memory.buffer, at, file.length).set(file);
+    return [at, file.length];
+  };
+  const error = c.allocate(256), m = c.mk_load(...read(model), 0, 1, error), s = c.mk_new(m, 64), rows = [], drawn = [];
+  adapters.forEach((path, i) => c.mk_adapt(s, c.mk_adapter(m, ...read(path), 1, error), 1 - 1.5 * i));
   const seen = c.allocate(c.mk_vocab_size(m));
   JSON.parse(tokens).forEach((token, i) => {
     c.mk_step(s, BigInt(token));
@@ -48,10 +55,6 @@ def wasm(request, tmp_path):
 @pytest.mark.parametrize("name", ["all four", "attention", "gated decays"])
 @pytest.mark.parametrize("numbers", ["ternary", "dense, kept in 8 bits", "dense, kept in 16 bits"])
 def test_webassembly_has_the_bits_of_numpy_and_draws_alike(wasm, name, numbers, tmp_path):
-    from base64 import b64decode
-
-    from mixkabrn_run.sampling import Sampling, draw
-
     content = content_of(FORMATS[numbers] | KINDS[name])
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
@@ -64,6 +67,18 @@ def test_webassembly_has_the_bits_of_numpy_and_draws_alike(wasm, name, numbers, 
     drawn = [[draw(row, each, 5, i, seen[i]) for each in samplings] for i, row in enumerate(want)]
     assert found["drawn"] == drawn
     assert any(plain != penalized for plain, penalized in drawn)
+
+
+@pytest.mark.skipif(NODE is None, reason="no Node to run WebAssembly")
+def test_webassembly_has_the_bits_of_numpy_with_adapters(wasm, tmp_path):
+    content = content_of(CODED | KINDS["own head"])
+    found, paths = beside(content), [tmp_path / name for name in ("model", "one", "two")]
+    for path, part in zip(paths, (content, *(adapter.content for adapter in found)), strict=True):
+        path.write_bytes(part)
+    command = [NODE, "-e", SCRIPT, wasm, paths[0], json.dumps(TOKENS.tolist()), *paths[1:]]
+    rows = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)["rows"]
+    want = read_all(Model(file.parse(content)).adapted(zip(found, (1.0, -0.5), strict=True)), TOKENS)
+    assert_same_bits(np.stack([np.frombuffer(b64decode(row), np.float32) for row in rows]), want)
 
 
 def test_a_page_holds_all_that_it_needs_and_asks_for_nothing():

@@ -14,6 +14,7 @@ import pytest
 
 from mixkabrn_run.language import load
 from mixkabrn_run.sampling import Sampling
+from tests.run.test_adapters import random_adapter
 from tests.run.test_completions import toy_file
 
 pytest.importorskip("starlette")
@@ -36,7 +37,7 @@ def serving(path, **flags):
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             said = process.stderr.readline()
-            address = re.match(r"http://127\.0\.0\.1:(\d+)/v1 has toy", said)
+            address = re.match(r"http://127\.0\.0\.1:(\d+)/v1 has (taught, )?toy", said)
             assert address, said + process.stderr.read()
             yield process, int(address[1])
         finally:
@@ -113,6 +114,25 @@ def test_the_model_is_listed(port):
     assert ask(port, "/v1/models/toy") == (200, listed["data"][0])
     assert ask(port, "/v1/models/other")[0] == 404
     assert ask(port, "/health") == (200, {"status": "ok"})
+
+
+def test_a_request_chooses_by_the_name_of_the_model_what_is_beside_it(path, tmp_path):
+    adapter, fields = tmp_path / "taught.safetensors", {"prompt": "The toe", "max_tokens": 20, "temperature": 0}
+    adapter.write_bytes(random_adapter(path.read_bytes()))
+    base = load(path)
+    languages = {"toy": base, "taught": base.adapted([(base.adapter(adapter), 0.5)])}
+    want = {
+        name: "".join(language.complete("The toe", max_tokens=20, sampling=Sampling(0)))
+        for name, language in languages.items()
+    }
+    assert want["toy"] != want["taught"]
+    with serving(path, adapter=f"{adapter}:0.5") as (_, port):
+        assert [model["id"] for model in ask(port, "/v1/models")[1]["data"]] == ["taught", "toy"]
+        for given, name in (({}, "taught"), ({"model": "taught"}, "taught"), ({"model": "toy"}, "toy")):
+            answered = ask(port, **fields, **given)[1]
+            assert (answered["model"], answered["choices"][0]["text"]) == (name, want[name])
+        refused = ask(port, **fields, model="other")[1]["error"]["message"]
+        assert refused == "model='other': this server has 'taught', 'toy'"
 
 
 @pytest.mark.parametrize(
