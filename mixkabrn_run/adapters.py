@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mixkabrn_run import file
+from mixkabrn_run.chat import Template
 
 FORMAT = "mixkabrn-adapter-1"
 _MATRICES = ("kernel", "base", "spline", "embedding_WD", "head_WD")
@@ -23,6 +24,8 @@ class Adapter(NamedTuple):
     """SHA-256 of the model that it is for."""
     content: bytes
     """The file."""
+    template: Template | None
+    """What its conversations were written by, where it has learnt any."""
 
 
 def matrix_shapes(arrays: Mapping[str, file.Matrix]) -> dict[str, tuple[int, ...]]:
@@ -54,7 +57,10 @@ def parse(content: bytes, base: str, shapes: Mapping[str, tuple[int, ...]]) -> A
         factors[matrix] = tuple(tensors.get(f"{matrix}.lora_{letter}") for letter in "AB")
     for matrix, pair in factors.items():
         _check(matrix, pair, shapes[matrix])
-    return Adapter(factors, base, content)
+    template = None
+    if "chat_template" in metadata:
+        template = Template(file.json_object(metadata["chat_template"], "chat_template"))
+    return Adapter(factors, base, content, template)
 
 
 def _check(matrix, pair, shape):

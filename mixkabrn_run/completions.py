@@ -147,23 +147,23 @@ class ChatRequest(Request):
         return {"delta": ({"role": "assistant"} if is_first else {}) | ({"content": text} if text or is_first else {})}
 
 
-def parse(body: bytes, language: Language, names: tuple[str, ...], limits: Limits) -> Request:
+def parse(body: bytes, languages: dict[str, Language], limits: Limits) -> Request:
     """The request of a body.
 
     Args:
-        language: any of the models, which differ in adapters alone; names: theirs, that of who names none first.
+        languages: by name; the first is for who names none.
     Raises: `Refusal`, naming the field and what would be right.
     """
-    given = _known_fields(body, names, _KNOWN, NEUTRAL)
+    given, language = _known_fields(body, languages, _KNOWN, NEUTRAL)
     texts = _texts(given, "prompt", "", limits.max_choices)
     prompts = [(text, _encoded(text, language, limits, "prompt")) for text in texts]
     echo = _typed(given, "echo", False, bool, "true or false")
     return Request(**_fields(given, prompts, limits, 16), echo=echo)
 
 
-def parse_chat(body: bytes, language: Language, names: tuple[str, ...], limits: Limits) -> ChatRequest:
+def parse_chat(body: bytes, languages: dict[str, Language], limits: Limits) -> ChatRequest:
     """As `parse`, of a conversation; without a limit it may have as many tokens as the server gives."""
-    given = _known_fields(body, names, _KNOWN_IN_CHAT, NEUTRAL_IN_CHAT)
+    given, language = _known_fields(body, languages, _KNOWN_IN_CHAT, NEUTRAL_IN_CHAT)
     if language.template is None:
         raise Refusal(f"{NONE}; ask /v1/completions", field="messages")
     try:
@@ -215,24 +215,24 @@ _KNOWN = {*_OF_BOTH, "prompt", "echo"}
 _KNOWN_IN_CHAT = {*_OF_BOTH, "messages", "max_completion_tokens"}
 
 
-def _known_fields(body, names, known, neutral):
-    """The fields that are given, null and those that change nothing left out."""
+def _known_fields(body, languages, known, neutral):
+    """(the fields that are given, null and those that change nothing left out; the language of their `model`)."""
     try:
         record = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Refusal(f"the body is no JSON: {error}") from None
     if not isinstance(record, dict):
         raise Refusal(f"the body is {record!r:.80}: a JSON object is needed")
-    given = {"model": names[0]} | {field: value for field, value in record.items() if value is not None}
+    given = {"model": next(iter(languages))} | {field: value for field, value in record.items() if value is not None}
     for field, value in given.items():
         if field in neutral and value != neutral[field]:
             raise Refusal(f"{field}={value!r:.80}: not supported; leave it out", field=field)
         if field not in known and field not in neutral:
             raise Refusal(f"{field:.80}: not supported; there are {', '.join(sorted(known))}", field=field[:80])
-    if given["model"] not in names:
-        message = f"model={given['model']!r:.80}: this server has {', '.join(map(repr, names))}"
+    if not isinstance(given["model"], str) or given["model"] not in languages:
+        message = f"model={given['model']!r:.80}: this server has {', '.join(map(repr, languages))}"
         raise Refusal(message, status=404, field="model", code="model_not_found")
-    return given
+    return given, languages[given["model"]]
 
 
 def _messages(given):

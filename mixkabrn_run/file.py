@@ -75,7 +75,7 @@ def read(path: str | Path) -> File:
 def parse(content: bytes) -> File:
     """`read` of a file's bytes."""
     tensors, metadata = parts(content, FORMAT, ("config", "codes", "about"))
-    config, kinds, about = (_json(metadata[key], key) for key in ("config", "codes", "about"))
+    config, kinds, about = (json_object(metadata[key], key) for key in ("config", "codes", "about"))
     tokenizer = tensors.pop("tokenizer.json.zlib", None)
     if tokenizer is None or not isinstance(config.get("model"), dict):
         raise ValueError("it lacks a tokenizer or a model's config")
@@ -85,7 +85,7 @@ def parse(content: bytes) -> File:
         numbers = matrix.values if matrix.scales is None else matrix.scales
         if not np.isfinite(numbers).all():
             raise ValueError(f"its {name} has numbers that are not finite")
-    return File(config["model"], arrays, _json(_inflate(tokenizer), "tokenizer"), about, metadata["sha256"])
+    return File(config["model"], arrays, json_object(_inflate(tokenizer), "tokenizer"), about, metadata["sha256"])
 
 
 def parts(content: bytes, form: str, keys: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -107,7 +107,7 @@ def _tensors(content):
     length = int.from_bytes(content[:8], "little")
     if length > min(len(content) - 8, _MOST_HEADER_BYTES):
         raise ValueError(f"this is no safetensors file: a header of {length} bytes, in a file of {len(content)}")
-    header = _json(content[8 : 8 + length], "header")
+    header = json_object(content[8 : 8 + length], "header")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise ValueError("its __metadata__ is no object")
@@ -190,10 +190,11 @@ def _inflate(packed):
     return text
 
 
-def _json(text, what):
+def json_object(text: str | bytes, what: str) -> dict[str, Any]:
+    """Raises: ValueError, naming what it is, for a text that is no object in JSON."""
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"its {what} is no JSON ({error})") from None
     if not isinstance(value, dict):
         raise ValueError(f"its {what} is no JSON object")

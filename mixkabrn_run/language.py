@@ -53,7 +53,7 @@ class Language:
         self.about, self.sha256, self.config = found.about, found.sha256, found.model
         self.tokenizer = tokenizer.from_record(found.tokenizer)
         template = found.tokenizer.get("chat_template")
-        self.template = None if template is None else Template(template)
+        self.template = self._own_template = None if template is None else Template(template)
         self.model = model
         self._shapes = adapters.matrix_shapes(found.arrays)
         if self.tokenizer.vocab_size != model.vocab_size:
@@ -83,6 +83,8 @@ class Language:
             raise ValueError(f"an adapter is for the model of SHA-256 {min(wrong):.12}..., not {self.sha256:.12}...")
         language = copy.copy(self)
         language.model = self.model.adapted(found)
+        # The first one's that has learnt conversations: it is asked as it has learnt.
+        language.template = next((adapter.template for adapter, _ in found if adapter.template), self._own_template)
         return language
 
     def complete(

@@ -116,8 +116,13 @@ class NativeModel:
         """As `model.Model.adapted`. Raises: ValueError for an adapter of another model."""
         model, library = copy.copy(self), self._library
         model._adapters = [
-            (self._owned(library.mk_drop, library.mk_adapter, self._model.pointer, content, len(content), 0), weight)
-            for (_, _, content), weight in adapters
+            (
+                self._owned(
+                    library.mk_drop, library.mk_adapter, self._model.pointer, adapter.content, len(adapter.content), 0
+                ),
+                weight,
+            )
+            for adapter, weight in adapters
         ]
         return model
 

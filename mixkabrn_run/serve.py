@@ -108,8 +108,7 @@ class Endpoint:
             parse: makes the request of a body.
         """
         body = await self._body(http)
-        names = tuple(self.languages)
-        request = await asyncio.to_thread(parse, body, self.languages[names[0]], names, self.limits)
+        request = await asyncio.to_thread(parse, body, self.languages, self.limits)
         if request.stream:
             return Events(self._events(request), media_type="text/event-stream", headers={"cache-control": "no-cache"})
         return JSONResponse(await _while_connected(http, self._whole(request)))

@@ -13,6 +13,7 @@ from mixkabrn_jax.runs import adapters as jax_files
 from mixkabrn_jax.runs import model_file
 from mixkabrn_run import adapters, arithmetic, file
 from mixkabrn_run.model import Model
+from tests import toy
 from tests.run.compiler import needs_compiler
 from tests.run.test_against_jax import DENSE, KINDS, content_of, read_all, slowly
 from tests.run.test_file import with_header
@@ -21,11 +22,12 @@ from tests.run.test_native import CODED, FORMATS, TOKENS, assert_same_bits, expe
 QUICK = ("all four", "attention", "mlp", "first layer dense", "own head")
 
 
-def random_adapter(content, seed=0, *, rank=3, targets="*", experts="each", base="", size=0.3):
+def random_adapter(content, seed=0, *, rank=3, targets="*", experts="each", base="", size=0.3, about=None):
     """The file of an adapter of a model's file.
 
     Args:
-        targets, experts: as in the config; base: SHA-256 in the place of the model's; size: of its B.
+        targets, experts: as in the config; base: SHA-256 in the place of the model's; size: of its B; about: what else
+            its header has.
     """
     rng, tensors, found = np.random.default_rng(seed), {}, file.parse(content)
     for name, shape in adapters.matrix_shapes(found.arrays).items():
@@ -37,7 +39,7 @@ def random_adapter(content, seed=0, *, rank=3, targets="*", experts="each", base
         for letter, (rows, columns), scale in (("A", (d_in, rank), d_in**-0.5), ("B", (rank, d_out), size)):
             values = scale * rng.standard_normal((*lead, rows, columns))
             tensors[f"{name}.lora_{letter}"] = values.astype(np.float32)
-    metadata = {"base": base or found.sha256, "adapter": "{}", "about": "{}"}
+    metadata = {"base": base or found.sha256, "adapter": "{}", "about": "{}"} | (about or {})
     return model_file.serialize(adapters.FORMAT, tensors, metadata)
 
 
@@ -116,7 +118,7 @@ def both(changes, experts):
     other = parsed(content, random_adapter(content, 1, rank=2, targets="*_WD"))
     in_jax = [{name: tuple(map(jnp.asarray, pair)) for name, pair in each.factors.items()} for each in (one, other)]
     applied = jax_adapters.apply(model, [(in_jax[1], 1.0)])
-    other = parsed(content, jax_files.to_bytes(applied, one.base, {"adapter": {"rank": 2}}))
+    other = parsed(content, jax_files.to_bytes(applied, one.base, toy.document(adapter__rank=2)))
     model = jax_adapters.apply(model, [(in_jax[0], 0.8), (in_jax[1], -0.4)])
     want = jax.jit(lambda model, tokens: model(tokens).logits_BTW)(model, TOKENS[None])[0]
     return read_all(Model(file.parse(content)).adapted([(one, 0.8), (other, -0.4)]), TOKENS), np.asarray(want)

@@ -15,7 +15,9 @@ from mixkabrn_jax.data.template import TEMPLATES
 from mixkabrn_run.chat import Template
 from mixkabrn_run.completions import Limits, Refusal, parse_chat
 from mixkabrn_run.language import load
+from tests.run.test_adapters import random_adapter
 from tests.run.test_completions import toy_file, written
+from tests.run.test_file import with_header
 
 LIMITS = Limits(max_prompt_tokens=60, max_tokens=50, max_choices=4)
 CHAT = Template({role: list(texts) for role, texts in TEMPLATES["chat"]._asdict().items()})
@@ -97,7 +99,42 @@ def test_a_terminal_asks_by_the_template_and_goes_on_where_it_was(path, language
 
 
 def asked(language, **fields):
-    return parse_chat(json.dumps({"messages": WHO} | fields).encode(), language, ("toy",), LIMITS)
+    return of_several({"toy": language}, **fields)
+
+
+def of_several(languages, **fields):
+    return parse_chat(json.dumps({"messages": WHO} | fields).encode(), languages, LIMITS)
+
+
+def test_what_was_taught_to_talk_is_asked_as_it_has_learnt(path, tmp_path):
+    learnt = TEMPLATES["chat"]._replace(user=("Asked: ", "\nAnswer:"))._asdict()
+    content = random_adapter(path.read_bytes(), about={"chat_template": json.dumps(learnt)})
+    (tmp_path / "taught.safetensors").write_bytes(content)
+    base = load(path)
+    taught = base.adapted([(base.adapter(tmp_path / "taught.safetensors"), 1.0)])
+    for language, prompt in ((taught, "Asked: Who\nAnswer:"), (taught.adapted([]), PROMPT), (base, PROMPT)):
+        assert language.template.prompt([("user", "Who")]) == prompt
+        assert of_several({"toy": base, "taught": language}, model="taught").choices[0].prompt == prompt
+    want = "".join(taught.answer([("user", "Who")], max_tokens=9))
+    assert terminal(path, f"--adapter={tmp_path / 'taught.safetensors'}", lines="Who\n").stdout == f"> {want}\n> "
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("[]", "its chat_template is no JSON object"),
+        ("{}", "its chat_template is none"),
+        ("{", "no JSON"),
+        (3, "no JSON"),
+    ],
+)
+def test_what_is_no_template_of_an_adapter_is_told(path, tmp_path, template, message):
+    content = random_adapter(path.read_bytes(), about={"chat_template": "CHANGED"})
+    (tmp_path / "taught.safetensors").write_bytes(
+        with_header(content, lambda header: header["__metadata__"].update(chat_template=template))
+    )
+    with pytest.raises(ValueError, match=rf"taught\.safetensors: .*{message}"):
+        load(path).adapter(tmp_path / "taught.safetensors")
 
 
 def test_an_answer_by_openais_fields_is_that_of_the_same_seed(language, drawn):

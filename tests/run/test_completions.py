@@ -32,7 +32,7 @@ def language(tmp_path_factory):
 
 
 def asked(language, **fields):
-    return parse(json.dumps(fields).encode(), language, ("toy",), LIMITS)
+    return parse(json.dumps(fields).encode(), {"toy": language}, LIMITS)
 
 
 def written(language, request):
@@ -130,7 +130,7 @@ def test_a_text_ends_before_the_first_stop_string(language):
 def test_what_cannot_be_answered_is_refused_by_name(language, body, field, message):
     body = body if isinstance(body, bytes) else json.dumps(body).encode()
     with pytest.raises(Refusal, match=message) as refused:
-        parse(body, language, ("toy",), LIMITS)
+        parse(body, {"toy": language}, LIMITS)
     assert refused.value.body["error"]["param"] == field
     assert len(str(refused.value)) < 250
 
