@@ -74,6 +74,8 @@ def _check_flags(out):
         raise ValueError(
             "--path=my_texts/ is needed: file, archive or folder of texts; or a --source that is built in, such as quiz"
         )
+    if not _MINUTES.value > 0:  # which a flag's bounds let pass where it is no number
+        raise ValueError(f"--minutes={_MINUTES.value}: more than 0 is needed")
     if out.resolve() == Path(_WORKDIR.value).resolve():
         raise ValueError(f"--out={out} is --workdir, which stays as it is: name a new folder")
     if not (out / "config.json").is_file():

@@ -54,6 +54,7 @@ def unmeasured(*_):
             "error: {texts}/out lies in --path='{texts}', and what is written th",
         ),
         (["--path=x.txt", "--minutes=inf"], "error: --minutes=inf: a number in the range [0.01, 1000000.0] is needed"),
+        (["--path=x.txt", "--minutes=nan"], "error: --minutes=nan: more than 0 is needed"),
         (["--path=x.txt", "--loss_on=answers"], "error: --loss_on='answers' must be one of ('all', 'targets')"),
         (["--path=x.txt", "--workdir=nowhere"], "error: nowhere does not exist: a directory that training wrote is n"),
     ],
