@@ -5,15 +5,20 @@ import re
 import shutil
 import subprocess
 from base64 import b64decode
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mixkabrn_jax.data.template import TEMPLATES
 from mixkabrn_run import file, page
+from mixkabrn_run.language import load
 from mixkabrn_run.model import Model
 from mixkabrn_run.sampling import Sampling, draw
-from tests.run.test_adapters import beside
+from tests.run.compiler import needs_compiler
+from tests.run.test_adapters import beside, random_adapter
 from tests.run.test_against_jax import KINDS, content_of, read_all
+from tests.run.test_completions import toy_file
 from tests.run.test_native import CODED, FORMATS, TOKENS, assert_same_bits
 
 NODE = shutil.which("node")
@@ -79,6 +84,37 @@ def test_webassembly_has_the_bits_of_numpy_with_adapters(wasm, tmp_path):
     rows = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=60).stdout)["rows"]
     want = read_all(Model(file.parse(content)).adapted(zip(found, (1.0, -0.5), strict=True)), TOKENS)
     assert_same_bits(np.stack([np.frombuffer(b64decode(row), np.float32) for row in rows]), want)
+
+
+@needs_compiler
+@pytest.mark.skipif(NODE is None, reason="no Node to run the page's script")
+def test_a_page_chats_by_the_template_of_the_model_or_of_what_it_was_taught(tmp_path):
+    path, opened = toy_file(tmp_path, TEMPLATES["chat"]), tmp_path / "taught.safetensors"
+    learnt = TEMPLATES["chat"]._replace(user=("Asked: ", "\nAnswer:"))._asdict()
+    opened.write_bytes(random_adapter(path.read_bytes(), about={"chat_template": json.dumps(learnt)}))
+    base = load(path)
+    taught = base.adapted([(base.adapter(opened), 0.5)])
+    (tmp_path / "page.html").write_text(page.page(path.read_bytes(), title="toy", about=""))
+    asked = {"set": {"prompt": "Who", "most": "30", "temperature": "0", "weight": "0.5"}, "click": "write"}
+    steps = [asked, {"open": "adapter", "file": str(opened)}, asked, {"click": "more"}, {"click": "remove"}, asked]
+    command = [NODE, Path(__file__).parent / "browser.js", tmp_path / "page.html", json.dumps(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert not done.stderr
+    found = json.loads(done.stdout)
+    assert {step["error"] for step in found} == {""}
+    assert [step["adapters"] for step in found] == ["", *["taught.safetensors \u00d7 0.5"] * 3, "", ""]
+    assert {step["asked"] for step in found} == {"Message"}
+
+    def told(language):
+        session = language.session()
+        while True:
+            yield "".join(language.answer([("user", "Who")], session=session, max_tokens=30, sampling=Sampling(0)))
+
+    first, again = (text for text, _ in zip(told(taught), range(2), strict=False))
+    for step, language in ((found[0], base), (found[5], base)):
+        assert step["text"] == f"Who\n{next(told(language))}"
+    assert found[2]["text"] == f"Who\n{first}"
+    assert found[3]["text"] == f"Who\n{first}\n\nWho\n{again}"
 
 
 def test_a_page_holds_all_that_it_needs_and_asks_for_nothing():
